@@ -1,0 +1,74 @@
+"""Every error Lissom raises on purpose.
+
+    LissomError                    something Lissom can explain
+    ├── UsageError                 the caller can fix it by asking differently        (exit code 2)
+    │   ├── ProjectError           the project file or what its `build()` returned
+    │   ├── RecipeError            an unknown or illegal recipe, transform or field
+    │   ├── GoalError              a goal that cannot be parsed or never be met
+    │   └── TargetError            an unknown runtime, or one that is not installed
+    └── FailureError               the work itself could not be done                  (exit code 3)
+        ├── DataError              batches that are missing, exhausted, NaN or do not fit the model
+        ├── ExportError            the model cannot be traced or exported
+        ├── RunFolderError         a run folder that is occupied, truncated, altered or of another model
+        └── VerificationError      a promise did not hold: the result is not handed out
+
+Every message names what was wrong, the value, and the way out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LissomError(Exception):
+    """Base of everything Lissom raises on purpose."""
+
+
+class UsageError(LissomError):
+    """Wrong argument, file or setting: asking differently fixes it."""
+
+
+class ProjectError(UsageError):
+    """The project file, or what its `build()` returned."""
+
+
+class RecipeError(UsageError):
+    """An unknown or illegal recipe, transform or field."""
+
+
+class GoalError(UsageError):
+    """A goal that cannot be parsed, or that no model could meet."""
+
+
+class TargetError(UsageError):
+    """An unknown runtime, or one that is not installed here."""
+
+
+class FailureError(LissomError):
+    """The work itself could not be done."""
+
+
+class DataError(FailureError):
+    """Batches that are missing, exhausted, not finite, or do not fit the model."""
+
+
+class ExportError(FailureError):
+    """The model cannot be traced, or not be written for a runtime."""
+
+
+class RunFolderError(FailureError):
+    """A run folder that is occupied, truncated, altered, or made from another model."""
+
+
+class VerificationError(FailureError):
+    """Something that must never break did break; the result is withheld."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The way out for a misspelt name: a sentence with the closest known ones, or with all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if close:
+        return f"Did you mean {' or '.join(repr(c) for c in close)}?"
+    return f"Known: {', '.join(known) or 'none'}."

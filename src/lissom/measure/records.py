@@ -1,0 +1,156 @@
+"""What a measurement is: raw samples, units, environment; JSON, no tensors.
+
+`RunRecord` is `result.json`, versioned by `format`. Reports are functions of it alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from lissom.settings import Setting
+
+FORMAT = 1
+
+
+class Interval(Setting):
+    """A median with its 95 % bootstrap interval."""
+
+    median: float
+    low: float
+    high: float
+
+
+class Latency(Interval):
+    """Milliseconds per call. `samples` are block medians in the order they were timed, one per A/B round."""
+
+    p95: float
+    samples: tuple[float, ...]
+
+
+class MetricValue(Setting):
+    name: str
+    value: float
+    samples: int
+    """How many examples the value is over."""
+    split: Literal["test", "validation"]
+
+
+class Side(Setting):
+    """One model on one runtime: the original (`before`) or the compressed one (`after`)."""
+
+    metric: MetricValue | None
+    latency_ms: Latency
+    batch_size: int
+    size_bytes: int
+    """Of the artifact file(s), as shipped."""
+    parameters: int
+    macs: int
+    """Multiply-accumulates of one example (batch of one)."""
+    peak_memory_bytes: int | None
+    """Peak resident memory of a fresh process that loads and runs the artifact, above the bare runtime's."""
+
+
+class Ratios(Setting):
+    """before / after: above 1 is better. `latency` is the median of paired per-round ratios, with its interval."""
+
+    size: float
+    latency: float
+    latency_low: float
+    latency_high: float
+    macs: float
+    parameters: float
+
+
+class GoalItem(Setting):
+    """One wish of the goal, the figure reached, and whether it is met."""
+
+    wish: str
+    figure: str
+    met: bool
+
+
+class StepRecord(Setting):
+    transform: str
+    settings: dict[str, Any]
+    seconds: float
+    metric: MetricValue | None
+    """On the validation split, of the torch model after this step."""
+
+
+class SkipRecord(Setting):
+    transform: str
+    layer: str
+    reason: str
+
+
+class LayerRecord(Setting):
+    """One layer before and after; `sqnr_db` is its output's signal to quantization noise ratio on example data."""
+
+    layer: str
+    op: str
+    macs: int
+    parameters_before: int
+    parameters_after: int
+    planned: str
+    """What the plan asked for: int8, int8 dynamic, float32."""
+    ran: str
+    """What the runtime's optimized graph says it ran as; `unknown` where the runtime does not tell."""
+    sqnr_db: float | None
+
+
+class Parity(Setting):
+    """Torch simulation against the runtime's own output, in int8 steps of each output's range."""
+
+    max_steps: float
+    mean_steps: float
+    agreement: float | None
+    """Share of examples whose arg-max is the same, for two-dimensional outputs."""
+
+
+class Environment(Setting):
+    cpu: str
+    cores: int
+    threads: int
+    isa: tuple[str, ...]
+    memory_bytes: int
+    system: str
+    python: str
+    versions: dict[str, str]
+
+
+class TargetTrial(Setting):
+    """A candidate that was tried on the way: which runtime and recipe, how fast, chosen or not, why not."""
+
+    target: str
+    recipe: str
+    latency_ms: float | None
+    metric: float | None
+    size_bytes: int | None
+    chosen: bool
+    note: str
+
+
+class RunRecord(Setting):
+    """`result.json`."""
+
+    format: Literal[1] = 1
+    lissom: str
+    name: str
+    created: str
+    """UTC, ISO 8601."""
+    target: str
+    before: Side
+    after: Side
+    ratios: Ratios
+    goal: tuple[GoalItem, ...]
+    steps: tuple[StepRecord, ...]
+    skipped: tuple[SkipRecord, ...]
+    layers: tuple[LayerRecord, ...]
+    parity: Parity | None
+    trials: tuple[TargetTrial, ...]
+    notes: tuple[str, ...]
+    recipe: list[dict[str, Any]]
+    command: str
+    """Reproduces the run; shown in the report."""
+    environment: Environment
+    seed: int

@@ -1,0 +1,36 @@
+"""The base of every frozen setting, and readable errors for wrong ones."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import pydantic
+
+from lissom.errors import UsageError, nearest
+
+
+class Setting(pydantic.BaseModel):
+    """Frozen data: validated when made, compared by value, JSON both ways, unknown fields refused."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @classmethod
+    def parse(cls, data: object, where: str, error: type[UsageError] = UsageError) -> Self:
+        """Validate `data`; a wrong field raises `error` with its path, its value and the nearest name."""
+        try:
+            return cls.model_validate(data)
+        except pydantic.ValidationError as wrong:
+            raise error(explain(wrong, where, cls.model_fields)) from wrong
+
+
+def explain(wrong: pydantic.ValidationError, where: str, fields: dict[str, Any]) -> str:
+    """One sentence for the first thing pydantic found wrong: where, what, which value, the way out."""
+    first = wrong.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{where}: unknown field {path!r}. {nearest(str(first['loc'][-1]), fields)}"
+    if first["type"] == "missing":
+        return f"{where}: the field {path!r} is missing. Fields: {', '.join(fields)}."
+    value = f", got {first['input']!r}" if path else ""
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {path + ': ' if path else ''}{message}{value}."
