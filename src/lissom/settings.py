@@ -20,12 +20,13 @@ class Setting(pydantic.BaseModel):
         try:
             return cls.model_validate(data)
         except pydantic.ValidationError as wrong:
-            raise error(explain(wrong, where, cls.model_fields)) from wrong
+            raise error(explain(wrong, where, cls)) from wrong
 
 
-def explain(wrong: pydantic.ValidationError, where: str, fields: dict[str, Any]) -> str:
+def explain(wrong: pydantic.ValidationError, where: str, model: type[pydantic.BaseModel]) -> str:
     """One sentence for the first thing pydantic found wrong: where, what, which value, the way out."""
     first = wrong.errors(include_url=False)[0]
+    fields = _fields(model, first["loc"][:-1])
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown field {path!r}. {nearest(str(first['loc'][-1]), fields)}"
@@ -34,3 +35,14 @@ def explain(wrong: pydantic.ValidationError, where: str, fields: dict[str, Any])
     value = f", got {first['input']!r}" if path else ""
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {path + ': ' if path else ''}{message}{value}."
+
+
+def _fields(model: type[pydantic.BaseModel], path: tuple[int | str, ...]) -> dict[str, Any]:
+    """The fields of the model that `path` leads to; of the outer one where the way is not that of a model."""
+    fields: dict[str, Any] = dict(model.model_fields)
+    for part in path:
+        inner = getattr(fields.get(str(part)), "annotation", None)
+        if not (isinstance(inner, type) and issubclass(inner, pydantic.BaseModel)):
+            break
+        fields = dict(inner.model_fields)
+    return fields

@@ -1,0 +1,110 @@
+"""Affine quantization: real numbers on an integer grid.
+
+    q = clamp(round(x / s) + z, q_min, q_max)          x̂ = (q - z) * s
+
+with scale s > 0, zero point z, rounding half to even as in ONNX QuantizeLinear and the integer kernels. Inside the
+represented range |x - x̂| <= s / 2; outside it is clipped.
+
+Reference: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference", equations 1 and 2 (arXiv:1712.05877). Deviation: weights use [-127, 127], so that negation is exact and
+u8 x s8 products stay inside what every kernel accumulates.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lissom.settings import Setting
+
+IntType = Literal["int8", "uint8"]
+
+LIMITS: dict[IntType, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255)}
+WEIGHT_LIMIT = 127
+SMALLEST_SCALE = 2.0**-96
+"""Keeps 1 / s and s * s finite in float32, also for all-zero and denormal ranges."""
+
+
+class Affine(Setting):
+    """Per-tensor quantization parameters."""
+
+    dtype: IntType
+    scale: float
+    zero_point: int
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        return LIMITS[self.dtype]
+
+    @property
+    def low(self) -> float:
+        return (self.limits[0] - self.zero_point) * self.scale
+
+    @property
+    def high(self) -> float:
+        return (self.limits[1] - self.zero_point) * self.scale
+
+
+def affine(low: float, high: float, dtype: IntType, *, symmetric: bool) -> Affine:
+    """The parameters that represent [low, high], widened to hold 0 exactly.
+
+    `symmetric` puts zero at the middle of the grid (0 for int8, 128 for uint8) and uses the larger magnitude; a
+    range that is never negative on uint8 keeps zero point 0 either way.
+
+    Raises:
+        ValueError: a bound is NaN or infinite, or low > high.
+    """
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise ValueError(f"a range needs finite bounds with low <= high, got [{low}, {high}]")
+    low, high = min(low, 0.0), max(high, 0.0)
+    q_min, q_max = LIMITS[dtype]
+    if symmetric and not (dtype == "uint8" and low == 0.0):
+        middle = 0 if dtype == "int8" else 128
+        scale = _scale(max(-low, high) / (q_max - middle))
+        return Affine(dtype=dtype, scale=scale, zero_point=middle)
+    scale = _scale((high - low) / (q_max - q_min))
+    zero = round(q_min - low / scale)
+    return Affine(dtype=dtype, scale=scale, zero_point=min(max(zero, q_min), q_max))
+
+
+def _scale(value: float) -> float:
+    # Rounded to float32 once, here: every consumer of the number then sees the same one.
+    return float(torch.tensor(max(value, SMALLEST_SCALE), dtype=torch.float32))
+
+
+def weight_scales(weight: Tensor, axis: int) -> Tensor:
+    """Symmetric int8 scales per slice along `axis`: max |w| / 127, shape (weight.shape[axis],), float32.
+
+    Raises:
+        ValueError: the weight holds NaN or infinite values.
+    """
+    if not torch.isfinite(weight).all():
+        raise ValueError("the weight holds NaN or infinite values")
+    if weight.numel() == 0:
+        return torch.full((weight.shape[axis],), SMALLEST_SCALE)
+    largest = weight.detach().float().abs().movedim(axis, 0).reshape(weight.shape[axis], -1).amax(1)
+    return (largest / WEIGHT_LIMIT).clamp_min(SMALLEST_SCALE)
+
+
+def quantize_weight(weight: Tensor, scales: Tensor, axis: int) -> Tensor:
+    """Int8 weight in [-127, 127], same shape."""
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    steps = torch.round(weight.detach().float() / scales.reshape(shape))
+    return steps.clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT).to(torch.int8)
+
+
+def fake_quantize_groups(values: Tensor, group: int) -> Tensor:
+    """Symmetric int8 rounding of each run of `group` values along the last axis by its own largest magnitude.
+
+    What a runtime does that quantizes the input of a linear layer when it runs; (..., k) to (..., k).
+    """
+    width = values.shape[-1]
+    padded = torch.nn.functional.pad(values, (0, -width % group))
+    parts = padded.reshape(*values.shape[:-1], -1, group)
+    scales = (parts.abs().amax(-1, keepdim=True) / WEIGHT_LIMIT).clamp_min(SMALLEST_SCALE)
+    rounded = torch.round(parts / scales).clamp(-128, 127) * scales
+    return rounded.reshape(padded.shape)[..., :width]

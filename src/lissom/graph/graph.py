@@ -1,0 +1,172 @@
+"""What a traced model is made of: operators, layers, shapes, costs. No tensors, no modules; JSON."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Literal
+
+from lissom.settings import Setting
+
+Shape = tuple[int | str, ...]
+"""Sizes in order; `"N"` is an axis that follows the batch."""
+
+
+class Operand(Setting):
+    """One tensor argument of an operator: a value computed before, or a parameter or buffer of the model."""
+
+    position: int
+    source: str
+    """Name of a node, or of a parameter as in `model.state_dict()`."""
+    kind: Literal["value", "parameter"]
+
+
+class Node(Setting):
+    """One operator of the traced graph, in execution order."""
+
+    name: str
+    op: str
+    """Short name: `conv2d`, `linear`, `add`."""
+    target: str
+    """Full name: `aten.conv2d.default`."""
+    layer: str
+    """The module it came from (`layer1.0.conv1`), empty for the root."""
+    operands: tuple[Operand, ...]
+    shape: Shape
+    dtype: str
+    macs: int
+    """Multiply-accumulates for one example; 0 for operators without products."""
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        return tuple(o.source for o in self.operands if o.kind == "value")
+
+    def parameter(self, position: int) -> str | None:
+        """The parameter given at a position, if it is one."""
+        for operand in self.operands:
+            if operand.position == position and operand.kind == "parameter":
+                return operand.source
+        return None
+
+    def value(self, position: int) -> str | None:
+        for operand in self.operands:
+            if operand.position == position and operand.kind == "value":
+                return operand.source
+        return None
+
+
+class Tensor(Setting):
+    """A parameter or buffer: its shape, and the operators that read it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    trainable: bool
+    used_by: tuple[str, ...]
+
+
+class Layer(Setting):
+    """An operator that holds parameters or multiplies: what a user calls a layer."""
+
+    name: str
+    """The module's name where it has one, else the operator's."""
+    node: str
+    op: str
+    input_shape: Shape
+    output_shape: Shape
+    weight_shape: tuple[int, ...] | None
+    macs: int
+    parameters: int
+    bytes: int
+
+
+class Graph(Setting):
+    """A model as data: operators in order, layers with costs. Made by `lissom.analyze`."""
+
+    nodes: tuple[Node, ...]
+    tensors: tuple[Tensor, ...]
+    inputs: tuple[str, ...]
+    input_shapes: tuple[Shape, ...]
+    outputs: tuple[str, ...]
+    dynamic_batch: bool
+    """Whether the traced program accepts other batch sizes than the example's."""
+    uncounted: dict[str, int]
+    """Operators whose cost is not known, and how often they occur."""
+    groups: tuple[tuple[str, ...], ...] = ()
+    """Channel groups that must be cut together."""
+
+    @cached_property
+    def by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def tensor_by_name(self) -> dict[str, Tensor]:
+        return {tensor.name: tensor for tensor in self.tensors}
+
+    @cached_property
+    def consumers(self) -> dict[str, tuple[str, ...]]:
+        """Node name to the names of the nodes that read it, in order."""
+        found: dict[str, list[str]] = {name: [] for name in (*self.inputs, *self.by_name)}
+        for node in self.nodes:
+            for source in dict.fromkeys(node.values):
+                found[source].append(node.name)
+        return {name: tuple(readers) for name, readers in found.items()}
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch size that the traced program accepts; None when it accepts any."""
+        if self.dynamic_batch or not self.input_shapes or not self.input_shapes[0]:
+            return None
+        size = self.input_shapes[0][0]
+        return size if isinstance(size, int) else None
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one example."""
+        return sum(node.macs for node in self.nodes)
+
+    @property
+    def parameters(self) -> int:
+        return sum(_count(t.shape) for t in self.tensors if t.trainable)
+
+    @property
+    def bytes(self) -> int:
+        """Of all parameters and buffers."""
+        return sum(t.bytes for t in self.tensors)
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        return tuple(self._layer(node) for node in self.nodes if node.macs or self._holds_parameters(node))
+
+    def _holds_parameters(self, node: Node) -> bool:
+        return any(o.kind == "parameter" for o in node.operands)
+
+    def _layer(self, node: Node) -> Layer:
+        held = [self.tensor_by_name[o.source] for o in node.operands if o.kind == "parameter"]
+        source = node.values[0] if node.values else None
+        weight = next((t for t in held if len(t.shape) > 1), None)
+        return Layer(
+            name=node.layer or node.name,
+            node=node.name,
+            op=node.op,
+            input_shape=self._shape(source),
+            output_shape=node.shape,
+            weight_shape=weight.shape if weight else None,
+            macs=node.macs,
+            parameters=sum(_count(t.shape) for t in held if t.trainable),
+            bytes=sum(t.bytes for t in held),
+        )
+
+    def _shape(self, source: str | None) -> Shape:
+        if source is None:
+            return ()
+        if source in self.by_name:
+            return self.by_name[source].shape
+        return self.input_shapes[self.inputs.index(source)]
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total

@@ -1,0 +1,78 @@
+"""One pass over the calibration data for everything that plans need to know about activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+import torch
+from torch.fx import Interpreter
+from torch.fx import Node as FxNode
+
+from lissom.errors import DataError
+from lissom.functional.ranges import Range, range_of
+from lissom.graph.trace import Trace
+from lissom.settings import Setting
+from lissom.task import Batch, fitting
+
+
+class Statistics(Setting):
+    """Ranges of activations by node name (inputs included), over how many examples."""
+
+    ranges: dict[str, Range]
+    examples: int
+
+
+class _Watcher(Interpreter):
+    def __init__(self, trace: Trace, watch: Collection[str]) -> None:
+        super().__init__(trace.module)
+        self._watch = watch
+        self.ranges: dict[str, Range] = {}
+
+    def run_node(self, n: FxNode) -> Any:
+        value = super().run_node(n)
+        if n.name in self._watch and isinstance(value, torch.Tensor) and value.is_floating_point():
+            seen = range_of(value)
+            if seen is not None:
+                before = self.ranges.get(n.name)
+                self.ranges[n.name] = before.merge(seen) if before else seen
+        return value
+
+
+def observe(
+    trace: Trace,
+    batches: Iterable[Batch],
+    watch: Collection[str],
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Statistics:
+    """Run the traced graph over `batches` and keep the range of every watched value.
+
+    Raises:
+        DataError: a batch does not fit the model, or a value became infinite or NaN.
+    """
+    watcher = _Watcher(trace, watch)
+    examples = 0
+    fixed = trace.graph.fixed_batch
+    with torch.no_grad():
+        for batch in batches:
+            for piece in fitting(batch, fixed):
+                try:
+                    watcher.run(*piece.tensors())
+                except RuntimeError as wrong:
+                    shapes = [tuple(t.shape) for t in piece.tensors()]
+                    raise DataError(
+                        f"A calibration batch does not fit the model: inputs of shape {shapes}, traced with "
+                        f"{list(trace.graph.input_shapes)}. ({str(wrong).splitlines()[0]})"
+                    ) from wrong
+            examples += batch.size
+            if progress:
+                progress(examples)
+    broken = [name for name, seen in watcher.ranges.items() if not seen.finite]
+    if broken:
+        where = trace.graph.by_name[broken[0]].layer if broken[0] in trace.graph.by_name else broken[0]
+        raise DataError(
+            f"Activations become infinite or NaN at {where or broken[0]!r} on the calibration data; look for "
+            "overflow in the model or wrong input scaling before compressing."
+        )
+    return Statistics(ranges=watcher.ranges, examples=examples)

@@ -1,0 +1,151 @@
+"""A goal against what was measured: each wish, the figure reached, and whether it is met."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+from lissom.errors import GoalError
+from lissom.goal import Goal
+from lissom.measure.records import GoalItem, MetricValue, Ratios, Side
+
+SMALLEST_FILE = 1000
+"""Bytes; below this not even the header of a runtime's file format fits."""
+
+
+def judge(goal: Goal, before: Side, after: Side, ratios: Ratios) -> tuple[GoalItem, ...]:
+    """One item per wish, in the order of `Goal`'s fields.
+
+    A latency ratio is met when its median is; the figure shows the interval beside it.
+
+    Raises:
+        GoalError: a wish for something that was not measured.
+    """
+    return (
+        *_quality(goal, before, after),
+        *_ratios(goal, ratios),
+        *_maxima(goal, after),
+    )
+
+
+def impossible(goal: Goal, before: Side) -> str | None:
+    """Why no model could meet the goal, or why the goal says nothing; None for a goal worth working for.
+
+    Only what arithmetic rules out: whether eight times smaller is within reach is for the search to find out.
+    """
+    for reason in _reasons(goal, before):
+        return reason
+    return None
+
+
+def _reasons(goal: Goal, before: Side) -> Iterator[str]:
+    if goal.metric_drop is not None:
+        if before.metric is None:
+            yield _unmeasured(f"metric drop <= {goal.metric_drop:g}")
+        elif _is_share(before.metric) and goal.metric_drop >= 1.0:
+            yield (
+                f"a {before.metric.name} drop of {goal.metric_drop:g} is {100 * goal.metric_drop:g} points, "
+                "which any model meets. One point is 0.01."
+            )
+    if goal.size_bytes is not None and goal.size_bytes < SMALLEST_FILE:
+        yield f"a size of {goal.size_bytes} B is less than an empty model file ({SMALLEST_FILE} B) takes."
+    if goal.size_ratio is not None and before.size_bytes / goal.size_ratio < SMALLEST_FILE:
+        yield (
+            f"{_times(goal.size_ratio)} smaller than {written_bytes(before.size_bytes)} is less than an "
+            f"empty model file ({SMALLEST_FILE} B) takes."
+        )
+    for name, ratio, original in (
+        ("MACs", goal.macs_ratio, before.macs),
+        ("parameters", goal.parameters_ratio, before.parameters),
+    ):
+        if ratio is not None and original / ratio < 1.0:
+            yield f"{_times(ratio)} fewer {name} than {original} leaves less than one."
+
+
+def _quality(goal: Goal, before: Side, after: Side) -> Iterator[GoalItem]:
+    if goal.metric_drop is None:
+        return
+    if before.metric is None or after.metric is None:
+        raise GoalError(_unmeasured(f"metric drop <= {goal.metric_drop:g}"))
+    drop = before.metric.value - after.metric.value
+    # 0.93 - 0.92 is 0.010000000000000009 in floating point: one point all the same.
+    slack = 1e-9 * max(abs(before.metric.value), abs(after.metric.value), goal.metric_drop)
+    scale, unit = (100.0, " pt") if _is_share(before.metric) else (1.0, "")
+    wish, figure = _distinct(
+        goal.metric_drop * scale, drop * scale, lambda value, digits: f"{value:.{digits}f}{unit}"
+    )
+    yield GoalItem(wish=f"metric drop <= {wish}", figure=figure, met=drop <= goal.metric_drop + slack)
+
+
+def _ratios(goal: Goal, ratios: Ratios) -> Iterator[GoalItem]:
+    latency = f" ({ratios.latency_low:.2f} to {ratios.latency_high:.2f})"
+    for name, wished, reached, interval in (
+        ("latency", goal.latency_ratio, ratios.latency, latency),
+        ("size", goal.size_ratio, ratios.size, ""),
+        ("MACs", goal.macs_ratio, ratios.macs, ""),
+        ("parameters", goal.parameters_ratio, ratios.parameters, ""),
+    ):
+        if wished is not None:
+            wish, figure = _distinct(wished, reached, lambda value, digits: f"{value:.{digits}f}x")
+            met = reached >= wished or math.isclose(reached, wished, rel_tol=1e-9)
+            yield GoalItem(wish=f"{name} ratio >= {wish}", figure=figure + interval, met=met)
+
+
+def _maxima(goal: Goal, after: Side) -> Iterator[GoalItem]:
+    if goal.latency_ms is not None:
+        latency = after.latency_ms
+        wish, figure = _distinct(
+            goal.latency_ms, latency.median, lambda value, digits: f"{value:.{digits + 1}f} ms"
+        )
+        yield GoalItem(
+            wish=f"latency at batch {after.batch_size} <= {wish}",
+            figure=f"{figure} ({latency.low:.3f} to {latency.high:.3f})",
+            met=latency.median <= goal.latency_ms,
+        )
+    if goal.size_bytes is not None:
+        yield _bytes_item("size", goal.size_bytes, after.size_bytes)
+    if goal.peak_memory_bytes is not None:
+        if after.peak_memory_bytes is None:
+            raise GoalError(
+                "The goal limits peak memory, but it was not measured on this target. Leave it out of "
+                "the goal, or choose another target."
+            )
+        yield _bytes_item("peak memory", goal.peak_memory_bytes, after.peak_memory_bytes)
+
+
+def _bytes_item(name: str, limit: int, reached: int) -> GoalItem:
+    wish, figure = _distinct(limit, reached, written_bytes)
+    return GoalItem(wish=f"{name} <= {wish}", figure=figure, met=reached <= limit)
+
+
+def written_bytes(size: float, digits: int = 2) -> str:
+    """300000 -> "300.00 KB": decimal units, as file managers and shops count."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.{digits}f} {unit}"
+    return f"{size:.0f} B"
+
+
+def _distinct(wish: float, figure: float, write: Callable[[float, int], str]) -> tuple[str, str]:
+    """Both written with two decimals, or as many as it takes to tell them apart."""
+    for digits in range(2, 9):
+        written = write(wish, digits), write(figure, digits)
+        if written[0] != written[1] or math.isclose(wish, figure, rel_tol=1e-9):
+            return written
+    return write(wish, 9), write(figure, 9)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:g}x"
+
+
+def _is_share(metric: MetricValue) -> bool:
+    """Whether the metric reads as a share of examples, so that a hundredth of it is a point."""
+    return 0.0 <= metric.value <= 1.0
+
+
+def _unmeasured(wish: str) -> str:
+    return (
+        f"The goal says {wish}, but no metric was measured. Give the task a metric and test data, or leave "
+        "the drop out of the goal."
+    )

@@ -1,0 +1,275 @@
+"""Figures of a run: pure functions of the record.
+
+A figure is written in plotly's own JSON schema and validated by `plotly.graph_objects.Figure`. Backgrounds are
+transparent, and the page's style sheet colours the text, for light, dark and paper.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from plotly import graph_objects as go  # pyright: ignore[reportMissingTypeStubs]
+
+from lissom.measure.records import Interval, LayerRecord, RunRecord
+from lissom.report.points import Point, Vertical, tradeoff_points, vertical
+from lissom.report.tables import as_planned, run_labels
+from lissom.report.units import (
+    bytes_text,
+    count_text,
+    db_text,
+    ms_text,
+    significant,
+)
+
+Json = dict[str, object]
+
+# Wong 2011 ("Points of view: Color blindness", Nature Methods 8, 441), without its colours that fall below
+# 3:1 on white or on the page's dark background.
+BLUE, VERMILION, GREEN, PURPLE, GREY = "#1f7ab8", "#d55e00", "#00926b", "#c0679b", "#7c8794"
+RUN_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, GREY)
+HOVER_COLOUR = "#1c2430"
+TRADEOFF_HEIGHT, SAMPLES_HEIGHT = 420, 340
+BEFORE_COLOUR, AFTER_COLOUR = GREY, BLUE
+
+_ARITHMETIC = {
+    "int8": (BLUE, ""),
+    "int8 dynamic": (GREEN, "."),
+    "float32": (VERMILION, "/"),
+    "unknown": (GREY, "x"),
+}
+_OTHER_ARITHMETIC = (PURPLE, "-")
+
+
+def safe(text: str) -> str:
+    """Text that plotly shows as it is: it renders tags and links found in labels."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def tradeoff(runs: Sequence[RunRecord]) -> go.Figure:
+    """Latency, metric and size (marker area) of the originals, the compressed models and the candidates."""
+    axis = vertical(runs)
+    points = tradeoff_points(runs)
+    largest = max((point.size_bytes or 0 for point in points), default=0)
+    traces = [_run_path(points, index, len(runs)) for index in range(len(runs))]
+    for index, label in enumerate(run_labels(runs)):
+        for role, word in (("trial", "candidate"), ("before", "before"), ("after", "after")):
+            chosen = [p for p in points if p.run == index and p.role == role]
+            if chosen:
+                name = word if len(runs) == 1 else f"{label}, {word}"
+                traces.append(_points_trace(chosen, name, _point_colour(role, index, len(runs)), largest))
+    batches = {side.batch_size for run in runs for side in (run.before, run.after)}
+    batch = f", batch of {batches.pop()}" if len(batches) == 1 else ""
+    layout: Json = {
+        "height": TRADEOFF_HEIGHT,
+        "xaxis": _axis(f"Latency, ms per call{batch} (lower is better)", rangemode="tozero"),
+        "yaxis": _axis(safe(axis.title), range=_y_range([point.y for point in points], axis)),
+    }
+    return _figure(traces, layout)
+
+
+def _y_range(values: Sequence[float], axis: Vertical) -> list[float]:
+    """At least two points (or 2 % of another unit) high: a zoomed axis makes noise look like a loss."""
+    low, high = min(values), max(values)
+    if axis.metric is None:
+        return [0.0, high * 1.15]
+    least = 1.0 if axis.percent else 0.01 * max(abs(low), abs(high), 1e-9)
+    margin = max((high - low) * 0.3, least)
+    return [low - margin, high + margin]
+
+
+def _run_path(points: Sequence[Point], index: int, runs: int) -> Json:
+    ends = [point for point in points if point.run == index and point.role != "trial"]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [point.latency.median for point in ends],
+        "y": [point.y for point in ends],
+        "line": {"color": _point_colour("before", index, runs), "width": 1, "dash": "dot"},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
+def _point_colour(role: str, index: int, runs: int) -> str:
+    if runs > 1:
+        return RUN_COLOURS[index % len(RUN_COLOURS)]
+    return {"before": BEFORE_COLOUR, "after": AFTER_COLOUR}.get(role, PURPLE)
+
+
+def _points_trace(points: Sequence[Point], name: str, colour: str, largest: int) -> Json:
+    role = points[0].role
+    symbol = {"before": "circle-open", "after": "circle", "trial": "diamond-open"}[role]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": safe(name),
+        "x": [p.latency.median for p in points],
+        "y": [p.y for p in points],
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": [max(p.latency.high - p.latency.median, 0.0) for p in points],
+            "arrayminus": [max(p.latency.median - p.latency.low, 0.0) for p in points],
+            "color": colour,
+            "thickness": 1,
+            "visible": role != "trial",
+        },
+        "marker": {
+            "symbol": symbol,
+            "size": [_diameter(p.size_bytes, largest) for p in points],
+            "color": colour,
+            "line": {"width": 2, "color": colour},
+        },
+        "text": [_hover(*point.lines) for point in points],
+        "hovertemplate": "%{text}<extra></extra>",
+    }
+
+
+def _diameter(size_bytes: int | None, largest: int) -> float:
+    """Pixels: the area is proportional to the size, down to a marker that can still be hit."""
+    return max(8.0, 44.0 * math.sqrt(size_bytes / largest)) if size_bytes and largest else 8.0
+
+
+def latency_samples(run: RunRecord) -> go.Figure:
+    """Each A/B round's latency of both models, their medians, and the medians' 95 % intervals."""
+    before, after = run.before.latency_ms, run.after.latency_ms
+    traces = [
+        _samples_trace("before", before, BEFORE_COLOUR, "circle-open"),
+        _samples_trace("after", after, AFTER_COLOUR, "circle"),
+    ]
+    rounds = max(len(before.samples), len(after.samples))
+    sides = ((before, BEFORE_COLOUR), (after, AFTER_COLOUR))
+    bands = [shape for latency, colour in sides for shape in _median_shapes(latency, colour)]
+    layout: Json = {
+        "height": SAMPLES_HEIGHT,
+        "xaxis": _axis("Round (both models timed in turns)", range=[0.5, rounds + 0.5]),
+        "yaxis": _axis("Latency, ms per call", rangemode="tozero"),
+        "shapes": bands,
+    }
+    return _figure(traces, layout)
+
+
+def _samples_trace(name: str, latency: Latency, colour: str, symbol: str) -> Json:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": f"{name}, median {ms_text(latency.median)}",
+        "x": list(range(1, len(latency.samples) + 1)),
+        "y": list(latency.samples),
+        "line": {"color": colour, "width": 1.5},
+        "marker": {"color": colour, "size": 6, "symbol": symbol},
+        "hovertemplate": f"{name}, round %{{x}}: %{{y:.4g}} ms<extra></extra>",
+    }
+
+
+def _median_shapes(interval: Interval, colour: str) -> tuple[Json, Json]:
+    across: Json = {"xref": "paper", "x0": 0, "x1": 1, "layer": "below"}
+    band: Json = {"type": "rect", "y0": interval.low, "y1": interval.high, "fillcolor": colour}
+    line: Json = {"type": "line", "y0": interval.median, "y1": interval.median}
+    return (
+        {**across, **band, "opacity": 0.22, "line": {"width": 0}},
+        {**across, **line, "line": {"color": colour, "width": 1.5, "dash": "dash"}},
+    )
+
+
+def layer_bars(run: RunRecord) -> go.Figure:
+    """MACs and SQNR of each layer, in order, coloured and hatched by the arithmetic it really ran in."""
+    traces: list[Json] = []
+    for ran in dict.fromkeys(layer.ran for layer in run.layers):
+        chosen = [layer for layer in run.layers if layer.ran == ran]
+        traces.append(_layer_trace(chosen, ran, [layer.macs for layer in chosen], "x", legend=True))
+        traces.append(_layer_trace(chosen, ran, [layer.sqnr_db for layer in chosen], "x2", legend=False))
+    # explicit categories keep the model's order, which grouping by arithmetic would break
+    order = [safe(layer.layer) for layer in run.layers]
+    categories: Json = {"type": "category", "categoryorder": "array", "categoryarray": order}
+    layout: Json = {
+        "height": layers_height(run),
+        "barmode": "overlay",
+        "bargap": 0.3,
+        "xaxis": _axis("MACs per example", domain=[0, 0.48], exponentformat="SI"),
+        "xaxis2": _axis("SQNR, dB (higher is better)", domain=[0.52, 1], anchor="y"),
+        "yaxis": _axis("", autorange="reversed", dtick=1, **categories),
+    }
+    return _figure(traces, layout)
+
+
+def layers_height(run: RunRecord) -> int:
+    """Pixels; the page reserves them before the figure is drawn, so that nothing jumps."""
+    return 120 + 22 * len(run.layers)
+
+
+def _layer_trace(
+    chosen: Sequence[LayerRecord], ran: str, values: Sequence[float | None], axis: str, *, legend: bool
+) -> Json:
+    colour, hatch = _ARITHMETIC.get(ran, _OTHER_ARITHMETIC)
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": "not reported by the runtime" if ran == "unknown" else f"ran as {safe(ran)}",
+        "y": [safe(layer.layer) for layer in chosen],
+        "x": list(values),
+        "xaxis": axis,
+        "legendgroup": safe(ran),
+        "showlegend": legend,
+        "marker": {
+            "color": colour,
+            "pattern": {"shape": hatch, "fgcolor": "#ffffff", "fgopacity": 0.55, "size": 6, "solidity": 0.25},
+        },
+        "hovertext": [_layer_hover(layer) for layer in chosen],
+        "hovertemplate": "%{hovertext}<extra></extra>",
+    }
+
+
+def _layer_hover(layer: LayerRecord) -> str:
+    arithmetic = "not reported by the runtime" if layer.ran == "unknown" else f"ran as {layer.ran}"
+    planned = "" if as_planned(layer) else f", planned {layer.planned}"
+    cost = f"{count_text(layer.macs)} MACs, {count_text(layer.parameters_after)} parameters"
+    return _hover(f"{layer.layer} ({layer.op})", arithmetic + planned, cost, f"SQNR {db_text(layer.sqnr_db)}")
+
+
+def _hover(*lines: str) -> str:
+    return "<br>".join(safe(line) for line in lines)
+
+
+def describe_tradeoff(runs: Sequence[RunRecord]) -> str:
+    """The scatter in words, for those who do not see it."""
+    parts = [
+        f"{label}: {ms_text(run.before.latency_ms.median)} and {bytes_text(run.before.size_bytes)} before,"
+        f" {ms_text(run.after.latency_ms.median)} and {bytes_text(run.after.size_bytes)} after"
+        for run, label in zip(runs, run_labels(runs), strict=True)
+    ]
+    return f"Scatter of latency against {vertical(runs).metric or 'size'}. {'; '.join(parts)}."
+
+
+def describe_samples(run: RunRecord) -> str:
+    before, after = run.before.latency_ms, run.after.latency_ms
+    spans = (
+        f"{name}: median {ms_text(side.median)}, from {significant(min(side.samples))} to"
+        f" {significant(max(side.samples))} ms"
+        for name, side in (("before", before), ("after", after))
+        if side.samples
+    )
+    return f"Latency of each timed round. {'; '.join(spans)}."
+
+
+def _axis(title: str, **more: object) -> Json:
+    return {"title": {"text": title}, "automargin": True, "zeroline": False, **more}
+
+
+def _figure(data: Sequence[Json], layout: Json, top: int = 24) -> go.Figure:
+    whole: Json = {
+        **layout,
+        "template": {},
+        "margin": {"l": 8, "r": 8, "t": top, "b": 8},
+        "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "itemsizing": "constant"},
+        "showlegend": True,
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13},
+        "hoverlabel": {"bgcolor": HOVER_COLOUR, "bordercolor": HOVER_COLOUR, "font": {"color": "#ffffff"}},
+        "hovermode": "closest",
+        # dragging to zoom would take the scroll gesture away on phones
+        "dragmode": False,
+    }
+    return go.Figure({"data": list(data), "layout": whole})

@@ -1,0 +1,311 @@
+"""Tables of a run: pure functions of the record, for the terminal and for the page alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lissom.measure.records import LayerRecord, RunRecord, TargetTrial
+from lissom.report.units import (
+    MISSING,
+    bytes_text,
+    change_text,
+    count_text,
+    db_text,
+    interval_text,
+    metric_text,
+    metric_value_text,
+    ms_text,
+    plural,
+    ratio_interval_text,
+    ratio_text,
+    seconds_text,
+    significant,
+)
+
+Kind = Literal["text", "number", "code"]
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    kind: Kind = "text"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of finished text. The first column names its row; `flagged` are rows that need attention."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    flagged: frozenset[int] = frozenset()
+
+
+def before_after(run: RunRecord) -> Table:
+    """Every measured quantity of the original and of the compressed model."""
+    before, after, ratios = run.before, run.after, run.ratios
+    change = change_text(before.metric, after.metric)
+    parameters = ratio_text(ratios.parameters)
+    speed = ratio_interval_text(ratios.latency, ratios.latency_low, ratios.latency_high)
+    medians = (interval_text(before.latency_ms), interval_text(after.latency_ms))
+    rows = (
+        (_metric_name(run), metric_text(before.metric), metric_text(after.metric), change),
+        ("Latency per call, median", *medians, speed),
+        (
+            "Latency per call, 95th percentile",
+            ms_text(before.latency_ms.p95),
+            ms_text(after.latency_ms.p95),
+            ratio_text(_ratio(before.latency_ms.p95, after.latency_ms.p95)),
+        ),
+        ("Batch size", str(before.batch_size), str(after.batch_size), ""),
+        (
+            "Artifact size",
+            bytes_text(before.size_bytes),
+            bytes_text(after.size_bytes),
+            ratio_text(ratios.size),
+        ),
+        (
+            "Parameters",
+            count_text(before.parameters),
+            count_text(after.parameters),
+            ratio_text(ratios.parameters),
+        ),
+        ("MACs per example", count_text(before.macs), count_text(after.macs), ratio_text(ratios.macs)),
+        _memory_row(before.peak_memory_bytes, after.peak_memory_bytes),
+    )
+    columns = (
+        Column("Quantity"),
+        Column("Before", "number"),
+        Column("After", "number"),
+        Column("Before / after", "number"),
+    )
+    return Table("Original and compressed model", columns, rows)
+
+
+def _metric_name(run: RunRecord) -> str:
+    metric = run.after.metric or run.before.metric
+    return "Metric" if metric is None else f"{metric.name} ({metric.split} split)"
+
+
+def _memory_row(before: int | None, after: int | None) -> tuple[str, ...]:
+    ratio = MISSING if before is None or after is None else ratio_text(_ratio(before, after))
+    return ("Peak memory above the bare runtime", bytes_text(before), bytes_text(after), ratio)
+
+
+def _ratio(before: float, after: float) -> float:
+    return before / after if after else float("nan")
+
+
+def goals(run: RunRecord) -> Table:
+    rows = tuple((item.wish, item.figure, "met" if item.met else "missed") for item in run.goal)
+    missed = frozenset(i for i, item in enumerate(run.goal) if not item.met)
+    return Table("Goal", (Column("Wish"), Column("Reached", "number"), Column("Verdict")), rows, missed)
+
+
+def goal_text(run: RunRecord) -> str:
+    """'Goal met: 3 of 3 items'; empty when there was none."""
+    if not run.goal:
+        return ""
+    met = sum(item.met for item in run.goal)
+    verdict = "met" if met == len(run.goal) else "missed"
+    return f"Goal {verdict}: {met} of {plural(len(run.goal), 'item')} met"
+
+
+def as_planned(layer: LayerRecord) -> bool | None:
+    """Whether the runtime ran the layer as planned; None when it does not tell."""
+    return None if layer.ran == "unknown" else layer.ran == layer.planned
+
+
+def layers(run: RunRecord) -> Table:
+    rows = tuple(_layer_row(layer) for layer in run.layers)
+    columns = (
+        Column("Layer", "code"),
+        Column("Operator", "code"),
+        Column("MACs", "number"),
+        Column("Parameters before", "number"),
+        Column("Parameters after", "number"),
+        Column("SQNR", "number"),
+        Column("Planned"),
+        Column("Ran as"),
+        Column("As planned"),
+    )
+    flagged = frozenset(i for i, layer in enumerate(run.layers) if as_planned(layer) is False)
+    return Table("Cost, quantization error and arithmetic of each layer", columns, rows, flagged)
+
+
+def _layer_row(layer: LayerRecord) -> tuple[str, ...]:
+    verdict = {True: "yes", False: f"no: {layer.ran} instead of {layer.planned}", None: "unknown"}
+    return (
+        layer.layer,
+        layer.op,
+        count_text(layer.macs),
+        count_text(layer.parameters_before),
+        count_text(layer.parameters_after),
+        db_text(layer.sqnr_db),
+        layer.planned,
+        "not reported by the runtime" if layer.ran == "unknown" else layer.ran,
+        verdict[as_planned(layer)],
+    )
+
+
+def layers_text(run: RunRecord) -> str:
+    """'20 of 22 layers ran as planned. 1 layer did not. Of 1 layer the runtime does not tell.'"""
+    verdicts = [as_planned(layer) for layer in run.layers]
+    yes, no, unknown = (verdicts.count(v) for v in (True, False, None))
+    text = f"{yes} of {plural(len(verdicts), 'layer')} ran as planned."
+    text += f" {plural(no, 'layer')} did not." if no else ""
+    return text + (f" For {plural(unknown, 'layer')} the runtime does not tell." if unknown else "")
+
+
+def skipped(run: RunRecord) -> Table:
+    rows = tuple((skip.layer, skip.transform, skip.reason) for skip in run.skipped)
+    columns = (Column("Layer", "code"), Column("Transform"), Column("Reason"))
+    return Table("Layers that a transform left alone", columns, rows)
+
+
+def steps(run: RunRecord) -> Table:
+    rows = tuple(
+        (
+            f"{number}. {step.transform}",
+            ", ".join(f"{key}={_value_text(value)}" for key, value in step.settings.items()) or "defaults",
+            seconds_text(step.seconds),
+            metric_text(step.metric),
+        )
+        for number, step in enumerate(run.steps, start=1)
+    )
+    columns = (
+        Column("Step"),
+        Column("Settings", "code"),
+        Column("Time", "number"),
+        Column("Metric after it (validation)", "number"),
+    )
+    return Table("Transforms in the order they ran", columns, rows)
+
+
+def _value_text(value: object) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+def trials(run: RunRecord) -> Table:
+    metric = run.before.metric.name if run.before.metric else ""
+    rows = tuple(_trial_row(trial, metric) for trial in run.trials)
+    columns = (
+        Column("Target"),
+        Column("Recipe"),
+        Column("Latency", "number"),
+        Column("Metric", "number"),
+        Column("Size", "number"),
+        Column("Chosen"),
+        Column("Note"),
+    )
+    return Table("Candidates measured on the way", columns, rows)
+
+
+def _trial_row(trial: TargetTrial, metric: str) -> tuple[str, ...]:
+    return (
+        trial.target,
+        trial.recipe,
+        ms_text(trial.latency_ms),
+        metric_value_text(metric, trial.metric),
+        bytes_text(trial.size_bytes),
+        "chosen" if trial.chosen else "no",
+        trial.note,
+    )
+
+
+def parity(run: RunRecord) -> Table | None:
+    """How far the runtime's outputs are from the simulation's; None when it was not compared."""
+    if run.parity is None:
+        return None
+    agreement = run.parity.agreement
+    rows = (
+        ("Largest difference", f"{significant(run.parity.max_steps)} int8 steps"),
+        ("Mean difference", f"{significant(run.parity.mean_steps)} int8 steps"),
+        ("Same arg-max", MISSING if agreement is None else f"{agreement:.2%} of examples"),
+    )
+    columns = (Column("Output difference"), Column("Value", "number"))
+    return Table("Simulation in PyTorch against the runtime", columns, rows)
+
+
+def environment(run: RunRecord) -> Table:
+    env = run.environment
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(env.versions.items()))
+    rows = (
+        ("Processor", env.cpu),
+        ("Cores / threads used", f"{env.cores} / {env.threads}"),
+        ("Instruction sets", ", ".join(env.isa) or "none reported"),
+        ("Memory", bytes_text(env.memory_bytes)),
+        ("System", env.system),
+        ("Python", env.python),
+        ("Packages", versions or "none reported"),
+        ("Lissom", run.lissom),
+        ("Seed", str(run.seed)),
+        ("Created", run.created),
+    )
+    return Table("Where the numbers were measured", (Column("Item"), Column("Value")), rows)
+
+
+def comparison(runs: Sequence[RunRecord]) -> Table:
+    """Runs side by side: one column each."""
+    columns = (Column("Quantity"), *(Column(label, "number") for label in run_labels(runs)))
+    rows = tuple((name, *cells) for name, cells in _comparison_rows(runs).items())
+    return Table("Runs side by side", columns, rows)
+
+
+def run_labels(runs: Sequence[RunRecord]) -> tuple[str, ...]:
+    """A name for each run, told apart by target, then by number."""
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        names = [f"{run.name} ({run.target})" for run in runs]
+    if len(set(names)) < len(names):
+        names = [f"{name} #{number}" for number, name in enumerate(names, start=1)]
+    return tuple(names)
+
+
+def _comparison_rows(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
+    return {
+        "Target": [run.target for run in runs],
+        "Goal": [_short_goal(run) for run in runs],
+        "Size ratio, before / after": [ratio_text(run.ratios.size) for run in runs],
+        "Latency ratio, before / after": [
+            ratio_interval_text(run.ratios.latency, run.ratios.latency_low, run.ratios.latency_high)
+            for run in runs
+        ],
+        "Metric": [_metric_name(run) for run in runs],
+        "Metric before": [metric_text(run.before.metric) for run in runs],
+        "Metric after": [metric_text(run.after.metric) for run in runs],
+        "Metric change": [change_text(run.before.metric, run.after.metric) for run in runs],
+        "Size after": [bytes_text(run.after.size_bytes) for run in runs],
+        "Latency before": [interval_text(run.before.latency_ms) for run in runs],
+        "Latency after": [interval_text(run.after.latency_ms) for run in runs],
+        "Batch size": [str(run.after.batch_size) for run in runs],
+        "Parameters after": [count_text(run.after.parameters) for run in runs],
+        "MACs after": [count_text(run.after.macs) for run in runs],
+        "Peak memory after": [bytes_text(run.after.peak_memory_bytes) for run in runs],
+        "Processor": [run.environment.cpu for run in runs],
+        "Seed": [str(run.seed) for run in runs],
+    }
+
+
+def _short_goal(run: RunRecord) -> str:
+    if not run.goal:
+        return "none set"
+    met = sum(item.met for item in run.goal)
+    return f"{'met' if met == len(run.goal) else 'missed'}: {met} of {len(run.goal)}"
+
+
+def samples(run: RunRecord) -> Table:
+    """The raw latencies, one A/B round a row."""
+    before, after = run.before.latency_ms.samples, run.after.latency_ms.samples
+    rows = tuple(
+        (str(number), _sample(before, number), _sample(after, number))
+        for number in range(1, max(len(before), len(after)) + 1)
+    )
+    columns = (Column("Round"), Column("Before, ms", "number"), Column("After, ms", "number"))
+    return Table("Latency of each round, milliseconds per call", columns, rows)
+
+
+def _sample(values: Sequence[float], number: int) -> str:
+    return significant(values[number - 1], 4) if number <= len(values) else ""

@@ -1,0 +1,73 @@
+"""A runtime on a device, and what it can run in integers: the constraint table of `targets/*.toml`."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from typing import Literal
+
+from lissom.errors import TargetError, nearest
+from lissom.settings import Setting
+
+OpKind = Literal["conv", "linear", "add", "pool"]
+
+
+class Integers(Setting):
+    """What the runtime's integer kernels accept; each field changes where quantizers go."""
+
+    ops: tuple[OpKind, ...]
+    """Kinds of operator that have an integer kernel."""
+    nonnegative: Literal["uint8", "int8"]
+    """Type of an activation that is never negative (after a ReLU)."""
+    signed: Literal["uint8", "int8"]
+    """Type of an activation that can be negative."""
+    symmetric: bool
+    """Signed activations have zero point 0 (int8) or 128 (uint8) instead of a free one."""
+    needs_output: tuple[OpKind, ...]
+    """Kinds whose kernel also produces integers: their output must be quantized, or they run in float."""
+    fused: tuple[str, ...]
+    """Operators that the kernel absorbs between its product and its output quantizer."""
+    at_source: bool
+    """Quantize before value-preserving operators (reshape, slice, pad) instead of after them."""
+
+
+class Dynamic(Setting):
+    """How the runtime quantizes activations at run time."""
+
+    ops: tuple[OpKind, ...]
+    granularity: Literal["tensor", "group"]
+    dtype: Literal["uint8", "int8"] = "int8"
+    group: int = 0
+    """Length of a group along the reduced axis."""
+
+
+class Target(Setting):
+    """A runtime on a device and its constraint table."""
+
+    name: str
+    title: str
+    runtime: str
+    """Module of `lissom.export` that drives it."""
+    artifact: str
+    """File name of the exported model."""
+    extra: str | None = None
+    """The pip extra that installs it; None when it is part of the core."""
+    integers: Integers
+    dynamic: Dynamic
+
+
+def known_targets() -> tuple[str, ...]:
+    files = resources.files("lissom.targets").iterdir()
+    return tuple(sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml")))
+
+
+def load_target(name: str) -> Target:
+    """The target called `name`.
+
+    Raises:
+        TargetError: no such target; the message lists the nearest.
+    """
+    if name not in known_targets():
+        raise TargetError(f"Unknown target {name!r}. {nearest(name, (*known_targets(), 'auto'))}")
+    text = resources.files("lissom.targets").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    return Target.parse({"name": name, **tomllib.loads(text)}, f"target {name}", TargetError)

@@ -1,0 +1,162 @@
+"""`Quantize`: post-training int8.
+
+Static: every activation that an integer kernel reads has one scale and zero point, set from its range on calibration
+data; weights are symmetric int8 with one scale per output channel. Dynamic: the range of an input is taken at every
+call, no data needed. Formulas: `lissom.functional.affine`; where quantizers go: `placement` and the target's table.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from typing import Annotated, ClassVar, Literal
+
+import pydantic
+from torch import nn
+
+from lissom.errors import DataError
+from lissom.functional.affine import Affine, IntType, affine
+from lissom.functional.ranges import Range
+from lissom.graph.graph import Graph, Node
+from lissom.graph.select import select
+from lissom.graph.statistics import Statistics
+from lissom.graph.trace import Trace
+from lissom.target import Target
+from lissom.task import Split, Task
+from lissom.transforms.base import Action, Cost, Plan, Skip, Stage, Transform
+from lissom.transforms.quantization import placement, rewrite
+from lissom.transforms.quantization.placement import KINDS, Point, Reader
+
+
+class RoundActivation(Action):
+    """Round `value` (a node of the traced graph) for its readers; `layer` computed it."""
+
+    kind: Literal["round-activation"] = "round-activation"
+    value: str
+    readers: tuple[tuple[str, int], ...]
+    numbers: Affine
+    range: Range
+
+
+class RoundDynamically(Action):
+    """Give the input of `node` its own range at every call; `group` 0 means one range per tensor."""
+
+    kind: Literal["round-dynamically"] = "round-dynamically"
+    node: str
+    group: int
+    dtype: IntType
+
+
+class StoreWeight(Action):
+    """Keep `parameter` as symmetric int8 with one scale per slice of `axis`."""
+
+    kind: Literal["store-weight"] = "store-weight"
+    parameter: str
+    axis: int
+
+
+class Quantize(Transform):
+    """Post-training int8.
+
+    `mode="static"` needs calibration data (`Task.calibration`, else `Task.train`), of which `samples` examples are
+    used; `mode="dynamic"` needs none and quantizes linear layers only. `exclude` holds patterns of layers that stay
+    in float (`"conv1"`, `"layer3.*"`).
+    """
+
+    stage: ClassVar[Stage] = "quantize"
+    actions: ClassVar[dict[str, type[Action]]] = {
+        "round-activation": RoundActivation,
+        "round-dynamically": RoundDynamically,
+        "store-weight": StoreWeight,
+    }
+
+    mode: Literal["static", "dynamic"] = "static"
+    calibration: Literal["minmax"] = "minmax"
+    samples: Annotated[int, pydantic.Field(ge=1)] = 512
+    exclude: tuple[str, ...] = ()
+
+    def needs(self) -> frozenset[Split]:
+        return frozenset({"calibration"}) if self.mode == "static" else frozenset()
+
+    def watch(self, graph: Graph, target: Target) -> Collection[str]:
+        if self.mode == "dynamic":
+            return ()
+        chosen, _ = self._chosen(graph, target)
+        return {point.root for point in placement.points(graph, chosen, target)}
+
+    def plan(self, graph: Graph, statistics: Statistics | None, target: Target) -> Plan:
+        """
+        Raises:
+            RecipeError: an `exclude` pattern matches nothing.
+            DataError: static mode without statistics.
+        """
+        chosen, skipped = self._chosen(graph, target)
+        actions: list[Action] = []
+        if self.mode == "static":
+            if statistics is None:
+                raise DataError(
+                    "Quantize(mode='static') needs calibration data: give Task(calibration=...) or Task(train=...), "
+                    "or use Quantize(mode='dynamic'), which needs none."
+                )
+            found = placement.points(graph, chosen, target)
+            actions += [_activation(graph, point, statistics, target) for point in found]
+        else:
+            group = target.dynamic.group if target.dynamic.granularity == "group" else 0
+            actions += [
+                RoundDynamically(layer=n.layer, node=n.name, group=group, dtype=target.dynamic.dtype) for n in chosen
+            ]
+        weights = list(dict.fromkeys((n.layer, n.parameter(1)) for n in chosen if KINDS[n.op] in ("conv", "linear")))
+        stored: set[str] = set()
+        for layer, parameter in weights:
+            if parameter is not None and parameter not in stored:
+                stored.add(parameter)
+                actions.append(StoreWeight(layer=layer, parameter=parameter, axis=0))
+        return Plan(
+            transform=self.name,
+            settings=self.model_dump(mode="json"),
+            actions=tuple(actions),
+            skipped=tuple(skipped),
+            predicted=_predicted(graph, stored),
+        )
+
+    def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task) -> nn.Module:
+        module = copy.deepcopy(trace.module)
+        for rounded in plan.of(RoundActivation):
+            readers = tuple(Reader(node, position) for node, position in rounded.readers)
+            rewrite.round_value_(module, rounded.value, readers, rounded.numbers)
+        for dynamic in plan.of(RoundDynamically):
+            rewrite.round_dynamically_(module, dynamic.node, dynamic.group, dynamic.dtype)
+        for weight in plan.of(StoreWeight):
+            rewrite.store_weight_(module, weight.parameter, weight.axis)
+        rewrite.finish_(module)
+        return module
+
+    def _chosen(self, graph: Graph, target: Target) -> tuple[list[Node], list[Skip]]:
+        names = [n for node in placement.candidates(graph) for n in (node.layer, node.name) if n]
+        excluded = select(names, self.exclude, "Quantize(exclude=...)")
+        ops = target.integers.ops if self.mode == "static" else target.dynamic.ops
+        return placement.partition(graph, ops, target, excluded)
+
+
+def _activation(graph: Graph, point: Point, statistics: Statistics, target: Target) -> RoundActivation:
+    table = target.integers
+    seen = statistics.ranges[point.root]
+    dtype = table.nonnegative if seen.low >= 0 else table.signed
+    node = graph.by_name.get(point.value)
+    return RoundActivation(
+        layer=placement.label(node) if node else point.value,
+        value=point.value,
+        readers=tuple((reader.node, reader.position) for reader in point.readers),
+        numbers=affine(seen.low, seen.high, dtype, symmetric=table.symmetric),
+        range=seen,
+    )
+
+
+def _predicted(graph: Graph, stored: set[str]) -> Cost:
+    """Weights at one byte each, plus a float32 scale per output channel."""
+    size = graph.bytes
+    for name in stored:
+        tensor = graph.tensor_by_name[name]
+        count = tensor.bytes // 4
+        size += count + 4 * tensor.shape[0] - tensor.bytes
+    return Cost(macs=graph.macs, parameters=graph.parameters, bytes=size)

@@ -1,0 +1,147 @@
+"""Quantizers written into a traced graph, in the operators of PT2E (`quantized_decomposed`).
+
+The arithmetic stays in float between `dequantize` and `quantize`; exporters and ExecuTorch recognise the pattern and
+put integer kernels in its place.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+
+import torch
+import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed  # pyright: ignore
+from torch import nn
+from torch.fx import GraphModule
+from torch.fx import Node as FxNode
+
+from lissom.functional.affine import (
+    LIMITS,
+    WEIGHT_LIMIT,
+    Affine,
+    IntType,
+    fake_quantize_groups,
+    quantize_weight,
+    weight_scales,
+)
+from lissom.transforms.quantization.placement import OUTPUT, Reader
+
+OPS = torch.ops.quantized_decomposed
+DTYPES: dict[IntType, torch.dtype] = {"int8": torch.int8, "uint8": torch.uint8}
+
+
+@torch.library.custom_op("lissom::dynamic_quantize", mutates_args=())
+def dynamic_quantize(x: torch.Tensor, group: int) -> torch.Tensor:
+    """Rounding that the runtime does by itself at run time; exporters leave it out."""
+    return fake_quantize_groups(x, group)
+
+
+@dynamic_quantize.register_fake
+def _(x: torch.Tensor, group: int) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+def round_value_(module: GraphModule, value: str, readers: tuple[Reader, ...], numbers: Affine) -> None:
+    """Insert quantize and dequantize after `value` for the given readers only."""
+    nodes = {node.name: node for node in module.graph.nodes}
+    source = nodes[value]
+    low, high = LIMITS[numbers.dtype]
+    fixed = (numbers.scale, numbers.zero_point, low, high, DTYPES[numbers.dtype])
+    with module.graph.inserting_after(_last_placeholder(module) if source.op == "placeholder" else source):
+        quantized = module.graph.call_function(OPS.quantize_per_tensor.default, (source, *fixed))
+    with module.graph.inserting_after(quantized):
+        restored = module.graph.call_function(OPS.dequantize_per_tensor.default, (quantized, *fixed))
+    for node in (quantized, restored):
+        node.meta["nn_module_stack"] = source.meta.get("nn_module_stack", {})
+    _redirect(nodes, source, restored, readers)
+
+
+def round_dynamically_(module: GraphModule, node: str, group: int, dtype: IntType) -> None:
+    """Give the first input of `node` its own range at every call: per tensor (group 0) or per run of `group`."""
+    graph = module.graph
+    nodes = {n.name: n for n in graph.nodes}
+    reader, source = nodes[node], nodes[node].args[0]
+    assert isinstance(source, FxNode)
+    with graph.inserting_before(reader):
+        if group:
+            restored = graph.call_function(torch.ops.lissom.dynamic_quantize.default, (source, group))
+        else:
+            (low, high), kind = LIMITS[dtype], DTYPES[dtype]
+            qparams = graph.call_function(
+                OPS.choose_qparams.tensor, (source, low, high, torch.finfo(torch.float32).eps, kind)
+            )
+            scale = graph.call_function(operator.getitem, (qparams, 0))
+            zero = graph.call_function(operator.getitem, (qparams, 1))
+            quantized = graph.call_function(
+                OPS.quantize_per_tensor.tensor, (source, scale, zero, low, high, kind)
+            )
+            restored = graph.call_function(
+                OPS.dequantize_per_tensor.tensor, (quantized, scale, zero, low, high, kind)
+            )
+    reader.replace_input_with(source, restored)
+
+
+def store_weight_(module: GraphModule, parameter: str, axis: int) -> None:
+    """Keep `parameter` as int8 with one scale per slice of `axis`; every reader gets the restored weight."""
+    weight = _attribute(module, parameter)
+    scales = weight_scales(weight, axis)
+    owner_name, _, leaf = parameter.rpartition(".")
+    owner = module.get_submodule(owner_name)
+    state = {
+        f"{leaf}_int8": quantize_weight(weight, scales, axis),
+        f"{leaf}_scale": scales,
+        f"{leaf}_zero_point": torch.zeros(scales.shape, dtype=torch.int64),
+    }
+    for name, tensor in state.items():
+        owner.register_buffer(name, tensor)
+    prefix = f"{owner_name}." if owner_name else ""
+    old = [n for n in module.graph.nodes if n.op == "get_attr" and n.target == parameter]
+    with module.graph.inserting_before(old[0]):
+        held = [module.graph.get_attr(f"{prefix}{name}") for name in state]
+        restored = module.graph.call_function(
+            OPS.dequantize_per_channel.default,
+            (*held, axis, -WEIGHT_LIMIT, WEIGHT_LIMIT, torch.int8),
+        )
+    for node in old:
+        node.replace_all_uses_with(restored)
+        module.graph.erase_node(node)
+    delattr(owner, leaf)
+
+
+def finish_(module: GraphModule) -> None:
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    module.recompile()
+
+
+def _attribute(module: nn.Module, name: str) -> torch.Tensor:
+    owner, _, leaf = name.rpartition(".")
+    found = getattr(module.get_submodule(owner), leaf)
+    assert isinstance(found, torch.Tensor)
+    return found
+
+
+def _last_placeholder(module: GraphModule) -> FxNode:
+    return [node for node in module.graph.nodes if node.op == "placeholder"][-1]
+
+
+def _redirect(
+    nodes: dict[str, FxNode], source: FxNode, restored: FxNode, readers: tuple[Reader, ...]
+) -> None:
+    for reader in readers:
+        if reader.node == OUTPUT:
+            last = next(node for node in nodes.values() if node.op == "output")
+            last.replace_input_with(source, restored)
+            continue
+        user = nodes[reader.node]
+        swap = _swapper(source, restored)
+        everything = [*user.args, *user.kwargs.values()]
+        new = torch.fx.map_arg(everything[reader.position], swap)
+        if reader.position < len(user.args):
+            user.update_arg(reader.position, new)
+        else:
+            user.update_kwarg(list(user.kwargs)[reader.position - len(user.args)], new)
+
+
+def _swapper(old: FxNode, new: FxNode) -> Callable[[FxNode], FxNode]:
+    return lambda node: new if node is old else node
