@@ -96,8 +96,8 @@ def build(
         )
     model = load(ResNet(depth), Path(weights), depth)
 
-    # Published weights have seen all 50,000 training images: on `validation` they score near 100 %, so it shows
-    # how well what they learned is kept, and only `test` how good the network is.
+    # Published weights have seen all 50,000 training images: on `validation` they score near 100 %, which
+    # shows how well what they learned is kept, not how good the network is: that is what `test` is for.
     images, test = lissom.data.parquet(data, "train"), lissom.data.parquet(data, "test")
     train, validation = lissom.data.split(images, 0.1, seed=0)
     _, calibration = lissom.data.split(train, min(0.5, 512 / len(train)), seed=0)

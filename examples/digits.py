@@ -54,7 +54,7 @@ def digits() -> Images:
 
 
 def train(batches: Batches, epochs: int, seed: int) -> nn.Module:
-    """A model trained from scratch; the same one for the same arguments."""
+    """A model trained from scratch; the same one for the same arguments and number of threads."""
     # Layers draw their first weights from the global generator; afterwards it is as the caller had it.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -70,7 +70,7 @@ def train(batches: Batches, epochs: int, seed: int) -> nn.Module:
     return model.eval()
 
 
-def build(seed: int | str = 0, epochs: int | str = 12) -> tuple[nn.Module, lissom.Task]:
+def build(seed: int | str = 0, epochs: int | str = 8) -> tuple[nn.Module, lissom.Task]:
     """The trained model and its task. `--set epochs=20` on the command line sends text."""
     seed, epochs = int(seed), int(epochs)
     # The split has a seed of its own: models of different seeds are then measured on the same images.

@@ -115,8 +115,8 @@ def test_targets_that_do_not_fit_are_refused_by_name():
         "one-hot targets use their argmax(-1); for regression use lissom.metrics.negative_mse."
     )
     assert refused(accuracy, LOGITS, torch.tensor([0, 1])) == (
-        "accuracy: logits of shape (3, 3) need targets of shape (3,) (classes on the last axis), got (2,). Give "
-        "Task(metric=...) a function of your own."
+        "accuracy: logits of shape (3, 3) need targets of shape (3,) (classes on the last axis), got "
+        "(2,). Give Task(metric=...) a function of your own."
     )
     assert refused(accuracy, LOGITS, torch.tensor([0, 1, 3])) == (
         "accuracy: 3 logits have classes 0 to 2, but a target is 3. Renumber the targets, or give "
@@ -127,8 +127,8 @@ def test_targets_that_do_not_fit_are_refused_by_name():
         "Task(metric=...) a function that leaves such positions out."
     )
     assert refused(accuracy, LOGITS, None) == (
-        "accuracy: the targets must be a tensor or numbers, got NoneType. Let the batches be (inputs, targets), "
-        "or give Task(metric=...) a function of your own."
+        "accuracy: the targets must be a tensor or numbers, got NoneType. Let the batches be (inputs, "
+        "targets), or give Task(metric=...) a function of your own."
     )
     assert refused(negative_mse, torch.zeros(3, 2), torch.zeros(2, 3)) == (
         "negative_mse: outputs of shape (3, 2) need targets of the same shape, got (2, 3). Give "
@@ -138,8 +138,8 @@ def test_targets_that_do_not_fit_are_refused_by_name():
 
 def test_a_metric_that_every_answer_meets_is_refused():
     assert refused(top5, torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64)) == (
-        "top5 needs more than 5 classes on the last axis, got logits of shape (2, 4): every answer would count "
-        "as right. Give Task(metric=...) another metric."
+        "top5 needs more than 5 classes on the last axis, got logits of shape (2, 4): every answer would "
+        "count as right. Give Task(metric=...) another metric."
     )
     assert "accuracy needs more than 1 classes" in refused(
         accuracy, torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64)
@@ -150,8 +150,8 @@ def test_outputs_without_logits_are_refused_with_their_keys():
     with pytest.raises(DataError) as error:
         logits_of({"hidden": LOGITS, "loss": None})
     assert str(error.value) == (
-        "No logits in an output of type dict with the keys hidden, loss: expected a tensor, a tuple whose first "
-        "element is one, or something with `logits`. Give Task(metric=...) your own function."
+        "No logits in an output of type dict with the keys hidden, loss: expected a tensor, a tuple "
+        "whose first element is one, or something with `logits`. Give Task(metric=...) your own function."
     )
     for outputs in ((), ("text",), None, 3.0):
         with pytest.raises(DataError, match="No logits in an output of type"):
@@ -180,8 +180,8 @@ def test_what_is_no_metric_is_refused():
     with pytest.raises(UsageError) as error:
         as_metric("accuracy")
     assert str(error.value) == (
-        "A metric is a lissom.metrics.Metric or a function (outputs, targets) -> number, higher is better, got "
-        "'accuracy'. Ready ones: lissom.metrics.accuracy, top5, negative_mse, negative_mae."
+        "A metric is a lissom.metrics.Metric or a function (outputs, targets) -> number, higher is "
+        "better, got 'accuracy'. Ready ones: lissom.metrics.accuracy, top5, negative_mse, negative_mae."
     )
 
 
@@ -190,6 +190,6 @@ def test_a_metric_has_exactly_one_function(functions, given):
     with pytest.raises(UsageError) as error:
         Metric("mine", **functions)
     assert str(error.value) == (
-        "Metric('mine') needs exactly one of per_example=... (one score per example) and whole=... (one number "
-        f"over a split), got {given}."
+        "Metric('mine') needs exactly one of per_example=... (one score per example) and whole=... (one "
+        f"number over a split), got {given}."
     )

@@ -1,4 +1,4 @@
-"""The project that `lissom demo` compresses: `examples/digits.py`, which the wheel carries as `lissom/_digits.py`.
+"""The project that `lissom demo` compresses: `examples/digits.py`, in the wheel as `lissom/_digits.py`.
 
 One file serves both, so that what the demo shows is what a reader of the examples can copy.
 """
@@ -33,7 +33,7 @@ def path() -> Path:
     )
 
 
-def build(seed: int = 0, epochs: int = 12) -> tuple[nn.Module, Task]:
+def build(seed: int = 0, epochs: int = 8) -> tuple[nn.Module, Task]:
     """The trained network on scikit-learn's digits, about two seconds of training, and its task.
 
     Raises:

@@ -183,13 +183,22 @@ def test_senseless_plans_are_refused(arguments, message):
     assert str(error.value) == message
 
 
-@given(samples_of)
-def test_interval_contains_the_median_and_stays_within_the_samples(samples):
-    interval = bootstrap_median(samples, resamples=200)
+@given(samples_of, st.floats(min_value=0.001, max_value=0.999))
+def test_interval_contains_the_median_and_stays_within_the_samples(samples, confidence):
+    interval = bootstrap_median(samples, confidence=confidence, resamples=50)
     assert interval.low <= interval.median <= interval.high
     assert min(samples) <= interval.low
     assert interval.high <= max(samples)
     assert interval.median == float(np.median(samples))
+
+
+@pytest.mark.parametrize(
+    "samples", [[0.88, 3.92, 0.51, 1.42, 2.47, 1.10], [1.04, 0.10, 0.80, 0.29, 0.48, 0.58, 0.73, 1.51]]
+)
+def test_interval_is_widened_to_its_median_where_the_resamples_miss_it(samples):
+    interval = bootstrap_median(samples, confidence=0.01, resamples=50)
+    assert interval.low <= interval.median <= interval.high
+    assert interval.median in (interval.low, interval.high)
 
 
 @given(samples_of)

@@ -116,15 +116,20 @@ def sound(name: str, source: bytes) -> tuple[NDArray[np.int16], int]:
     try:
         with wave.open(io.BytesIO(source)) as opened:
             layout = (opened.getnchannels(), 8 * opened.getsampwidth())
-            rate_hz, data = opened.getframerate(), opened.readframes(opened.getnframes())
+            rate_hz, frames = opened.getframerate(), opened.getnframes()
+            data = opened.readframes(frames)
     except (wave.Error, EOFError) as broken:
         raise DataError(
-            f"{name} cannot be decoded as WAV: {broken or 'it ends too early'}. "
+            f"{name} cannot be decoded as WAV: {str(broken) or 'it ends too early'}. "
             f"Repair it, or take it out of the data."
         ) from broken
     if layout != (1, 16):
         raise DataError(
             f"{name} has {layout[0]} channel(s) of {layout[1]} bits; only 16 bit mono is read. "
             f"Convert it first."
+        )
+    if len(data) != 2 * frames:
+        raise DataError(
+            f"{name} is cut off: {len(data) // 2} of {frames} samples are there. Fetch or write it again."
         )
     return np.frombuffer(data, dtype="<i2").astype(np.int16), rate_hz

@@ -216,7 +216,9 @@ def _opened(path: Path) -> Any:
 def _type(path: Path, file: Any, column: str) -> Any:
     names: list[str] = list(file.schema_arrow.names)
     if column not in names:
-        raise UsageError(f"{path} has no column {column!r}. {nearest(column, names)}")
+        raise UsageError(
+            f"{path} has no column {column!r} among {', '.join(names)}. {nearest(column, names)}"
+        )
     return file.schema_arrow.field(column).type
 
 

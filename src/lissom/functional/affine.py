@@ -24,6 +24,7 @@ IntType = Literal["int8", "uint8"]
 
 LIMITS: dict[IntType, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255)}
 WEIGHT_LIMIT = 127
+DEAD_CHANNEL = 2.0**-20
 SMALLEST_SCALE = 2.0**-96
 """Keeps 1 / s and s * s finite in float32, also for all-zero and denormal ranges."""
 
@@ -78,15 +79,20 @@ def _scale(value: float) -> float:
 def weight_scales(weight: Tensor, axis: int) -> Tensor:
     """Symmetric int8 scales per slice along `axis`: max |w| / 127, shape (weight.shape[axis],), float32.
 
+    A slice more than 2^20 times smaller than the largest one (a channel that training or folding has switched off)
+    gets the scale at that floor, an all-zero weight the scale 1: integer kernels refuse smaller multipliers.
+
     Raises:
         ValueError: the weight holds NaN or infinite values.
     """
     if not torch.isfinite(weight).all():
         raise ValueError("the weight holds NaN or infinite values")
     if weight.numel() == 0:
-        return torch.full((weight.shape[axis],), SMALLEST_SCALE)
+        return torch.ones(weight.shape[axis])
     largest = weight.detach().float().abs().movedim(axis, 0).reshape(weight.shape[axis], -1).amax(1)
-    return (largest / WEIGHT_LIMIT).clamp_min(SMALLEST_SCALE)
+    floor = max(float(largest.max()) * DEAD_CHANNEL, SMALLEST_SCALE)
+    scales = (largest / WEIGHT_LIMIT).clamp_min(floor)
+    return scales if largest.any() else torch.ones_like(scales)
 
 
 def quantize_weight(weight: Tensor, scales: Tensor, axis: int) -> Tensor:

@@ -8,6 +8,7 @@ the graph keeps its meaning after its node ran.
 
 from __future__ import annotations
 
+import inspect
 import operator
 import traceback
 from collections.abc import Sequence
@@ -57,8 +58,11 @@ def trace(model: nn.Module, example: Batch) -> Trace:
     return Trace(program, module, describe(module, dynamic))
 
 
-def export_program(model: nn.Module, example: Batch) -> tuple[ExportedProgram, bool]:
-    """The `torch.export` program and whether its batch axis is free."""
+def export_program(
+    model: nn.Module, example: Batch, *, max_batch: int | None = None
+) -> tuple[ExportedProgram, bool]:
+    """The `torch.export` program and whether its batch axis is free (up to `max_batch`, for runtimes that plan
+    memory ahead)."""
     training = model.training
     example = contiguous(example)
     try:
@@ -66,9 +70,9 @@ def export_program(model: nn.Module, example: Batch) -> tuple[ExportedProgram, b
             model.eval()
         shared = _batch_axis_leaves(example)
         if shared:
-            wide = repeated(example, max(TRACE_BATCH, example.size))
+            wide = repeated(example, max(max_batch or TRACE_BATCH, example.size))
             try:
-                program = _export(model, wide, free_batch=True)
+                program = _export(model, wide, free_batch=True, max_batch=max_batch)
             except Exception:  # noqa: BLE001  whatever the reason, the fixed-size attempt below reports its own
                 program = None
             if program is not None and _batch_is_free(program):
@@ -87,12 +91,15 @@ def _batch_axis_leaves(example: Batch) -> bool:
     return any(t.ndim and t.shape[0] == example.size for t in example.tensors())
 
 
-def _export(model: nn.Module, example: Batch, *, free_batch: bool) -> ExportedProgram:
+def _export(
+    model: nn.Module, example: Batch, *, free_batch: bool, max_batch: int | None = None
+) -> ExportedProgram:
     size = example.size
+    axis = Dim("N", min=1, max=max_batch) if max_batch else Dim.AUTO
 
     def dims(leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor):
-            return {0: Dim.AUTO} if leaf.ndim and leaf.shape[0] == size else None
+            return {0: axis} if leaf.ndim and leaf.shape[0] == size else None
         return None
 
     shapes = pytree.tree_map(dims, (example.args, dict(example.kwargs))) if free_batch else None
@@ -107,8 +114,6 @@ def _export(model: nn.Module, example: Batch, *, free_batch: bool) -> ExportedPr
 
 
 def _argument_names(model: nn.Module, count: int) -> list[str]:
-    import inspect
-
     parameters = list(inspect.signature(model.forward).parameters.values())
     if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters[: count + 1]):
         return []

@@ -44,11 +44,11 @@ def _reasons(goal: Goal, before: Side) -> Iterator[str]:
             yield _unmeasured(f"metric drop <= {goal.metric_drop:g}")
         elif _is_share(before.metric) and goal.metric_drop >= 1.0:
             yield (
-                f"a {before.metric.name} drop of {goal.metric_drop:g} is {100 * goal.metric_drop:g} points, "
-                "which any model meets. One point is 0.01."
+                f"A drop of {goal.metric_drop:g} in {before.metric.name} is "
+                f"{100 * goal.metric_drop:g} points, which any model meets. One point is 0.01."
             )
     if goal.size_bytes is not None and goal.size_bytes < SMALLEST_FILE:
-        yield f"a size of {goal.size_bytes} B is less than an empty model file ({SMALLEST_FILE} B) takes."
+        yield f"A size of {goal.size_bytes} B is less than an empty model file ({SMALLEST_FILE} B) takes."
     if goal.size_ratio is not None and before.size_bytes / goal.size_ratio < SMALLEST_FILE:
         yield (
             f"{_times(goal.size_ratio)} smaller than {written_bytes(before.size_bytes)} is less than an "
@@ -136,7 +136,7 @@ def _distinct(wish: float, figure: float, write: Callable[[float, int], str]) ->
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:g}x"
+    return f"{ratio:.10g}x"
 
 
 def _is_share(metric: MetricValue) -> bool:

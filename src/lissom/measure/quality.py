@@ -161,13 +161,13 @@ def _checked_scores(metric: Metric, result: object, size: int) -> Tensor:
 
 
 def _number(metric: Metric, value: object) -> float:
-    item: Any = value
-    if isinstance(item, (Tensor, np.ndarray, np.generic)):
-        item = cast(Any, item)
-        item = item.item() if math.prod(item.shape) == 1 else None
+    found = cast(Any, value)
+    item = found
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        item = found.item() if math.prod(found.shape) == 1 else None
     if not isinstance(item, (int, float)) or not math.isfinite(item):
         raise DataError(
-            f"The metric {metric.name!r} returned {_shown(value)}, not a finite number. Return one float for "
+            f"The metric {metric.name!r} returned {_shown(found)}, not a finite number. Return one float for "
             "all examples, higher is better; for one score per example use Metric(name, per_example=...)."
         )
     return float(item)

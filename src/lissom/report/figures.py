@@ -1,6 +1,6 @@
 """Figures of a run: pure functions of the record.
 
-A figure is written in plotly's own JSON schema and validated by `plotly.graph_objects.Figure`. Backgrounds are
+A figure is written in plotly's JSON schema and validated by `plotly.graph_objects.Figure`. Backgrounds are
 transparent, and the page's style sheet colours the text, for light, dark and paper.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from plotly import graph_objects as go  # pyright: ignore[reportMissingTypeStubs]
 
-from lissom.measure.records import Interval, LayerRecord, RunRecord
+from lissom.measure.records import Interval, Latency, LayerRecord, RunRecord
 from lissom.report.points import Point, Vertical, tradeoff_points, vertical
 from lissom.report.tables import as_planned, run_labels
 from lissom.report.units import (
@@ -23,6 +23,7 @@ from lissom.report.units import (
 )
 
 Json = dict[str, object]
+Rows = Sequence[tuple[int, LayerRecord]]
 
 # Wong 2011 ("Points of view: Color blindness", Nature Methods 8, 441), without its colours that fall below
 # 3:1 on white or on the page's dark background.
@@ -59,10 +60,10 @@ def tradeoff(runs: Sequence[RunRecord]) -> go.Figure:
                 name = word if len(runs) == 1 else f"{label}, {word}"
                 traces.append(_points_trace(chosen, name, _point_colour(role, index, len(runs)), largest))
     batches = {side.batch_size for run in runs for side in (run.before, run.after)}
-    batch = f", batch of {batches.pop()}" if len(batches) == 1 else ""
+    batch = f" (batch of {batches.pop()})" if len(batches) == 1 else ""
     layout: Json = {
         "height": TRADEOFF_HEIGHT,
-        "xaxis": _axis(f"Latency, ms per call{batch} (lower is better)", rangemode="tozero"),
+        "xaxis": _axis(f"Latency, ms per call{batch}", rangemode="tozero"),
         "yaxis": _axis(safe(axis.title), range=_y_range([point.y for point in points], axis)),
     }
     return _figure(traces, layout)
@@ -104,22 +105,15 @@ def _points_trace(points: Sequence[Point], name: str, colour: str, largest: int)
         "type": "scatter",
         "mode": "markers",
         "name": safe(name),
+        "legendrank": 2 if role == "trial" else 1,
         "x": [p.latency.median for p in points],
         "y": [p.y for p in points],
-        "error_x": {
-            "type": "data",
-            "symmetric": False,
-            "array": [max(p.latency.high - p.latency.median, 0.0) for p in points],
-            "arrayminus": [max(p.latency.median - p.latency.low, 0.0) for p in points],
-            "color": colour,
-            "thickness": 1,
-            "visible": role != "trial",
-        },
         "marker": {
             "symbol": symbol,
             "size": [_diameter(p.size_bytes, largest) for p in points],
             "color": colour,
             "line": {"width": 2, "color": colour},
+            "opacity": 1,
         },
         "text": [_hover(*point.lines) for point in points],
         "hovertemplate": "%{text}<extra></extra>",
@@ -138,7 +132,7 @@ def latency_samples(run: RunRecord) -> go.Figure:
         _samples_trace("before", before, BEFORE_COLOUR, "circle-open"),
         _samples_trace("after", after, AFTER_COLOUR, "circle"),
     ]
-    rounds = max(len(before.samples), len(after.samples))
+    rounds = max(len(before.samples), len(after.samples), 1)
     sides = ((before, BEFORE_COLOUR), (after, AFTER_COLOUR))
     bands = [shape for latency, colour in sides for shape in _median_shapes(latency, colour)]
     layout: Json = {
@@ -177,21 +171,30 @@ def layer_bars(run: RunRecord) -> go.Figure:
     """MACs and SQNR of each layer, in order, coloured and hatched by the arithmetic it really ran in."""
     traces: list[Json] = []
     for ran in dict.fromkeys(layer.ran for layer in run.layers):
-        chosen = [layer for layer in run.layers if layer.ran == ran]
-        traces.append(_layer_trace(chosen, ran, [layer.macs for layer in chosen], "x", legend=True))
-        traces.append(_layer_trace(chosen, ran, [layer.sqnr_db for layer in chosen], "x2", legend=False))
-    # explicit categories keep the model's order, which grouping by arithmetic would break
-    order = [safe(layer.layer) for layer in run.layers]
-    categories: Json = {"type": "category", "categoryorder": "array", "categoryarray": order}
+        rows = [(i, layer) for i, layer in enumerate(run.layers) if layer.ran == ran]
+        traces.append(_layer_trace(rows, ran, [layer.macs for _, layer in rows], "x", legend=True))
+        traces.append(_layer_trace(rows, ran, [layer.sqnr_db for _, layer in rows], "x2", legend=False))
+    # rows are numbered, not named, so that the model's order holds and two long names may look alike
+    labels: Json = {
+        "tickmode": "array",
+        "tickvals": list(range(len(run.layers))),
+        "ticktext": [safe(_tail(layer.layer)) for layer in run.layers],
+        "showgrid": False,
+    }
     layout: Json = {
         "height": layers_height(run),
         "barmode": "overlay",
         "bargap": 0.3,
         "xaxis": _axis("MACs per example", domain=[0, 0.48], exponentformat="SI"),
-        "xaxis2": _axis("SQNR, dB (higher is better)", domain=[0.52, 1], anchor="y"),
-        "yaxis": _axis("", autorange="reversed", dtick=1, **categories),
+        "xaxis2": _axis("SQNR, dB", domain=[0.52, 1], anchor="y"),
+        "yaxis": _axis("", range=[len(run.layers) - 0.5, -0.5], **labels),
     }
     return _figure(traces, layout)
+
+
+def _tail(name: str, length: int = 28) -> str:
+    """The end of a long layer name, which tells it from its neighbours."""
+    return name if len(name) <= length else "…" + name[1 - length :]
 
 
 def layers_height(run: RunRecord) -> int:
@@ -199,24 +202,28 @@ def layers_height(run: RunRecord) -> int:
     return 120 + 22 * len(run.layers)
 
 
-def _layer_trace(
-    chosen: Sequence[LayerRecord], ran: str, values: Sequence[float | None], axis: str, *, legend: bool
-) -> Json:
+def _layer_trace(rows: Rows, ran: str, values: Sequence[float | None], axis: str, *, legend: bool) -> Json:
     colour, hatch = _ARITHMETIC.get(ran, _OTHER_ARITHMETIC)
     return {
         "type": "bar",
         "orientation": "h",
-        "name": "not reported by the runtime" if ran == "unknown" else f"ran as {safe(ran)}",
-        "y": [safe(layer.layer) for layer in chosen],
+        "name": "not reported" if ran == "unknown" else f"ran as {safe(ran)}",
+        "y": [row for row, _ in rows],
         "x": list(values),
         "xaxis": axis,
         "legendgroup": safe(ran),
         "showlegend": legend,
         "marker": {
             "color": colour,
-            "pattern": {"shape": hatch, "fgcolor": "#ffffff", "fgopacity": 0.55, "size": 6, "solidity": 0.25},
+            "pattern": {
+                "shape": hatch,
+                "fillmode": "overlay",
+                "fgcolor": "#ffffff",
+                "fgopacity": 0.6,
+                "size": 6,
+            },
         },
-        "hovertext": [_layer_hover(layer) for layer in chosen],
+        "hovertext": [_layer_hover(layer) for _, layer in rows],
         "hovertemplate": "%{hovertext}<extra></extra>",
     }
 
@@ -254,7 +261,15 @@ def describe_samples(run: RunRecord) -> str:
 
 
 def _axis(title: str, **more: object) -> Json:
-    return {"title": {"text": title}, "automargin": True, "zeroline": False, **more}
+    # transparent ticks keep the labels off the bars
+    ticks: Json = {"ticks": "outside", "ticklen": 5, "tickcolor": "rgba(0,0,0,0)"}
+    return {
+        "title": {"text": title, "font": {"size": 13}},
+        "automargin": True,
+        "zeroline": False,
+        **ticks,
+        **more,
+    }
 
 
 def _figure(data: Sequence[Json], layout: Json, top: int = 24) -> go.Figure:

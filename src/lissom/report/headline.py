@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lissom.measure.records import RunRecord
-from lissom.report.units import MISSING, bytes_text, change_text, metric_text, ms_text, plural, ratio_text
+from lissom.report.units import (
+    MISSING,
+    bounds_text,
+    bytes_text,
+    change_text,
+    metric_text,
+    ms_text,
+    plural,
+    ratio_text,
+)
 
 Verdict = Literal["better", "worse", "neutral"]
 
@@ -18,7 +27,7 @@ class Headline:
     figure: str
     label: str
     interval: str
-    """'[2.6, 2.8]'; empty where the figure has none."""
+    """'[2.55, 2.71]'; empty where the figure has none."""
     detail: str
     verdict: Verdict
 
@@ -29,10 +38,11 @@ def headlines(run: RunRecord) -> tuple[Headline, ...]:
 
 
 def summary(run: RunRecord) -> str:
-    """'3.5x smaller, 2.7x faster [2.6, 2.8], accuracy -0.03 points.'"""
-    size, latency, metric = headlines(run)
+    """'3.5x smaller, 2.6x faster [2.55, 2.71], accuracy -0.03 points.'"""
+    size, latency, _ = headlines(run)
     speed = " ".join(part for part in (latency.figure, latency.label, latency.interval) if part)
-    change = f"{run.before.metric.name} {metric.figure}" if run.before.metric else f"metric {MISSING}"
+    name = run.before.metric.name if run.before.metric else "metric"
+    change = f"{name} {change_text(run.before.metric, run.after.metric)}"
     return f"{size.figure} {size.label}, {speed}, {change}."
 
 
@@ -54,18 +64,19 @@ def _latency(run: RunRecord) -> Headline:
     if verdict == "worse":
         # "0.8x slower" would read as its opposite
         ratio, low, high = 1 / ratio, 1 / high, 1 / low
-    interval = f"[{ratio_text(low)[:-1]}, {ratio_text(high)[:-1]}]"
-    return Headline(ratio_text(ratio), label, interval, detail, verdict)
+    return Headline(ratio_text(ratio), label, bounds_text(low, high), detail, verdict)
 
 
 def _metric(run: RunRecord) -> Headline:
     before, after = run.before.metric, run.after.metric
     if before is None or after is None:
-        return Headline(MISSING, "metric", "", "the task gave no metric or no labelled examples", "neutral")
+        return Headline("n/a", f"metric {MISSING}", "", "the task gave no metric or no examples", "neutral")
     change = f"{metric_text(before)} to {metric_text(after)}"
     detail = f"{change}, {after.split} split, {plural(after.samples, 'example')}"
     # whether a drop is acceptable is for the goal to say
-    return Headline(change_text(before, after), f"change in {after.name}", "", detail, "neutral")
+    figure, _, unit = change_text(before, after).partition(" ")
+    label = f"{unit} of {after.name}" if unit else f"change in {after.name}"
+    return Headline(figure, label, "", detail, "neutral")
 
 
 def _verdict(low: float, high: float) -> Verdict:

@@ -1,13 +1,13 @@
 """The report page: one file that opens offline.
 
-Everything a record holds (names, reasons, notes) is untrusted text: the template escapes it, figures get it as
+What a record holds (names, reasons, notes) is untrusted text: the template escapes it, figures get it as
 JSON with `<` escaped, and the page's own content security policy forbids every network request.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,7 +22,7 @@ from lissom.measure.records import RunRecord
 from lissom.report import figures, tables
 from lissom.report.headline import Headline, headlines, summary
 from lissom.report.listing import recipe_text
-from lissom.report.points import points_table, tradeoff_points
+from lissom.report.points import points_table, tradeoff_points, vertical
 from lissom.report.units import plural
 
 
@@ -108,7 +108,7 @@ def write(runs: Sequence[RunRecord], path: Path) -> Path:
     except OSError as wrong:
         reason = wrong.strerror or str(wrong)
         raise RunFolderError(
-            f"The report cannot be written to {path}: {reason}. Choose another place or make this one writable."
+            f"The report cannot be written to {path}: {reason}. Choose another place or free this one."
         ) from wrong
     finally:
         temporary.unlink(missing_ok=True)
@@ -167,22 +167,26 @@ def _sections(run: RunRecord) -> tuple[Section, ...]:
 
 
 def _tradeoff(runs: Sequence[RunRecord]) -> Figure:
-    caption = (
-        "The larger the marker, the larger the file. Horizontal bars: 95 % interval of the median latency."
-    )
-    candidates = sum(len(run.trials) for run in runs)
-    if candidates:
-        left_out = candidates - sum(point.role == "trial" for point in tradeoff_points(runs))
-        caption += " Candidates show the metric recorded while searching, whose split may differ."
-        caption += f" Not drawn, a figure is missing: {plural(left_out, 'candidate')}." if left_out else ""
+    metric = vertical(runs).metric
     return Figure(
-        title="Latency against metric, by size",
-        caption=caption,
+        title=f"Latency against {metric or 'size'}",
+        caption=" ".join(_tradeoff_caption(runs, metric)),
         description=figures.describe_tradeoff(runs),
         json=_json(figures.tradeoff(runs)),
         height=figures.TRADEOFF_HEIGHT,
         table=points_table(runs),
     )
+
+
+def _tradeoff_caption(runs: Sequence[RunRecord], metric: str | None) -> Iterator[str]:
+    yield f"Better is to the left and {'up' if metric else 'down'}."
+    yield "The larger the marker, the larger the file."
+    candidates = sum(not trial.chosen for run in runs for trial in run.trials)
+    drawn = sum(point.role == "trial" for point in tradeoff_points(runs))
+    if drawn and metric:
+        yield "Candidates show the metric recorded while searching, whose split may differ."
+    if candidates > drawn:
+        yield f"Not drawn, because a figure is missing: {plural(candidates - drawn, 'candidate')}."
 
 
 def _samples(run: RunRecord) -> Figure:

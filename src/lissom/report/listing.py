@@ -29,12 +29,9 @@ def _lines(value: Json, depth: int) -> list[str]:
 
 def _entry(key: str, item: Json, depth: int) -> list[str]:
     start = "  " * depth + _scalar(key) + ":"
-    nested = _lines(item, depth + 1)
-    return (
-        [start, *nested]
-        if isinstance(item, (Mapping, list, tuple)) and item
-        else [f"{start} {_scalar(item)}"]
-    )
+    if isinstance(item, (Mapping, list, tuple)) and item:
+        return [start, *_lines(item, depth + 1)]
+    return [f"{start} {_scalar(item)}"]
 
 
 def _item(item: Json, depth: int) -> list[str]:

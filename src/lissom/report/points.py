@@ -25,8 +25,8 @@ class Vertical:
     @property
     def title(self) -> str:
         if self.metric is None:
-            return "Size, MB (lower is better)"
-        return f"{self.metric}{', %' if self.percent else ''} (higher is better)"
+            return "Size, MB"
+        return f"{self.metric}{', %' if self.percent else ''}"
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ def vertical(runs: Sequence[RunRecord]) -> Vertical:
 
 
 def tradeoff_points(runs: Sequence[RunRecord]) -> tuple[Point, ...]:
-    """Originals, compressed models, candidates; a candidate without a figure for both axes is left out."""
+    """Originals, compressed models, and the candidates that were not chosen, where they have both figures."""
     axis = vertical(runs)
     points: list[Point | None] = []
     for index, (run, label) in enumerate(zip(runs, run_labels(runs), strict=True)):
         points += [_side_point(run.before, "before", index, label, axis)]
         points += [_side_point(run.after, "after", index, label, axis)]
-        points += [_trial_point(trial, index, axis) for trial in run.trials]
+        points += [_trial_point(trial, index, axis) for trial in run.trials if not trial.chosen]
     return tuple(point for point in points if point is not None)
 
 
@@ -96,12 +96,11 @@ def _trial_point(trial: TargetTrial, run: int, axis: Vertical) -> Point | None:
     if trial.latency_ms is None or value is None:
         return None
     name = f"{trial.target}, {trial.recipe}"
-    outcome = "chosen" if trial.chosen else "not chosen"
     lines = [
         f"candidate: {name}",
         f"{ms_text(trial.latency_ms)}, {bytes_text(trial.size_bytes)}",
         f"{metric_value_text(axis.metric, trial.metric)} {axis.metric}" if axis.metric else "",
-        f"{outcome}: {trial.note}" if trial.note else outcome,
+        f"not chosen: {trial.note}" if trial.note else "not chosen",
     ]
     latency = Interval(median=trial.latency_ms, low=trial.latency_ms, high=trial.latency_ms)
     return Point(

@@ -47,7 +47,6 @@ def before_after(run: RunRecord) -> Table:
     """Every measured quantity of the original and of the compressed model."""
     before, after, ratios = run.before, run.after, run.ratios
     change = change_text(before.metric, after.metric)
-    parameters = ratio_text(ratios.parameters)
     speed = ratio_interval_text(ratios.latency, ratios.latency_low, ratios.latency_high)
     medians = (interval_text(before.latency_ms), interval_text(after.latency_ms))
     rows = (
@@ -105,12 +104,12 @@ def goals(run: RunRecord) -> Table:
 
 
 def goal_text(run: RunRecord) -> str:
-    """'Goal met: 3 of 3 items'; empty when there was none."""
+    """'Goal met: 3 of 3 items', 'Goal missed: 1 of 2 items met'; empty when there was none."""
     if not run.goal:
         return ""
     met = sum(item.met for item in run.goal)
-    verdict = "met" if met == len(run.goal) else "missed"
-    return f"Goal {verdict}: {met} of {plural(len(run.goal), 'item')} met"
+    items = f"{met} of {plural(len(run.goal), 'item')}"
+    return f"Goal met: {items}" if met == len(run.goal) else f"Goal missed: {items} met"
 
 
 def as_planned(layer: LayerRecord) -> bool | None:
@@ -136,7 +135,7 @@ def layers(run: RunRecord) -> Table:
 
 
 def _layer_row(layer: LayerRecord) -> tuple[str, ...]:
-    verdict = {True: "yes", False: f"no: {layer.ran} instead of {layer.planned}", None: "unknown"}
+    verdict = {True: "yes", False: "no", None: "unknown"}
     return (
         layer.layer,
         layer.op,
@@ -145,7 +144,7 @@ def _layer_row(layer: LayerRecord) -> tuple[str, ...]:
         count_text(layer.parameters_after),
         db_text(layer.sqnr_db),
         layer.planned,
-        "not reported by the runtime" if layer.ran == "unknown" else layer.ran,
+        "not reported" if layer.ran == "unknown" else layer.ran,
         verdict[as_planned(layer)],
     )
 
@@ -225,7 +224,7 @@ def parity(run: RunRecord) -> Table | None:
         ("Mean difference", f"{significant(run.parity.mean_steps)} int8 steps"),
         ("Same arg-max", MISSING if agreement is None else f"{agreement:.2%} of examples"),
     )
-    columns = (Column("Output difference"), Column("Value", "number"))
+    columns = (Column("Output difference"), Column("Value"))
     return Table("Simulation in PyTorch against the runtime", columns, rows)
 
 
@@ -249,7 +248,7 @@ def environment(run: RunRecord) -> Table:
 
 def comparison(runs: Sequence[RunRecord]) -> Table:
     """Runs side by side: one column each."""
-    columns = (Column("Quantity"), *(Column(label, "number") for label in run_labels(runs)))
+    columns = (Column("Quantity"), *(Column(label) for label in run_labels(runs)))
     rows = tuple((name, *cells) for name, cells in _comparison_rows(runs).items())
     return Table("Runs side by side", columns, rows)
 
@@ -273,7 +272,7 @@ def _comparison_rows(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
             ratio_interval_text(run.ratios.latency, run.ratios.latency_low, run.ratios.latency_high)
             for run in runs
         ],
-        "Metric": [_metric_name(run) for run in runs],
+        "Metric": [_metric_name(run) if run.after.metric else MISSING for run in runs],
         "Metric before": [metric_text(run.before.metric) for run in runs],
         "Metric after": [metric_text(run.after.metric) for run in runs],
         "Metric change": [change_text(run.before.metric, run.after.metric) for run in runs],

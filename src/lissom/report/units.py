@@ -13,8 +13,7 @@ from lissom.measure.records import Interval, MetricValue
 MISSING = "not measured"
 
 _SHARES = frozenset(
-    ("accuracy", "acc", "top1", "top5", "precision", "recall", "f1", "iou", "miou", "dice", "map", "ap")
-    + ("auc", "auroc", "exact", "em", "sensitivity", "specificity")
+    ("accuracy", "acc", "top1", "top5", "precision", "recall", "f1", "iou", "miou", "dice", "map", "auc")
 )
 
 
@@ -55,7 +54,7 @@ def ms_text(latency_ms: float | None) -> str:
 
 def interval_text(interval: Interval) -> str:
     """'0.920 ms [0.905, 0.941]': the median and its 95 % interval."""
-    return f"{ms_text(interval.median)} [{significant(interval.low)}, {significant(interval.high)}]"
+    return f"{ms_text(interval.median)} {bounds_text(interval.low, interval.high)}"
 
 
 def seconds_text(seconds: float) -> str:
@@ -76,13 +75,20 @@ def ratio_text(ratio: float) -> str:
 
 
 def ratio_interval_text(ratio: float, low: float, high: float) -> str:
-    """'2.6x [2.5, 2.7]'."""
-    return f"{ratio_text(ratio)} [{ratio_text(low)[:-1]}, {ratio_text(high)[:-1]}]"
+    """'2.6x [2.55, 2.71]'."""
+    return f"{ratio_text(ratio)} {bounds_text(low, high)}"
+
+
+def bounds_text(low: float, high: float) -> str:
+    """'[2.55, 2.71]': one digit more than the ratio they are about, or a narrow interval would be a point."""
+    return f"[{significant(low)}, {significant(high)}]"
 
 
 def db_text(sqnr_db: float | None) -> str:
     """Signal to quantization noise ratio: '31.4 dB'."""
-    return MISSING if sqnr_db is None else f"{sqnr_db:.1f} dB"
+    if sqnr_db is None:
+        return MISSING
+    return f"{sqnr_db:.1f} dB" if math.isfinite(sqnr_db) else "no error"
 
 
 def percent_factor(name: str, *values: float) -> float | None:
@@ -115,7 +121,8 @@ def change_text(before: MetricValue | None, after: MetricValue | None) -> str:
         return MISSING
     factor = percent_factor(before.name, before.value, after.value)
     if factor is None:
-        return f"{after.value - before.value:+.4g}"
+        delta = after.value - before.value
+        return f"{delta:+.4g}" if delta else "0"
     points = round((after.value - before.value) * factor, 2)
     return "0.00 points" if points == 0 else f"{points:+.2f} points"
 

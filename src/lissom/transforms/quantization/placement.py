@@ -174,6 +174,8 @@ def points(graph: Graph, chosen: Iterable[Node], target: Target) -> list[Point]:
     for node in chosen:
         if KINDS[node.op] in table.needs_output:
             value = _end_of_fusion(graph, node, table.fused)
+            if table.float_readers and value in found:
+                continue
             for reader in _readers(graph, value):
                 add(value, reader)
     order = {name: i for i, name in enumerate((*graph.inputs, *graph.by_name))}

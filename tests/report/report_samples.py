@@ -1,0 +1,221 @@
+"""Run records as a real run writes them, and their edge cases."""
+
+from __future__ import annotations
+
+import math
+
+from lissom.measure.records import (
+    Environment,
+    GoalItem,
+    Latency,
+    LayerRecord,
+    MetricValue,
+    Parity,
+    Ratios,
+    RunRecord,
+    Side,
+    SkipRecord,
+    StepRecord,
+    TargetTrial,
+)
+
+HOSTILE = "</script><script>alert(1)</script><b onmouseover=alert(2)>\"'&amp; {{ 7*7 }} <!--"
+
+
+def latency(median: float, rounds: int = 25, spread: float = 0.02) -> Latency:
+    samples = tuple(
+        median * (1 + spread * math.sin(1.7 * i) + (0.09 if i == 11 else 0)) for i in range(rounds)
+    )
+    half = median * spread / 3
+    return Latency(
+        median=median, low=median - half, high=median + half, p95=median * (1 + 2 * spread), samples=samples
+    )
+
+
+def metric(value: float, *, name: str = "accuracy", split: str = "test") -> MetricValue:
+    return MetricValue.model_validate({"name": name, "value": value, "samples": 10_000, "split": split})
+
+
+def side(
+    value: float | None, median: float, size_bytes: int, *, parameters: int, macs: int, peak: int | None
+) -> Side:
+    return Side(
+        metric=None if value is None else metric(value),
+        latency_ms=latency(median),
+        batch_size=1,
+        size_bytes=size_bytes,
+        parameters=parameters,
+        macs=macs,
+        peak_memory_bytes=peak,
+    )
+
+
+def layers() -> tuple[LayerRecord, ...]:
+    """The 22 layers of a ResNet-20 for CIFAR with 1x1 shortcuts; two did not run as planned."""
+    records = [_layer("conv1", 3, 16, 3, 32)]
+    widths = (16, 32, 64)
+    for stage, width in enumerate(widths, start=1):
+        before, size = widths[max(stage - 2, 0)], 32 >> (stage - 1)
+        for block in range(3):
+            source = before if block == 0 else width
+            records.append(_layer(f"layer{stage}.{block}.conv1", source, width, 3, size))
+            records.append(_layer(f"layer{stage}.{block}.conv2", width, width, 3, size))
+            if block == 0 and stage > 1:
+                records.append(_layer(f"layer{stage}.0.shortcut", source, width, 1, size))
+    records.append(_layer("fc", 64, 10, 1, 1))
+    return tuple(records)
+
+
+def _layer(name: str, source: int, out: int, kernel: int, size: int) -> LayerRecord:
+    weights = source * out * kernel * kernel
+    first, last = name == "conv1", name == "fc"
+    return LayerRecord(
+        layer=name,
+        op="linear" if last else "conv2d",
+        macs=weights * size * size,
+        parameters_before=weights + (10 if last else 0),
+        parameters_after=weights + (10 if last else 0),
+        planned="int8",
+        ran="float32" if name == "layer3.0.shortcut" else "unknown" if first else "int8",
+        sqnr_db=None if first else 24.0 + 9 * math.sin(weights),
+    )
+
+
+def environment() -> Environment:
+    return Environment(
+        cpu="Intel Xeon Platinum 8581C at 2.10 GHz",
+        cores=2,
+        threads=2,
+        isa=("avx2", "avx512f", "avx512_vnni"),
+        memory_bytes=16_500_000_000,
+        system="Linux 6.1 x86_64",
+        python="3.11.9",
+        versions={"torch": "2.13.0", "openvino": "2026.4.1", "onnxruntime": "1.32.0", "torchao": "0.18.0"},
+    )
+
+
+def trial(
+    target: str,
+    recipe: str,
+    latency_ms: float | None,
+    value: float | None,
+    size_bytes: int | None,
+    *,
+    chosen: bool = False,
+    note: str = "",
+) -> TargetTrial:
+    return TargetTrial(
+        target=target,
+        recipe=recipe,
+        latency_ms=latency_ms,
+        metric=value,
+        size_bytes=size_bytes,
+        chosen=chosen,
+        note=note,
+    )
+
+
+def resnet20(**changes: object) -> RunRecord:
+    """ResNet-20 on CIFAR-10, int8: 91.73 % to 91.70 %, 1.09 MB to 0.31 MB, 0.92 ms to 0.35 ms."""
+    run = RunRecord(
+        lissom="0.1.0",
+        name="resnet20",
+        created="2026-03-02T10:15:00Z",
+        target="openvino",
+        before=side(0.9173, 0.92, 1_090_000, parameters=272_474, macs=41_214_592, peak=21_000_000),
+        after=side(0.9170, 0.35, 310_000, parameters=272_474, macs=41_214_592, peak=9_400_000),
+        ratios=Ratios(
+            size=3.516, latency=2.63, latency_low=2.55, latency_high=2.71, macs=1.0, parameters=1.0
+        ),
+        goal=(
+            GoalItem(wish="metric drop at most 1 point", figure="0.03 points", met=True),
+            GoalItem(wish="at least 3.5x smaller", figure="3.5x", met=True),
+            GoalItem(wish="at least 2x faster", figure="2.6x", met=True),
+        ),
+        steps=(
+            StepRecord(
+                transform="Fold", settings={}, seconds=0.41, metric=metric(0.9181, split="validation")
+            ),
+            StepRecord(
+                transform="Quantize",
+                settings={"calibration": "entropy", "bits": 8},
+                seconds=74.2,
+                metric=metric(0.9178, split="validation"),
+            ),
+        ),
+        skipped=(
+            SkipRecord(transform="Quantize", layer="avgpool", reason="no integer kernel in OpenVINO"),
+            SkipRecord(transform="Prune", layer="fc", reason="its output is the model's output"),
+        ),
+        layers=layers(),
+        parity=Parity(max_steps=0.62, mean_steps=0.041, agreement=0.9994),
+        trials=(
+            trial("openvino", "Fold, Quantize", 0.35, 0.9178, 310_000, chosen=True),
+            trial("onnxruntime", "Fold, Quantize", 0.48, 0.9178, 305_000, note="1.4x slower than openvino"),
+            trial("openvino", "Fold, Prune(0.4), Quantize", 0.29, 0.9021, 190_000, note="drops 1.6 points"),
+            trial("executorch", "Fold, Quantize", None, None, None, note="not installed"),
+        ),
+        notes=("Calibrated on 512 training images.", "One seed; a claim of gain needs three."),
+        recipe=[
+            {"transform": "Fold"},
+            {"transform": "Quantize", "calibration": "entropy", "bits": 8, "axes": [0, 1]},
+        ],
+        command="lissom compress resnet20.py --target openvino --drop 1% --size 3.5x --latency 2x --out runs/a",
+        environment=environment(),
+        seed=0,
+    )  # fmt: skip
+    return run.model_copy(update=changes)
+
+
+def bare() -> RunRecord:
+    """A data-free run: no metric, no peak memory, no layers, no goal, no parity, nothing skipped."""
+    return resnet20(
+        name="bare",
+        before=side(None, 5.0, 2_000_000, parameters=500_000, macs=1_000_000, peak=None),
+        after=side(None, 5.1, 2_000_000, parameters=500_000, macs=1_000_000, peak=None),
+        ratios=Ratios(size=1.0, latency=0.98, latency_low=0.95, latency_high=1.02, macs=1.0, parameters=1.0),
+        goal=(), steps=(), skipped=(), layers=(), parity=None, trials=(), notes=(), recipe=[],
+    )  # fmt: skip
+
+
+def slower() -> RunRecord:
+    """A goal missed: smaller, but slower than the original."""
+    return resnet20(
+        name="vit_tiny",
+        target="onnxruntime",
+        before=side(0.751, 27.0, 22_900_000, parameters=5_720_000, macs=1_260_000_000, peak=80_000_000),
+        after=side(0.744, 33.75, 6_100_000, parameters=5_720_000, macs=1_260_000_000, peak=40_000_000),
+        ratios=Ratios(size=3.754, latency=0.8, latency_low=0.78, latency_high=0.82, macs=1.0, parameters=1.0),
+        goal=(
+            GoalItem(wish="at least 3.5x smaller", figure="3.8x", met=True),
+            GoalItem(wish="at least 2x faster", figure="0.80x", met=False),
+        ),
+    )
+
+
+def hostile() -> RunRecord:
+    """Every free text is an attack on the page."""
+    run = resnet20()
+    return run.model_copy(
+        update={
+            "name": HOSTILE,
+            "target": HOSTILE,
+            "created": HOSTILE,
+            "command": HOSTILE,
+            "notes": (HOSTILE,),
+            "goal": (GoalItem(wish=HOSTILE, figure=HOSTILE, met=False),),
+            "skipped": (SkipRecord(transform=HOSTILE, layer=HOSTILE, reason=HOSTILE),),
+            "layers": tuple(
+                layer.model_copy(
+                    update={"layer": f"{HOSTILE}{i}", "op": HOSTILE, "planned": HOSTILE, "ran": HOSTILE}
+                )
+                for i, layer in enumerate(run.layers)
+            ),
+            "trials": (trial(HOSTILE, HOSTILE, 0.5, 0.9, 1000, note=HOSTILE),),
+            "steps": (StepRecord(transform=HOSTILE, settings={HOSTILE: HOSTILE}, seconds=1, metric=None),),
+            "recipe": [{HOSTILE: HOSTILE}],
+            "environment": environment().model_copy(update={"cpu": HOSTILE, "versions": {HOSTILE: HOSTILE}}),
+            "before": run.before.model_copy(update={"metric": metric(0.9, name=HOSTILE)}),
+            "after": run.after.model_copy(update={"metric": metric(0.9, name=HOSTILE)}),
+        }
+    )

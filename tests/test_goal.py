@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lissom.errors import GoalError
+from lissom.goal import Goal, parse_bytes, parse_drop, parse_latency, parse_ratio, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "drop"),
+    [("1%", 0.01), ("0.5pt", 0.005), ("0.01", 0.01), (" 2 % ", 0.02), ("1e-3", 0.001), (".5PT", 0.005)],
+)
+def test_drops(text, drop):
+    assert parse_drop(text) == pytest.approx(drop, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "ratio"), [("8x", 8.0), ("8", 8.0), ("1.5X", 1.5), ("1x", 1.0), ("4 x", 4.0)]
+)
+def test_ratios(text, ratio):
+    assert parse_ratio(text) == ratio
+
+
+@pytest.mark.parametrize(
+    ("text", "wish"),
+    [
+        ("4x", {"latency_ratio": 4.0}),
+        ("4", {"latency_ratio": 4.0}),
+        ("2.5ms", {"latency_ms": 2.5}),
+        ("900us", {"latency_ms": pytest.approx(0.9)}),
+        ("900µs", {"latency_ms": pytest.approx(0.9)}),
+        ("900\N{GREEK SMALL LETTER MU}s", {"latency_ms": pytest.approx(0.9)}),
+        ("0.1 s", {"latency_ms": pytest.approx(100.0)}),
+    ],
+)
+def test_latencies(text, wish):
+    assert parse_latency(text) == wish
+
+
+@pytest.mark.parametrize(
+    ("text", "wish"),
+    [
+        ("8x", {"size_ratio": 8.0}),
+        ("300KB", {"size_bytes": 300_000}),
+        ("300kb", {"size_bytes": 300_000}),
+        ("2MB", {"size_bytes": 2_000_000}),
+        ("1.5MiB", {"size_bytes": 1_572_864}),
+        ("2048 B", {"size_bytes": 2048}),
+    ],
+)
+def test_sizes(text, wish):
+    assert parse_size(text) == wish
+
+
+def test_memory():
+    assert parse_bytes("200MB") == 200_000_000
+    assert parse_bytes("1GiB") == 2**30
+
+
+@given(st.floats(min_value=1, max_value=1e6))
+def test_ratios_round_trip(ratio):
+    assert parse_ratio(f"{ratio!r}x") == ratio
+
+
+@given(st.integers(min_value=1, max_value=2**50))
+def test_bytes_round_trip(size):
+    assert parse_bytes(f"{size}B") == size
+
+
+def test_all_options_together():
+    goal = Goal.from_options(drop="1%", latency="4x", size="300KB", macs="2x", memory="200MB")
+    assert goal == Goal(
+        metric_drop=0.01, latency_ratio=4, size_bytes=300_000, macs_ratio=2, peak_memory_bytes=200_000_000
+    )
+    assert not goal.empty
+
+
+def test_no_wish():
+    assert Goal().empty
+    assert Goal.from_options().empty
+    assert not Goal(size_ratio=1).empty
+
+
+def test_json_round_trip():
+    goal = Goal(metric_drop=0.01, size_ratio=8, latency_ms=2.5)
+    assert Goal.model_validate_json(goal.model_dump_json()) == goal
+
+
+UNDERSTOOD = {
+    "drop": "1%, 0.5pt or 0.01",
+    "latency": "4x, 2.5ms or 900us",
+    "size": "8x, 300KB or 1.5MiB",
+    "macs": "2x",
+    "memory": "200MB",
+}
+
+
+@pytest.mark.parametrize("option", list(UNDERSTOOD))
+@pytest.mark.parametrize("text", ["nan", "inf", "", "small", "1,5", "x8", "1e999", "8xx8", "--"])
+def test_what_is_not_a_number_is_refused(option, text):
+    with pytest.raises(GoalError) as error:
+        Goal.from_options(**{option: text})
+    assert str(error.value) == f"--{option} {text!r} is not understood. Write {UNDERSTOOD[option]}."
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "message"),
+    [
+        ("drop", "0%", "--drop 0% must be above zero. Write 1%, 0.5pt or 0.01."),
+        ("drop", "-1%", "--drop -1% must be above zero. Write 1%, 0.5pt or 0.01."),
+        ("drop", "1", "--drop 1 is 100 %: any model would do. Write 1%, 0.5pt or 0.01."),
+        ("drop", "150%", "--drop 150% is 150 %: any model would do. Write 1%, 0.5pt or 0.01."),
+        ("drop", "2x", "--drop '2x' is not understood: 'x' is not a unit of it. Write 1%, 0.5pt or 0.01."),
+        (
+            "size",
+            "0.5x",
+            "--size 0.5x would make the model larger: a ratio is original / compressed. Write "
+            "8x, 300KB or 1.5MiB.",
+        ),
+        (
+            "latency",
+            "0.25",
+            "--latency 0.25 would make the model slower: a ratio is original / compressed. Write "
+            "4x, 2.5ms or 900us.",
+        ),
+        (
+            "macs",
+            "0.9x",
+            "--macs 0.9x would make the model costlier: a ratio is original / compressed. Write 2x.",
+        ),
+        ("size", "-8x", "--size -8x must be above zero. Write 8x, 300KB or 1.5MiB."),
+        ("size", "0KB", "--size 0KB must be above zero. Write 8x, 300KB or 1.5MiB."),
+        ("size", "0.2B", "--size 0.2B must be above zero. Write 8x, 300KB or 1.5MiB."),
+        (
+            "size",
+            "5ms",
+            "--size '5ms' is not understood: 'ms' is not a unit of it. Write 8x, 300KB or 1.5MiB.",
+        ),
+        ("latency", "0ms", "--latency 0ms must be above zero. Write 4x, 2.5ms or 900us."),
+        (
+            "latency",
+            "5KB",
+            "--latency '5KB' is not understood: 'kb' is not a unit of it. Write 4x, 2.5ms or 900us.",
+        ),
+        ("memory", "200", "--memory '200' is not understood: it needs a unit. Write 200MB."),
+        ("memory", "2x", "--memory '2x' is not understood: 'x' is not a unit of it. Write 200MB."),
+        ("macs", "5%", "--macs '5%' is not understood: '%' is not a unit of it. Write 2x."),
+    ],
+)
+def test_wrong_options_name_the_option_the_value_and_right_ones(option, text, message):
+    with pytest.raises(GoalError) as error:
+        Goal.from_options(**{option: text})
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"metric_drop": 0}, "Goal(metric_drop=0) must be above zero. Write metric_drop=0.01."),
+        ({"metric_drop": "1%"}, "Goal(metric_drop=...) must be a number, got '1%'. Write metric_drop=0.01."),
+        ({"size_ratio": float("nan")}, "Goal(size_ratio=...) must be a number, got nan. Write size_ratio=8."),
+        ({"macs_ratio": True}, "Goal(macs_ratio=...) must be a number, got True. Write macs_ratio=2."),
+        ({"latency_ms": -1.0}, "Goal(latency_ms=-1.0) must be above zero. Write latency_ms=2.5."),
+        (
+            {"latency_ratio": 0.5},
+            "Goal(latency_ratio=0.5) would make the model slower: a ratio is original / compressed. Write "
+            "latency_ratio=4.",
+        ),
+        (
+            {"parameters_ratio": 0.5},
+            "Goal(parameters_ratio=0.5) would make the model larger: a ratio is original / compressed. Write "
+            "parameters_ratio=2.",
+        ),
+        (
+            {"size_bytes": 1000.5},
+            "Goal(size_bytes=1000.5) must be a whole number of bytes. Write size_bytes=300_000.",
+        ),
+        ({"size": 8}, "Goal: unknown field 'size'. Did you mean 'size_ratio' or 'size_bytes'?"),
+    ],
+)
+def test_wrong_fields_raise_the_same_error_in_python(fields, message):
+    with pytest.raises(GoalError) as error:
+        Goal(**fields)
+    assert str(error.value) == message
+    with pytest.raises(GoalError):
+        Goal.parse(fields, "goal.yaml", GoalError)
