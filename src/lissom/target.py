@@ -25,10 +25,10 @@ class Integers(Setting):
     """Signed activations have zero point 0 (int8) or 128 (uint8) instead of a free one."""
     needs_output: tuple[OpKind, ...]
     """Kinds whose kernel also produces integers: their output must be quantized, or they run in float."""
-    float_readers: bool = False
-    """A rounded output may also be read as it is, before rounding, by operators that stay in float."""
     fused: tuple[str, ...]
     """Operators that the kernel absorbs between its product and its output quantizer."""
+    moves: tuple[str, ...] = ()
+    """Value-preserving operators with an integer form: rounded on both sides, so that integers flow through."""
     at_source: bool
     """Quantize before value-preserving operators (reshape, slice, pad) instead of after them."""
 

@@ -160,7 +160,7 @@ def resnet20(**changes: object) -> RunRecord:
             {"transform": "Fold"},
             {"transform": "Quantize", "calibration": "entropy", "bits": 8, "axes": [0, 1]},
         ],
-        command="lissom compress resnet20.py --target openvino --drop 1% --size 3.5x --latency 2x --out runs/a",
+        command="lissom compress resnet20.py --target openvino --drop 1% --size 3.5x --latency 2x --out a",
         environment=environment(),
         seed=0,
     )  # fmt: skip

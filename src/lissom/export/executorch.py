@@ -19,7 +19,7 @@ from lissom.export.onnx import quiet
 from lissom.graph.trace import export_program
 from lissom.task import Batch
 
-MAX_BATCH = 16
+MAX_BATCH = 32
 """Memory is planned ahead for the largest batch; larger ones go through in pieces."""
 
 KERNELS = {
@@ -45,7 +45,7 @@ class ExecuTorch(Runtime):
         return Availability(found=True, version=importlib.metadata.version("executorch"))
 
     def export(self, model: nn.Module, example: Batch, target: str, folder: Path, stem: str) -> Artifact:
-        largest = max(MAX_BATCH, example.size)
+        largest = max(MAX_BATCH, 2 * example.size)
         program, dynamic = export_program(model, example, max_batch=largest)
         buffer, kernels = _lower(program)
         path = folder / f"{stem}.pte"

@@ -70,7 +70,7 @@ def export_program(
             model.eval()
         shared = _batch_axis_leaves(example)
         if shared:
-            wide = repeated(example, max(max_batch or TRACE_BATCH, example.size))
+            wide = repeated(example, max((max_batch or 0) // 2, TRACE_BATCH, example.size))
             try:
                 program = _export(model, wide, free_batch=True, max_batch=max_batch)
             except Exception:  # noqa: BLE001  whatever the reason, the fixed-size attempt below reports its own

@@ -29,6 +29,7 @@ Rows = Sequence[tuple[int, LayerRecord]]
 # 3:1 on white or on the page's dark background.
 BLUE, VERMILION, GREEN, PURPLE, GREY = "#1f7ab8", "#d55e00", "#00926b", "#c0679b", "#7c8794"
 RUN_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, GREY)
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 HOVER_COLOUR = "#1c2430"
 TRADEOFF_HEIGHT, SAMPLES_HEIGHT = 420, 340
 BEFORE_COLOUR, AFTER_COLOUR = GREY, BLUE
@@ -281,8 +282,13 @@ def _figure(data: Sequence[Json], layout: Json, top: int = 24) -> go.Figure:
         "showlegend": True,
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13},
-        "hoverlabel": {"bgcolor": HOVER_COLOUR, "bordercolor": HOVER_COLOUR, "font": {"color": "#ffffff"}},
+        "font": {"family": FONT, "size": 13},
+        "hoverlabel": {
+            "bgcolor": HOVER_COLOUR,
+            "bordercolor": GREY,
+            "font": {"color": "#ffffff", "family": FONT, "size": 13},
+            "align": "left",
+        },
         "hovermode": "closest",
         # dragging to zoom would take the scroll gesture away on phones
         "dragmode": False,

@@ -165,17 +165,19 @@ def points(graph: Graph, chosen: Iterable[Node], target: Target) -> list[Point]:
             value = node.value(position)
             if value is None:
                 continue
+            path = path_to_root(graph, value)
             if not table.at_source:
                 add(value, Reader(node.name, position))
+                for moved, before in zip(path, path[1:], strict=False):
+                    if graph.by_name[moved].op not in table.moves:
+                        break
+                    add(before, Reader(moved, 0))
                 continue
-            path = path_to_root(graph, value)
             user = path[-2] if len(path) > 1 else node.name
             add(path[-1], Reader(user, 0 if len(path) > 1 else position))
     for node in chosen:
         if KINDS[node.op] in table.needs_output:
             value = _end_of_fusion(graph, node, table.fused)
-            if table.float_readers and value in found:
-                continue
             for reader in _readers(graph, value):
                 add(value, reader)
     order = {name: i for i, name in enumerate((*graph.inputs, *graph.by_name))}

@@ -7,7 +7,6 @@ put integer kernels in its place.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed  # pyright: ignore
@@ -49,11 +48,11 @@ def round_value_(module: GraphModule, value: str, readers: tuple[Reader, ...], n
     fixed = (numbers.scale, numbers.zero_point, low, high, DTYPES[numbers.dtype])
     with module.graph.inserting_after(_last_placeholder(module) if source.op == "placeholder" else source):
         quantized = module.graph.call_function(OPS.quantize_per_tensor.default, (source, *fixed))
-    with module.graph.inserting_after(quantized):
-        restored = module.graph.call_function(OPS.dequantize_per_tensor.default, (quantized, *fixed))
-    for node in (quantized, restored):
-        node.meta["nn_module_stack"] = source.meta.get("nn_module_stack", {})
-    _redirect(nodes, source, restored, readers)
+    # One dequantize for each reader: partitioners claim an operator together with the restored inputs it owns.
+    for reader in readers:
+        with module.graph.inserting_after(quantized):
+            restored = module.graph.call_function(OPS.dequantize_per_tensor.default, (quantized, *fixed))
+        _redirect(nodes, source, restored, reader)
 
 
 def round_dynamically_(module: GraphModule, node: str, group: int, dtype: IntType) -> None:
@@ -126,22 +125,16 @@ def _last_placeholder(module: GraphModule) -> FxNode:
 
 
 def _redirect(
-    nodes: dict[str, FxNode], source: FxNode, restored: FxNode, readers: tuple[Reader, ...]
+    nodes: dict[str, FxNode], source: FxNode, restored: FxNode, reader: Reader
 ) -> None:
-    for reader in readers:
-        if reader.node == OUTPUT:
-            last = next(node for node in nodes.values() if node.op == "output")
-            last.replace_input_with(source, restored)
-            continue
-        user = nodes[reader.node]
-        swap = _swapper(source, restored)
-        everything = [*user.args, *user.kwargs.values()]
-        new = torch.fx.map_arg(everything[reader.position], swap)
-        if reader.position < len(user.args):
-            user.update_arg(reader.position, new)
-        else:
-            user.update_kwarg(list(user.kwargs)[reader.position - len(user.args)], new)
-
-
-def _swapper(old: FxNode, new: FxNode) -> Callable[[FxNode], FxNode]:
-    return lambda node: new if node is old else node
+    if reader.node == OUTPUT:
+        last = next(node for node in nodes.values() if node.op == "output")
+        last.replace_input_with(source, restored)
+        return
+    user = nodes[reader.node]
+    everything = [*user.args, *user.kwargs.values()]
+    new = torch.fx.map_arg(everything[reader.position], lambda node: restored if node is source else node)
+    if reader.position < len(user.args):
+        user.update_arg(reader.position, new)
+    else:
+        user.update_kwarg(list(user.kwargs)[reader.position - len(user.args)], new)
