@@ -37,14 +37,22 @@ class TensorSpec(Setting):
     dtype: str
 
 
+Kind = Literal["product", "add", "pool"]
+
+
 class Kernel(Setting):
     """One operator as the runtime says it runs: the weight or node it came from, and its precision."""
 
     source: str
     """The weight's name where the operator has one, else the traced node's name."""
     op: str
+    """The runtime's own name of the operator."""
     precision: str
-    """`int8`, `float32`, ...; `unknown` where the runtime does not tell."""
+    """`int8`, `int8 dynamic` (input rounded at run time), `float32`; `unknown` where the runtime does not tell."""
+    node: str = ""
+    """Name of the traced node it computes; empty where the runtime does not tell."""
+    kind: Kind = "product"
+    """What it does there; a node is judged by the kernel of its own kind."""
 
 
 class Artifact(Setting):

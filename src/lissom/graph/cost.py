@@ -119,9 +119,7 @@ NO_MACS = frozenset(
 """Operators that move, select, normalize or map element by element."""
 
 
-def macs(
-    op: str, shapes: Sequence[Sizes | None], out: Sizes, args: Sequence[object]
-) -> int | None:
+def macs(op: str, shapes: Sequence[Sizes | None], out: Sizes, args: Sequence[object]) -> int | None:
     """MACs of one call, for the whole batch; None when the operator's cost is not known."""
     if op in MACS:
         return MACS[op](shapes, out, args)

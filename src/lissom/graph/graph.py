@@ -11,6 +11,10 @@ Shape = tuple[int | str, ...]
 """Sizes in order; `"N"` is an axis that follows the batch."""
 
 
+LOOKS = frozenset({"sym_size", "sym_stride", "sym_numel", "_assert_tensor_metadata"})
+"""Operators that read a size or a type, no values."""
+
+
 class Operand(Setting):
     """One tensor argument of an operator: a value computed before, or a parameter or buffer of the model."""
 
@@ -35,6 +39,10 @@ class Node(Setting):
     dtype: str
     macs: int
     """Multiply-accumulates for one example; 0 for operators without products."""
+    constants: dict[str, float] = {}
+    """Finite numbers of the call that differ from the operator's defaults: `{"alpha": 2.0}`."""
+    module: str = ""
+    """Class of the module it came from: `torch.nn.modules.conv.Conv2d`."""
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -55,7 +63,7 @@ class Node(Setting):
 
 
 class Tensor(Setting):
-    """A parameter or buffer: its shape, and the operators that read it."""
+    """A parameter, buffer or constant: its shape, and the operators that read it."""
 
     name: str
     shape: tuple[int, ...]
@@ -87,6 +95,7 @@ class Graph(Setting):
     tensors: tuple[Tensor, ...]
     inputs: tuple[str, ...]
     input_shapes: tuple[Shape, ...]
+    input_dtypes: tuple[str, ...] = ()
     outputs: tuple[str, ...]
     dynamic_batch: bool
     """Whether the traced program accepts other batch sizes than the example's."""
@@ -105,9 +114,11 @@ class Graph(Setting):
 
     @cached_property
     def consumers(self) -> dict[str, tuple[str, ...]]:
-        """Node name to the names of the nodes that read it, in order."""
+        """Node name to the names of the nodes that read its values (not just its size), in order."""
         found: dict[str, list[str]] = {name: [] for name in (*self.inputs, *self.by_name)}
         for node in self.nodes:
+            if node.op in LOOKS:
+                continue
             for source in dict.fromkeys(node.values):
                 found[source].append(node.name)
         return {name: tuple(readers) for name, readers in found.items()}
@@ -131,7 +142,7 @@ class Graph(Setting):
 
     @property
     def bytes(self) -> int:
-        """Of all parameters and buffers."""
+        """Of all parameters, buffers and constants."""
         return sum(t.bytes for t in self.tensors)
 
     @cached_property
@@ -149,7 +160,7 @@ class Graph(Setting):
             name=node.layer or node.name,
             node=node.name,
             op=node.op,
-            input_shape=self._shape(source),
+            input_shape=self.shape_of(source) if source else (),
             output_shape=node.shape,
             weight_shape=weight.shape if weight else None,
             macs=node.macs,
@@ -157,12 +168,17 @@ class Graph(Setting):
             bytes=sum(t.bytes for t in held),
         )
 
-    def _shape(self, source: str | None) -> Shape:
-        if source is None:
-            return ()
-        if source in self.by_name:
-            return self.by_name[source].shape
-        return self.input_shapes[self.inputs.index(source)]
+    def shape_of(self, value: str) -> Shape:
+        """The shape of a node's value or of an input; empty for several values at once."""
+        if value in self.by_name:
+            return self.by_name[value].shape
+        return self.input_shapes[self.inputs.index(value)]
+
+    def dtype_of(self, value: str) -> str:
+        """The element type of a node's value or of an input: `float32`; empty for several values at once."""
+        if value in self.by_name:
+            return self.by_name[value].dtype
+        return self.input_dtypes[self.inputs.index(value)]
 
 
 def _count(shape: tuple[int, ...]) -> int:

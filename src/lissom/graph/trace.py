@@ -3,21 +3,25 @@
 A batch axis is left free where the model allows it. torch.export specializes sizes 0 and 1, so the example is
 repeated to a batch of two before tracing; a model that refuses another batch size is traced as it is, and
 `Graph.dynamic_batch` says so. In-place operators are rewritten to their functional twins, so that every value of
-the graph keeps its meaning after its node ran.
+the graph keeps its meaning after its node ran; where an operator writes into a view of a value that is read later,
+torch.export's own functionalization is used.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import math
 import operator
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
+from torch._ops import HigherOrderOperator, OpOverload
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 from torch.fx import Node as FxNode
@@ -30,6 +34,9 @@ from lissom.graph.graph import Tensor as TensorInfo
 from lissom.task import Batch, contiguous, repeated
 
 TRACE_BATCH = 2
+
+SAME_IN_EVALUATION = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
+"""Operators that hand back their input itself in evaluation mode, which their schema does not say."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +59,39 @@ def trace(model: nn.Module, example: Batch) -> Trace:
         ExportError: torch.export refuses; the message names the operator or reason and the user's source line.
     """
     program, dynamic = export_program(model, example)
-    module = program.module(check_guards=False)
-    assert isinstance(module, GraphModule)
+    module = _module_of(program)
+    if _hides_values(module):
+        try:
+            # An empty table decomposes nothing; what is left is the functionalization, and sub-graphs are inlined.
+            program = program.run_decompositions({})
+        except Exception as wrong:  # as undocumented as torch.export.export
+            raise ExportError(_explain(wrong)) from wrong
+        module = _module_of(program)
+        _restore_batch_norms_(module)
     functionalize_(module)
     return Trace(program, module, describe(module, dynamic))
+
+
+def _module_of(program: ExportedProgram) -> GraphModule:
+    module = program.module(check_guards=False)
+    assert isinstance(module, GraphModule)
+    return module
+
+
+@contextlib.contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every submodule has the mode it had. Exported programs have no mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    if not isinstance(model, GraphModule):
+        model.eval()
+    try:
+        yield
+    finally:
+        if not isinstance(model, GraphModule):
+            # First by way of the model's own train(), which may do more than set the flag.
+            model.train(modes[0][1])
+        for module, mode in modes:
+            module.training = mode
 
 
 def export_program(
@@ -63,28 +99,20 @@ def export_program(
 ) -> tuple[ExportedProgram, bool]:
     """The `torch.export` program and whether its batch axis is free (up to `max_batch`, for runtimes that plan
     memory ahead)."""
-    training = model.training
     example = contiguous(example)
-    try:
-        if not isinstance(model, GraphModule):
-            model.eval()
-        shared = _batch_axis_leaves(example)
-        if shared:
+    with evaluation(model):
+        if _batch_axis_leaves(example):
             wide = repeated(example, max((max_batch or 0) // 2, TRACE_BATCH, example.size))
             try:
                 program = _export(model, wide, free_batch=True, max_batch=max_batch)
             except Exception:  # noqa: BLE001  whatever the reason, the fixed-size attempt below reports its own
                 program = None
-            if program is not None and _batch_is_free(program):
+            if program is not None and _batch_is_free(program, wide.size):
                 return program, True
-        return _export(model, example, free_batch=False), False
-    except ExportError:
-        raise
-    except Exception as wrong:  # torch.export raises dozens of types, none of them documented
-        raise ExportError(_explain(wrong)) from wrong
-    finally:
-        if not isinstance(model, GraphModule):
-            model.train(training)
+        try:
+            return _export(model, example, free_batch=False), False
+        except Exception as wrong:  # torch.export raises dozens of types, none of them documented
+            raise ExportError(_explain(wrong)) from wrong
 
 
 def _batch_axis_leaves(example: Batch) -> bool:
@@ -102,33 +130,34 @@ def _export(
             return {0: axis} if leaf.ndim and leaf.shape[0] == size else None
         return None
 
-    shapes = pytree.tree_map(dims, (example.args, dict(example.kwargs))) if free_batch else None
-    dynamic: Any = None
-    if shapes is not None:
-        names = _argument_names(model, len(example.args))
-        dynamic = {**dict(zip(names, shapes[0], strict=True)), **shapes[1]} if names else shapes[0]
+    kwargs = dict(example.kwargs)
+    dynamic: dict[str, Any] | None = None
+    if free_batch:
+        args_shapes, kwargs_shapes = pytree.tree_map(dims, (example.args, kwargs))
+        # torch.export wants the shapes by argument name, bound as the call itself would be.
+        dynamic = inspect.signature(model.forward).bind(*args_shapes, **kwargs_shapes).arguments
     with torch.no_grad():
-        return torch.export.export(
-            model, example.args, dict(example.kwargs), dynamic_shapes=dynamic, strict=False
-        )
+        return torch.export.export(model, example.args, kwargs, dynamic_shapes=dynamic, strict=False)
 
 
-def _argument_names(model: nn.Module, count: int) -> list[str]:
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters[: count + 1]):
-        return []
-    return [p.name for p in parameters[:count]]
-
-
-def _batch_is_free(program: ExportedProgram) -> bool:
-    users = [program.graph_signature.user_inputs]
-    names = {name for group in users for name in group if isinstance(name, str)}
+def _batch_is_free(program: ExportedProgram, size: int) -> bool:
+    """Whether every input whose first axis had the example's size may have another one."""
+    names = set(program.graph_signature.user_inputs)
+    free: list[bool] = []
     for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name in names:
-            value = node.meta.get("val")
-            if isinstance(value, torch.Tensor) and value.ndim and isinstance(value.shape[0], torch.SymInt):
-                return True
-    return False
+        value = node.meta.get("val")
+        if node.op != "placeholder" or node.name not in names or not isinstance(value, torch.Tensor):
+            continue
+        if value.ndim and _is_free(value.shape[0]):
+            free.append(True)
+        elif value.ndim and _hint(value.shape[0]) == size:
+            free.append(False)
+    return bool(free) and all(free)
+
+
+def _is_free(size: object) -> bool:
+    """A symbolic size that tracing did not pin to a number."""
+    return isinstance(size, torch.SymInt) and not size.node.expr.is_number
 
 
 def _explain(wrong: BaseException) -> str:
@@ -146,45 +175,143 @@ def _explain(wrong: BaseException) -> str:
     )
 
 
+def _hides_values(module: GraphModule) -> bool:
+    """Whether a value changes under another name (a write into a view), or operators sit in a sub-graph."""
+    order = {node: i for i, node in enumerate(module.graph.nodes)}
+    for node, at in order.items():
+        if isinstance(node.target, HigherOrderOperator):
+            return True
+        written = _written(node)
+        if written is None:
+            continue
+        family = _aliases(written, at, order) - {written, node}
+        if any(order[user] > at for member in family for user in member.users):
+            return True
+    return False
+
+
+def _written(node: FxNode) -> FxNode | None:
+    """The value that an in-place operator writes into."""
+    if node.op != "call_function" or not isinstance(node.target, OpOverload):
+        return None
+    for argument, given in zip(_schema(node.target).arguments, node.args, strict=False):
+        if argument.is_write and isinstance(given, FxNode):
+            return given
+    return None
+
+
+def _aliases(node: FxNode, before: int, order: dict[FxNode, int]) -> set[FxNode]:
+    """Every value made by node number `before` that may share memory with `node`."""
+    family: set[FxNode] = set()
+    waiting = [node]
+    while waiting:
+        member = waiting.pop()
+        if member in family:
+            continue
+        family.add(member)
+        if _may_alias(member):
+            waiting += [source for source in member.all_input_nodes if _is_aliased(member, source)]
+        waiting += [u for u in member.users if order[u] < before and _may_alias(u) and _is_aliased(u, member)]
+    return family
+
+
+def _may_alias(node: FxNode) -> bool:
+    if node.target is operator.getitem:
+        return True
+    if node.op != "call_function" or not isinstance(node.target, OpOverload):
+        return False
+    if op_name(node) in SAME_IN_EVALUATION:
+        return True
+    return any(result.alias_info is not None for result in _schema(node.target).returns)
+
+
+def _is_aliased(node: FxNode, source: FxNode) -> bool:
+    """Whether `source` is an argument that `node` hands back (a view of)."""
+    if not isinstance(node.target, OpOverload) or op_name(node) in SAME_IN_EVALUATION:
+        return bool(node.args) and node.args[0] is source
+    pairs = zip(_schema(node.target).arguments, node.args, strict=False)
+    return any(given is source and argument.alias_info is not None for argument, given in pairs)
+
+
+def _restore_batch_norms_(module: GraphModule) -> None:
+    """Functionalization always splits this one operator; its evaluation form is put together again."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.target is not torch.ops.aten._native_batch_norm_legit_no_training.default:
+            continue
+        source, weight, bias, mean, variance, momentum, eps = node.args
+        first = next(user for user in node.users if user.args[1] == 0)
+        with graph.inserting_before(first):
+            args = (source, weight, bias, mean, variance, False, momentum, eps, False)
+            whole = graph.call_function(torch.ops.aten.batch_norm.default, args)
+        whole.meta.update({**node.meta, "val": first.meta["val"]})
+        first.replace_all_uses_with(whole)
+        for user in list(node.users):
+            graph.erase_node(user)
+        graph.erase_node(node)
+    module.recompile()
+
+
 def functionalize_(module: GraphModule) -> None:
-    """Replace `relu_`, `add_`, ... by their functional twins and point later readers at the result."""
+    """Replace `relu_`, `add_`, ... by their functional twins, point later readers at the result, drop dead code."""
     graph = module.graph
     order = {node: i for i, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
-        target = node.target
-        if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
+        twin, mutated = _functional_twin(node), _written(node)
+        if twin is None or mutated is None:
             continue
-        name = target._schema.name.removeprefix("aten::")
-        if not name.endswith("_") or name.startswith("_") or not hasattr(torch.ops.aten, name[:-1]):
-            continue
-        packet = getattr(torch.ops.aten, name[:-1])
-        if target._overloadname not in packet.overloads():
-            continue
-        mutated = node.args[0]
-        node.target = getattr(packet, target._overloadname)
-        mutated.replace_all_uses_with(node, delete_user_cb=lambda user, at=order[node]: order[user] > at)
+        node.target = twin
+
+        def reads_later(user: FxNode, at: int = order[node]) -> bool:
+            return order[user] > at
+
+        mutated.replace_all_uses_with(node, delete_user_cb=reads_later)
+    graph.eliminate_dead_code()
     graph.lint()
     module.recompile()
 
 
+def _functional_twin(node: FxNode) -> OpOverload[..., Any] | None:
+    if node.op != "call_function" or not isinstance(node.target, OpOverload):
+        return None
+    schema = _schema(node.target)
+    name = schema.name.removeprefix("aten::")
+    if not name.endswith("_") or name.startswith("_") or not hasattr(torch.ops.aten, name[:-1]):
+        return None
+    packet = getattr(torch.ops.aten, name[:-1])
+    overload = schema.overload_name or "default"
+    return getattr(packet, overload) if overload in packet.overloads() else None
+
+
+def _schema(target: OpOverload[..., Any]) -> torch.FunctionSchema:
+    return target._schema  # pyright: ignore[reportPrivateUsage]  torch offers no public way to it
+
+
 def describe(module: GraphModule, dynamic_batch: bool) -> Graph:
     """The graph as data."""
-    state = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers(remove_duplicate=False))}
+    state = _state(module)
+    canonical = _canonical(module, state)
     nodes: list[Node] = []
     inputs: list[str] = []
     input_shapes: list[Shape] = []
     outputs: tuple[str, ...] = ()
     uncounted: dict[str, int] = {}
     used: dict[str, list[str]] = {}
+    input_dtypes: list[str] = []
     batch = _batch_of(module)
+    fed: set[FxNode] = set()
     for node in module.graph.nodes:
         if node.op == "placeholder":
             inputs.append(node.name)
             input_shapes.append(_shape(node.meta.get("val")))
+            input_dtypes.append(_dtype(node.meta.get("val")))
+            fed.add(node)
         elif node.op == "output":
             outputs = tuple(n.name for n in node.all_input_nodes)
         elif node.op in ("call_function", "call_module"):
-            operands = _operands(node)
+            operands = _operands(node, canonical)
+            if not fed.isdisjoint(node.all_input_nodes):
+                fed.add(node)
             for operand in operands:
                 if operand.kind == "parameter":
                     used.setdefault(operand.source, []).append(node.name)
@@ -199,8 +326,11 @@ def describe(module: GraphModule, dynamic_batch: bool) -> Graph:
                     layer=layer_of(node),
                     operands=operands,
                     shape=_shape(node.meta.get("val")),
-                    dtype=str(getattr(node.meta.get("val"), "dtype", "")).removeprefix("torch."),
-                    macs=(cost or 0) // batch,
+                    dtype=_dtype(node.meta.get("val")),
+                    # What is computed from parameters alone is computed once, however large the batch.
+                    macs=(cost or 0) // (batch if node in fed else 1),
+                    constants=_constants(node),
+                    module=module_of(node),
                 )
             )
     tensors = tuple(
@@ -212,29 +342,42 @@ def describe(module: GraphModule, dynamic_batch: bool) -> Graph:
             trainable=isinstance(t, nn.Parameter),
             used_by=tuple(used.get(name, ())),
         )
-        for name, t in _unaliased(state).items()
+        for name, t in state.items()
+        if canonical[name] == name
     )
     return Graph(
         nodes=tuple(nodes),
         tensors=tensors,
         inputs=tuple(inputs),
         input_shapes=tuple(input_shapes),
+        input_dtypes=tuple(input_dtypes),
         outputs=outputs,
         dynamic_batch=dynamic_batch,
         uncounted=uncounted,
     )
 
 
-def _unaliased(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tied parameters are counted once, under the first name."""
-    seen: set[tuple[int, tuple[int, ...]]] = set()
-    kept: dict[str, torch.Tensor] = {}
-    for name, tensor in state.items():
-        key = (id(tensor), tuple(tensor.shape))
-        if key not in seen:
-            seen.add(key)
-            kept[name] = tensor
-    return kept
+def _state(module: GraphModule) -> dict[str, torch.Tensor]:
+    """Parameters, buffers, and the constants that tracing found, by name."""
+    state: dict[str, torch.Tensor] = {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            found: object = operator.attrgetter(str(node.target))(module)
+            if isinstance(found, torch.Tensor):
+                state.setdefault(str(node.target), found)
+    return state
+
+
+def _canonical(module: GraphModule, state: dict[str, torch.Tensor]) -> dict[str, str]:
+    """Every name of a tensor to the one it is counted under: the first that the graph reads, else the first."""
+    read = [str(node.target) for node in module.graph.nodes if node.op == "get_attr" and node.users]
+    chosen: dict[int, str] = {}
+    for name in (*(name for name in read if name in state), *state):
+        chosen.setdefault(id(state[name]), name)
+    return {name: chosen[id(tensor)] for name, tensor in state.items()}
 
 
 def _batch_of(module: GraphModule) -> int:
@@ -248,8 +391,8 @@ def _batch_of(module: GraphModule) -> int:
 def op_name(node: FxNode) -> str:
     """`aten.conv2d.default` -> `conv2d`; in-place twins share the name."""
     target = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        return target._schema.name.split("::")[-1].removesuffix("_") or str(target)
+    if isinstance(target, OpOverload):
+        return _schema(target).name.split("::")[-1].removesuffix("_") or str(target)
     if target is operator.getitem:
         return "getitem"
     return getattr(target, "__name__", str(target))
@@ -257,22 +400,50 @@ def op_name(node: FxNode) -> str:
 
 def layer_of(node: FxNode) -> str:
     """The innermost module that called this operator."""
-    stack = node.meta.get("nn_module_stack")
+    return _innermost(node)[0]
+
+
+def module_of(node: FxNode) -> str:
+    """The class of that module: `torch.nn.modules.conv.Conv2d`; empty where tracing did not keep it."""
+    return _innermost(node)[1]
+
+
+def _innermost(node: FxNode) -> tuple[str, str]:
+    stack: dict[str, Any] = node.meta.get("nn_module_stack") or {}
     if not stack:
-        return ""
-    path = list(stack.values())[-1]
-    return str(path[0]) if isinstance(path, tuple) else str(path)
+        return "", ""
+    path, kind = list(stack.values())[-1]
+    if str(path).startswith("_empty_nn_module_stack"):  # a size that torch.export asked for by itself
+        return "", ""
+    # A module that is called again is `conv@1` to torch.export; the layer is the same.
+    return str(path).split("@")[0], kind if isinstance(
+        kind, str
+    ) else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _operands(node: FxNode) -> tuple[Operand, ...]:
+def _operands(node: FxNode, canonical: dict[str, str]) -> tuple[Operand, ...]:
     found: list[Operand] = []
     for position, argument in enumerate((*node.args, *node.kwargs.values())):
         for source in _nodes_in(argument):
             if source.op == "get_attr":
-                found.append(Operand(position=position, source=str(source.target), kind="parameter"))
+                name = str(source.target)
+                if name in canonical:
+                    found.append(Operand(position=position, source=canonical[name], kind="parameter"))
             elif isinstance(source.meta.get("val"), (torch.Tensor, list, tuple)):
                 found.append(Operand(position=position, source=source.name, kind="value"))
     return tuple(found)
+
+
+def _constants(node: FxNode) -> dict[str, float]:
+    """Finite numbers given to the operator that differ from the default of its schema, by the schema's name."""
+    if not isinstance(node.target, OpOverload):
+        return {}
+    found: dict[str, float] = {}
+    for position, argument in enumerate(_schema(node.target).arguments):
+        given = node.args[position] if position < len(node.args) else node.kwargs.get(argument.name)
+        if isinstance(given, (int, float)) and math.isfinite(given) and given != argument.default_value:
+            found[argument.name] = float(given)
+    return found
 
 
 def _nodes_in(argument: object) -> list[FxNode]:
@@ -282,10 +453,16 @@ def _nodes_in(argument: object) -> list[FxNode]:
 def _cost(node: FxNode) -> int | None:
     def sizes(argument: object) -> Sequence[int] | None:
         value = argument.meta.get("val") if isinstance(argument, FxNode) else None
+        if isinstance(argument, FxNode) and argument.op == "get_attr" and value is None:
+            # A quantized graph that was written, not traced.
+            value = operator.attrgetter(str(argument.target))(argument.graph.owning_module)
         return [_hint(s) for s in value.shape] if isinstance(value, torch.Tensor) else None
 
-    out = node.meta.get("val")
-    first = out[0] if isinstance(out, (tuple, list)) and out else out
+    out: object = node.meta.get("val")
+    leaves = pytree.tree_leaves(out)
+    if leaves and not any(isinstance(leaf, torch.Tensor) for leaf in leaves):
+        return 0  # sizes and other numbers
+    first: object = leaves[0] if leaves else None
     out_shape = [_hint(s) for s in first.shape] if isinstance(first, torch.Tensor) else []
     return macs(op_name(node), [sizes(a) for a in node.args], out_shape, node.args)
 
@@ -293,11 +470,15 @@ def _cost(node: FxNode) -> int | None:
 def _shape(value: object) -> Shape:
     if not isinstance(value, torch.Tensor):
         return ()
-    return tuple("N" if isinstance(s, torch.SymInt) else int(s) for s in value.shape)
+    return tuple("N" if _is_free(s) else _hint(s) for s in value.shape)
+
+
+def _dtype(value: object) -> str:
+    return str(value.dtype).removeprefix("torch.") if isinstance(value, torch.Tensor) else ""
 
 
 def _hint(size: object) -> int:
     if isinstance(size, torch.SymInt):
         hint = size.node.hint
         return int(hint) if hint is not None else 1
-    return int(size)  # type: ignore[call-overload]
+    return int(cast(int, size))

@@ -29,9 +29,7 @@ def size_bytes(files: Sequence[Path]) -> int:
     """
     for file in files:
         if not file.is_file():
-            raise FailureError(
-                f"The artifact file {file.name!r} does not exist, so it has no size. Export it again."
-            )
+            raise FailureError(f"The artifact file {file.name!r} does not exist, so it has no size. Export it again.")
     return sum(file.stat().st_size for file in {file.resolve() for file in files})
 
 

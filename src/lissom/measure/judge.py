@@ -71,9 +71,7 @@ def _quality(goal: Goal, before: Side, after: Side) -> Iterator[GoalItem]:
     # 0.93 - 0.92 is 0.010000000000000009 in floating point: one point all the same.
     slack = 1e-9 * max(abs(before.metric.value), abs(after.metric.value), goal.metric_drop)
     scale, unit = (100.0, " pt") if _is_share(before.metric) else (1.0, "")
-    wish, figure = _distinct(
-        goal.metric_drop * scale, drop * scale, lambda value, digits: f"{value:.{digits}f}{unit}"
-    )
+    wish, figure = _distinct(goal.metric_drop * scale, drop * scale, lambda value, digits: f"{value:.{digits}f}{unit}")
     yield GoalItem(wish=f"metric drop <= {wish}", figure=figure, met=drop <= goal.metric_drop + slack)
 
 
@@ -94,9 +92,7 @@ def _ratios(goal: Goal, ratios: Ratios) -> Iterator[GoalItem]:
 def _maxima(goal: Goal, after: Side) -> Iterator[GoalItem]:
     if goal.latency_ms is not None:
         latency = after.latency_ms
-        wish, figure = _distinct(
-            goal.latency_ms, latency.median, lambda value, digits: f"{value:.{digits + 1}f} ms"
-        )
+        wish, figure = _distinct(goal.latency_ms, latency.median, lambda value, digits: f"{value:.{digits + 1}f} ms")
         yield GoalItem(
             wish=f"latency at batch {after.batch_size} <= {wish}",
             figure=f"{figure} ({latency.low:.3f} to {latency.high:.3f})",

@@ -140,9 +140,7 @@ def paired_ratio(
             f"{len(denominator)} after. Time both in one interleave()."
         )
     if min(numerator.min(), denominator.min()) <= 0.0:
-        raise FailureError(
-            "A latency sample is 0 ms: the call is shorter than the clock can see. Time a larger batch."
-        )
+        raise FailureError("A latency sample is 0 ms: the call is shorter than the clock can see. Time a larger batch.")
     ratios: list[float] = (numerator / denominator).tolist()
     return bootstrap_median(ratios, confidence=confidence, resamples=resamples, seed=seed)
 

@@ -103,9 +103,7 @@ def parity(simulated: Sequence[npt.NDArray[Any]], measured: Sequence[npt.NDArray
     distances = [_steps(s, m).ravel() for s, m in zip(simulated, measured, strict=True)]
     distance = np.concatenate(distances) if distances else np.zeros(0)
     if not distance.size:
-        raise VerificationError(
-            "The outputs are empty: there is nothing to compare. Run at least one example."
-        )
+        raise VerificationError("The outputs are empty: there is nothing to compare. Run at least one example.")
     same = [
         s.argmax(1) == m.argmax(1)
         for s, m in zip(simulated, measured, strict=True)
@@ -220,13 +218,10 @@ def _join(parts: Sequence[_Part], metric: Metric, what: str) -> Any:
     chained = any(
         isinstance(leaf, list)
         for part in parts
-        for leaf in pytree.tree_leaves(
-            part.tree, is_leaf=partial(_is_examples, size=part.size, chained=False)
-        )
+        for leaf in pytree.tree_leaves(part.tree, is_leaf=partial(_is_examples, size=part.size, chained=False))
     )
     flat = [
-        pytree.tree_flatten(part.tree, is_leaf=partial(_is_examples, size=part.size, chained=chained))
-        for part in parts
+        pytree.tree_flatten(part.tree, is_leaf=partial(_is_examples, size=part.size, chained=chained)) for part in parts
     ]
     columns, specs = [leaves for leaves, _ in flat], [spec for _, spec in flat]
     if any(spec != specs[0] for spec in specs):
@@ -243,9 +238,7 @@ def _is_examples(node: Any, *, size: int, chained: bool) -> bool:
     if not isinstance(node, list) or len(cast(list[Any], node)) != size:
         return False
     items = cast(list[Any], node)
-    return chained or not all(
-        isinstance(item, Tensor) and item.ndim and item.shape[0] == size for item in items
-    )
+    return chained or not all(isinstance(item, Tensor) and item.ndim and item.shape[0] == size for item in items)
 
 
 def _join_leaves(leaves: tuple[Any, ...], metric: Metric, what: str) -> Any:

@@ -160,3 +160,10 @@ def _predicted(graph: Graph, stored: set[str]) -> Cost:
         count = tensor.bytes // 4
         size += count + 4 * tensor.shape[0] - tensor.bytes
     return Cost(macs=graph.macs, parameters=graph.parameters, bytes=size)
+
+
+def planned_precision(plan: Plan) -> dict[str, str]:
+    """Node of the traced graph to the precision the plan gives it: `int8` or `int8 dynamic`."""
+    dynamic = {action.node: "int8 dynamic" for action in plan.of(RoundDynamically)}
+    rounded = {node: "int8" for action in plan.of(RoundActivation) for node, _ in action.readers}
+    return {**rounded, **dynamic}

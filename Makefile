@@ -1,0 +1,56 @@
+# Everything a checkout needs. The environment is made from pinned requirements, once.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help env demo test check test-slow zoo bench docs clean
+
+help:
+	@echo "make demo       the whole story on bundled real data, offline, about two minutes"
+	@echo "make test       lint, types, import contracts, tests"
+	@echo "make check      lint, types and import contracts only"
+	@echo "make test-slow  the tests that take minutes: kill and resume, the built wheel, the browser"
+	@echo "make zoo        analyze, quantize and run a zoo of architectures (needs the bench requirements)"
+	@echo "make bench      every benchmark; DATA=folder WEIGHTS=folder"
+	@echo "make docs       the documentation, into site/"
+
+env: $(STAMP)
+
+$(STAMP): requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/lissom demo
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+
+test: check
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+$(VENV)/.bench: $(STAMP) requirements-bench.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	touch $@
+
+zoo: $(VENV)/.bench
+	$(BIN)/python -m benchmarks zoo
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks run --all $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS))
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf dist build site .pytest_cache .ruff_cache

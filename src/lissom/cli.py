@@ -1,0 +1,262 @@
+"""The command line. Exit codes: 0 done and goal met, 1 goal missed, 2 wrong usage, 3 failed, 130 interrupted."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from lissom._version import __version__
+from lissom.errors import LissomError, UsageError
+
+app = typer.Typer(
+    name="lissom",
+    help="Compress trained PyTorch models, measured on the runtime they ship on.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    epilog="Exit codes: 0 goal met, 1 goal missed, 2 wrong usage, 3 failed, 130 interrupted (same command resumes).",
+)
+
+Project = Annotated[
+    Path, typer.Argument(metavar="PROJECT.py", help="Python file that defines build() -> (model, task).")
+]
+Setting = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="NAME=VALUE", help="Argument of build().")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime (default: all cores).")]
+BatchSize = Annotated[int | None, typer.Option("--batch", min=1, help="Batch that latency is measured at.")]
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders made by compress.")]
+TargetName = Annotated[str, typer.Option("--target", "-t", help="A name from `lissom targets`, or auto.")]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", "-r", help="YAML or JSON recipe.")]
+
+
+def main() -> None:
+    """Entry point: errors become one sentence and an exit code."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        _say("Stopped. The same command continues where it was.")
+        sys.exit(130)
+    except UsageError as wrong:
+        _say(f"error: {wrong}")
+        sys.exit(2)
+    except LissomError as wrong:
+        _say(f"failed: {wrong}")
+        sys.exit(3)
+    except Exception as wrong:
+        show = getattr(wrong, "show", None)
+        if callable(show):  # click's own usage errors
+            show()
+            sys.exit(2)
+        raise
+
+
+def _say(text: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(text, markup=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lissom {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    # Exporters warn about packages nobody asked for; what matters is raised, not warned.
+    warnings.simplefilter("ignore")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path | None, typer.Option(help="Run folder (default: a fresh one under runs/).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The whole story on bundled real data, offline, in about two minutes."""
+    from lissom.demo import run_demo
+
+    raise typer.Exit(run_demo(out, as_json=as_json))
+
+
+@app.command()
+def inspect(project: Project, settings: Setting = None, as_json: AsJson = False) -> None:
+    """Layers, shapes and costs of a model."""
+    import lissom
+    from lissom.project import load_project
+    from lissom.terminal import quiet_native, show_graph
+
+    model, task = load_project(project, _settings(settings))
+    with quiet_native():
+        graph = lissom.analyze(model, task)
+    if as_json:
+        layers = [layer.model_dump(mode="json") for layer in graph.layers]
+        totals = {"macs": graph.macs, "parameters": graph.parameters, "bytes": graph.bytes}
+        _json(
+            {
+                "name": task.name,
+                **totals,
+                "dynamic_batch": graph.dynamic_batch,
+                "uncounted": graph.uncounted,
+                "groups": graph.groups,
+                "layers": layers,
+            }
+        )
+    else:
+        show_graph(graph, task.name)
+
+
+@app.command()
+def plan(
+    project: Project,
+    recipe: RecipeFile = None,
+    target: TargetName = "onnxruntime",
+    settings: Setting = None,
+    as_json: AsJson = False,
+) -> None:
+    """Dry run: what would change, what is skipped and why, predicted cost."""
+    import lissom
+    from lissom.pipeline import plan as make_plans
+    from lissom.project import load_project
+    from lissom.target import load_target
+    from lissom.terminal import quiet_native, show_plans
+
+    chosen = load_target(target)
+    wanted = lissom.Recipe.read(recipe) if recipe else lissom.Recipe([lissom.Fold(), lissom.Quantize()])
+    model, task = load_project(project, _settings(settings))
+    with quiet_native():
+        graph = lissom.analyze(model, task)
+        plans = make_plans(model, task, wanted, chosen)
+    if as_json:
+        _json(
+            {
+                "recipe": wanted.to_data(),
+                "target": chosen.name,
+                "plans": [p.model_dump(mode="json") for p in plans],
+            }
+        )
+    else:
+        show_plans(graph, plans, chosen)
+
+
+@app.command()
+def compress(  # noqa: PLR0913  one option per wish
+    project: Project,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; an unfinished one is continued.")],
+    target: TargetName = "auto",
+    recipe: RecipeFile = None,
+    drop: Annotated[str | None, typer.Option(help="Largest metric drop: 1%, 0.5pt, 0.01.")] = None,
+    latency: Annotated[str | None, typer.Option(help="4x faster, or at most 2.5ms.")] = None,
+    size: Annotated[str | None, typer.Option(help="8x smaller, or at most 300KB.")] = None,
+    macs: Annotated[str | None, typer.Option(help="2x fewer multiply-accumulates.")] = None,
+    memory: Annotated[str | None, typer.Option(help="At most this peak memory: 200MB.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Time for trying candidates: 10min.")] = None,
+    batch: BatchSize = None,
+    threads: Threads = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    settings: Setting = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compress a model for a target and a goal, and prove the outcome in a report."""
+    import lissom
+    from lissom.project import load_project
+    from lissom.terminal import progress_bar, quiet_native, show_run
+
+    goal = lissom.Goal.from_options(drop=drop, latency=latency, size=size, macs=macs, memory=memory)
+    wanted = lissom.Recipe.read(recipe) if recipe else None
+    given = _settings(settings)
+    model, task = load_project(project, given)
+    with progress_bar(silent=as_json) as progress, quiet_native():
+        result = lissom.compress(
+            model, task, target=target, goal=goal, recipe=wanted, budget=budget, out=out, batch_size=batch,
+            threads=threads, seed=seed, progress=progress, command=_command(), project=(str(project), given),
+        )  # fmt: skip
+    if as_json:
+        _json(result.record.model_dump(mode="json"))
+    else:
+        show_run(result.record, result.folder, result.report)
+    raise typer.Exit(0 if result.goal_met else 1)
+
+
+@app.command()
+def measure(
+    runs: Runs,
+    batch: BatchSize = None,
+    threads: Threads = None,
+    rounds: Annotated[int, typer.Option(min=3, help="Interleaved rounds.")] = 40,
+    as_json: AsJson = False,
+) -> None:
+    """Original against compressed, all runs interleaved, with intervals."""
+    from lissom.pipeline import remeasure
+    from lissom.terminal import measured_rows, quiet_native, show_measured
+
+    with quiet_native():
+        rows = remeasure(runs, batch_size=batch, threads=threads, rounds=rounds)
+    if as_json:
+        _json(measured_rows(rows))
+    else:
+        show_measured(rows)
+
+
+@app.command()
+def report(
+    runs: Runs,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file (default: report.html here).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The HTML page again, several runs side by side."""
+    from lissom.pipeline import read_result
+    from lissom.report.html import write
+
+    path = write([read_result(run) for run in runs], out or Path("report.html"))
+    if as_json:
+        _json({"report": str(path)})
+    else:
+        typer.echo(f"Report: {path}")
+
+
+@app.command()
+def targets(as_json: AsJson = False) -> None:
+    """The runtimes found here, what each can do, how to install the others."""
+    from lissom.export.catalogue import survey
+    from lissom.terminal import quiet_native, show_targets
+
+    with quiet_native():
+        found = survey()
+    if as_json:
+        _json(
+            {name: {**t.model_dump(mode="json"), **here.model_dump(mode="json")} for name, (t, here) in found.items()}
+        )
+    else:
+        show_targets(found)
+
+
+def _settings(given: list[str] | None) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for item in given or []:
+        name, sign, value = item.partition("=")
+        if not sign or not name.isidentifier():
+            raise UsageError(f"--set takes NAME=VALUE, got {item!r}. Write --set data=FOLDER.")
+        found[name] = value
+    return found
+
+
+def _command() -> str:
+    return shlex.join(["lissom", *sys.argv[1:]])
+
+
+def _json(data: Any) -> None:
+    sys.stdout.write(json.dumps(data, indent=2, default=str) + "\n")

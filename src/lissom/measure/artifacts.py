@@ -1,0 +1,78 @@
+"""Exported models, measured as they ship: outputs, memory."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from lissom.export.base import Artifact, Runner, Runtime, run
+from lissom.export.catalogue import runtime_of
+from lissom.measure.footprint import peak_of, report_peak, reset_peak, resident_bytes
+from lissom.runfolder import load_example
+from lissom.target import load_target
+from lissom.task import Batch
+
+
+def structure_of(model: nn.Module, example: Batch) -> Callable[[list[torch.Tensor]], Any]:
+    """From a runtime's flat outputs back to what the model returns: a tensor, a tuple, a dict."""
+    training = model.training
+    try:
+        model.eval()
+        with torch.no_grad():
+            outputs = model(*example.args, **example.kwargs)
+    finally:
+        model.train(training)
+    leaves, spec = pytree.tree_flatten(outputs)
+    tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+
+    def rebuild(flat: list[torch.Tensor]) -> Any:
+        filled = list(leaves)
+        for index, value in zip(tensors, flat, strict=False):
+            filled[index] = value
+        return pytree.tree_unflatten(filled, spec)
+
+    return rebuild
+
+
+def predictor(
+    runner: Runner, artifact: Artifact, rebuild: Callable[[list[torch.Tensor]], Any]
+) -> Callable[[Batch], Any]:
+    """A batch to the outputs that the runtime computes, in the model's structure."""
+    return lambda batch: rebuild(run(runner, artifact, batch))
+
+
+def peak_memory(folder: Path, artifact: Artifact, threads: int, batch_size: int) -> int:
+    """Bytes that loading and running the artifact adds to a fresh process with the bare runtime."""
+    described = folder / "state" / "memory-artifact.json"
+    described.parent.mkdir(exist_ok=True)
+    described.write_text(artifact.model_dump_json(), encoding="utf-8")
+    try:
+        return peak_of(["-m", "lissom.measure.artifacts", str(folder), str(described), str(threads), str(batch_size)])
+    finally:
+        described.unlink(missing_ok=True)
+
+
+def _child(folder: Path, described: Path, threads: int, batch_size: int) -> None:
+    from lissom.task import repeated
+
+    artifact = Artifact.model_validate(json.loads(described.read_text(encoding="utf-8")))
+    runtime: Runtime = runtime_of(load_target(artifact.target))
+    runtime.availability()  # imports the runtime: its own size is not the model's
+    example = repeated(load_example(folder / "example.safetensors"), batch_size)
+    reset_peak()
+    baseline = resident_bytes()
+    runner = runtime.load(artifact, folder, threads)
+    for _ in range(3):
+        run(runner, artifact, example)
+    report_peak(baseline)
+
+
+if __name__ == "__main__":
+    _child(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

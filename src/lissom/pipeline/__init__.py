@@ -1,0 +1,10 @@
+"""The verbs: analyze, compress, load, measure again."""
+
+from lissom.pipeline.compressing import Result as Result
+from lissom.pipeline.compressing import analyze as analyze
+from lissom.pipeline.compressing import compress as compress
+from lissom.pipeline.reload import Remeasured as Remeasured
+from lissom.pipeline.reload import load as load
+from lissom.pipeline.reload import read_result as read_result
+from lissom.pipeline.reload import remeasure as remeasure
+from lissom.pipeline.transforming import plan as plan

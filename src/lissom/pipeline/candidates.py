@@ -1,0 +1,200 @@
+"""Which recipes and runtimes are worth trying for a model, tried and compared.
+
+Every candidate is transformed and exported; their latencies are taken interleaved in one run, their metric on the
+validation split. The fastest that keeps within the goal's metric drop and meets the other wishes is chosen; without
+one, the one that misses least.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydantic
+from torch import nn
+
+from lissom.errors import ExportError, TargetError
+from lissom.export.base import Artifact, Runner, arrays, require, run
+from lissom.export.catalogue import runtime_of, survey
+from lissom.goal import Goal
+from lissom.graph.graph import Graph
+from lissom.measure.latency import bootstrap_median, interleave
+from lissom.measure.records import MetricValue, TargetTrial
+from lissom.pipeline.transforming import transform, validate
+from lissom.recipe import Recipe
+from lissom.runfolder import RunFolder
+from lissom.target import Target, load_target
+from lissom.task import Batch, Task, repeated
+from lissom.transforms.folding import Fold
+from lissom.transforms.quantization import Quantize
+
+DEFAULT_DROP = 0.01
+"""Metric drop allowed while choosing when the goal names none: one point of accuracy."""
+DYNAMIC_SHARE = 0.3
+"""Share of the products in linear layers from which dynamic quantization is worth a try."""
+ROUNDS = 7
+
+
+class Tried(pydantic.BaseModel):
+    """A candidate as saved: what it scored, or why it failed."""
+
+    artifact: Artifact | None
+    metric: MetricValue | None
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    target: Target
+    recipe: Recipe
+
+    @property
+    def key(self) -> str:
+        return f"{self.target.name}-{self.recipe.id}"
+
+
+def targets_for(name: str) -> list[Target]:
+    """The targets a name stands for: itself, or for `auto` every compiled runtime installed here.
+
+    Raises:
+        TargetError: unknown, or not installed (TensorRT files are written without TensorRT, but not measured).
+    """
+    if name != "auto":
+        target = load_target(name)
+        require(runtime_of(target).availability(), target.title)
+        return [target]
+    found = [t for t, here in survey().values() if here.found and t.name != "torch"]
+    if not found:
+        raise TargetError('No runtime is installed besides torch. pip install "lissom[openvino]" brings one.')
+    return found
+
+
+def recipes_for(graph: Graph, task: Task) -> list[Recipe]:
+    """Recipes to try when the user names none."""
+    found: list[Recipe] = []
+    if task.has("calibration") or task.has("train"):
+        found.append(Recipe([Fold(), Quantize()]))
+    linear = sum(node.macs for node in graph.nodes if node.op == "linear")
+    if not found or linear >= DYNAMIC_SHARE * graph.macs:
+        found.append(Recipe([Fold(), Quantize(mode="dynamic")]))
+    return [*found, Recipe([Fold()])]
+
+
+def choose(  # noqa: PLR0913  keywords of one call site
+    model: nn.Module,
+    task: Task,
+    candidates: Sequence[Candidate],
+    *,
+    goal: Goal,
+    original_metric: MetricValue | None,
+    original_bytes: int,
+    folder: RunFolder,
+    threads: int,
+    batch_size: int,
+    deadline: float | None,
+    tick: Callable[[float], None],
+) -> tuple[Candidate, tuple[TargetTrial, ...]]:
+    """Try every candidate (until the deadline) and pick one; the table says what each scored."""
+    tried: dict[str, Tried] = {}
+    for index, candidate in enumerate(candidates):
+        late = deadline is not None and time.monotonic() > deadline and any(t.artifact for t in tried.values())
+        tried[candidate.key] = (
+            Tried(artifact=None, metric=None, failure="the time budget ended before its turn")
+            if late
+            else _try(model, task, candidate, folder)
+        )
+        tick(0.8 * (index + 1) / len(candidates))
+    latencies = _latencies(candidates, tried, task, folder, threads, batch_size)
+    tick(1.0)
+
+    def rank(candidate: Candidate) -> tuple[float, ...]:
+        one = tried[candidate.key]
+        assert one.artifact is not None
+        drop = (original_metric.value - one.metric.value) if original_metric and one.metric else 0.0
+        allowed = goal.metric_drop if goal.metric_drop is not None else DEFAULT_DROP
+        misses = [
+            max(0.0, drop - allowed) * 1e3,
+            _miss(goal.size_ratio, original_bytes / one.artifact.size_bytes),
+            _miss(one.artifact.size_bytes / goal.size_bytes, 1.0) if goal.size_bytes else 0.0,
+        ]
+        return (sum(misses), latencies[candidate.key])
+
+    usable = [c for c in candidates if tried[c.key].artifact is not None]
+    if not usable:
+        reasons = "; ".join(f"{c.target.name}: {tried[c.key].failure}" for c in candidates)
+        raise ExportError(f"No candidate could be exported. {reasons}")
+    best = min(usable, key=rank)
+    return best, tuple(
+        TargetTrial(
+            target=c.target.name,
+            recipe=c.recipe.title,
+            latency_ms=latencies.get(c.key),
+            metric=_value(tried[c.key].metric),
+            size_bytes=_size(tried[c.key].artifact),
+            chosen=c is best,
+            note=tried[c.key].failure,
+        )
+        for c in candidates
+    )
+
+
+def _value(metric: MetricValue | None) -> float | None:
+    return metric.value if metric else None
+
+
+def _size(artifact: Artifact | None) -> int | None:
+    return artifact.size_bytes if artifact else None
+
+
+def _miss(wanted: float | None, reached: float) -> float:
+    return max(0.0, wanted / reached - 1) if wanted else 0.0
+
+
+def _try(model: nn.Module, task: Task, candidate: Candidate, folder: RunFolder) -> Tried:
+    place = folder.state / "trials" / candidate.key
+
+    def compute() -> Tried:
+        place.mkdir(parents=True, exist_ok=True)
+        try:
+            steps = transform(model, task, candidate.recipe, candidate.target)
+            after = steps[-1].model if steps else model
+            runtime = runtime_of(candidate.target)
+            artifact = runtime.export(after, task.example, candidate.target.name, place, "candidate")
+            # A compiled file that does not load here is no candidate, whatever the exporter said.
+            run(runtime.load(artifact, place, 1), artifact, task.example)
+            return Tried(artifact=artifact, metric=validate(after, task))
+        except (ExportError, RuntimeError) as wrong:
+            return Tried(artifact=None, metric=None, failure=str(wrong).splitlines()[0])
+
+    return folder.stage(f"trials/{candidate.key}/tried", Tried, compute)
+
+
+def _latencies(
+    candidates: Sequence[Candidate],
+    tried: dict[str, Tried],
+    task: Task,
+    folder: RunFolder,
+    threads: int,
+    batch_size: int,
+) -> dict[str, float]:
+    example = repeated(task.example, batch_size)
+    calls: dict[str, Callable[[], object]] = {}
+    for candidate in candidates:
+        artifact = tried[candidate.key].artifact
+        if artifact is not None:
+            place: Path = folder.state / "trials" / candidate.key
+            runner = runtime_of(candidate.target).load(artifact, place, threads)
+            calls[candidate.key] = caller(runner, artifact, example)
+    samples = interleave(calls, rounds=ROUNDS) if calls else {}
+    return {key: bootstrap_median(found).median for key, found in samples.items()}
+
+
+def caller(runner: Runner, artifact: Artifact, example: Batch) -> Callable[[], object]:
+    """One call of the runtime, as it is timed: inputs ready, batches beyond the artifact's limit in pieces."""
+    limit, size = artifact.batch, example.size
+    if limit is None or size == limit or (size < limit and not artifact.fixed):
+        inputs = arrays(example)
+        return lambda: runner(inputs)
+    return lambda: run(runner, artifact, example)

@@ -1,0 +1,372 @@
+"""`compress`: from a model, its task and a goal to a measured artifact and a report."""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydantic
+import torch
+from torch import nn
+
+from lissom._version import __version__
+from lissom.errors import DataError, GoalError, UsageError
+from lissom.export.base import Artifact
+from lissom.export.catalogue import runtime_of
+from lissom.goal import Goal
+from lissom.graph.graph import Graph
+from lissom.graph.trace import trace
+from lissom.measure.environment import available_cores, environment
+from lissom.measure.judge import impossible, judge
+from lissom.measure.records import GoalItem, Ratios, RunRecord, Side, SkipRecord, StepRecord, TargetTrial
+from lissom.pipeline.candidates import Candidate, choose, recipes_for, targets_for
+from lissom.pipeline.measuring import Measured, measure
+from lissom.pipeline.transforming import Step, state_of, transform, validate
+from lissom.progress import Report, Stages
+from lissom.recipe import Recipe
+from lissom.report.html import write as write_report
+from lissom.runfolder import (
+    RunFolder,
+    Source,
+    fingerprint,
+    load_tensors,
+    opened,
+    save_example,
+    save_tensors,
+    write_text,
+)
+from lissom.target import Target
+from lissom.task import Batch, Task
+from lissom.transforms.base import Plan
+
+RESULT = "result.json"
+REPORT = "report.html"
+WEIGHTS = "model.safetensors"
+BUDGET_UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a run made. Also a folder on disk: `folder`."""
+
+    model: nn.Module
+    """The compressed model: an `nn.Module`, of the same class where the transforms allow it."""
+    artifact: Artifact
+    record: RunRecord
+    plans: tuple[Plan, ...]
+    folder: Path
+
+    @property
+    def before(self) -> Side:
+        return self.record.before
+
+    @property
+    def after(self) -> Side:
+        return self.record.after
+
+    @property
+    def ratios(self) -> Ratios:
+        return self.record.ratios
+
+    @property
+    def goal(self) -> tuple[GoalItem, ...]:
+        return self.record.goal
+
+    @property
+    def goal_met(self) -> bool:
+        return all(item.met for item in self.record.goal)
+
+    @property
+    def report(self) -> Path:
+        return self.folder / REPORT
+
+
+class _Choice(pydantic.BaseModel):
+    target: str
+    recipe: list[dict[str, object]]
+    trials: tuple[TargetTrial, ...]
+
+
+def analyze(model: nn.Module, task: Task) -> Graph:
+    """Layers, shapes and costs of a model, traced on the task's example inputs. The model is not changed.
+
+    Raises:
+        ExportError: the model does not export; names the reason and the source line.
+    """
+    return trace(model, task.example).graph
+
+
+def compress(  # noqa: PLR0913  one keyword per wish
+    model: nn.Module,
+    task: Task,
+    *,
+    target: str = "auto",
+    goal: Goal | None = None,
+    recipe: Recipe | None = None,
+    budget: str | float | None = None,
+    out: str | Path | None = None,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+    progress: Report | None = None,
+    command: str | None = None,
+    project: tuple[str, Mapping[str, str]] | None = None,
+) -> Result:
+    """Compress `model` for `target` and measure the outcome against the original on the same runtime.
+
+    Without a recipe, the recipes that fit the model are tried; with `target="auto"`, every compiled runtime installed
+    here. The original is never changed. Killed at any point, the same call with the same `out` continues.
+
+    Args:
+        target: a name from `lissom targets`, or `auto`.
+        goal: what the outcome is judged by; None for no wish.
+        budget: time for trying candidates, as `"10min"`, `"1h"` or seconds.
+        out: the run folder (a fresh temporary one by default).
+        batch_size: batch that latency is measured at (default: the example's).
+        threads: threads of the runtime (default: the cores this process may use).
+        progress: called with (share done, what is being done).
+
+    Raises:
+        UsageError: wrong arguments, with the way out.
+        FailureError: the model does not export, data is unusable, the folder is taken, or a promise did not hold.
+    """
+    goal = goal or Goal()
+    threads = threads or available_cores()
+    batch_size = batch_size or task.example.size
+    if batch_size < 1 or threads < 1:
+        raise UsageError(f"batch_size and threads must be at least 1, got {batch_size} and {threads}.")
+    deadline = None if budget is None else time.monotonic() + seconds(budget)
+    check_weights(model)
+    targets = targets_for(target)
+    place = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="lissom-"))
+    wanted = {
+        "target": target,
+        "goal": goal.model_dump(mode="json", exclude_none=True),
+        "recipe": recipe.id if recipe else None,
+        "batch_size": batch_size,
+        "threads": threads,
+    }
+    source = Source(model=fingerprint(model), wanted=_words(wanted), seed=seed, lissom=__version__)
+    path, settings = project if project else (None, {})
+    with opened(place, source, path, dict(settings)) as folder, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if folder.finished:
+            return _finished(folder, model, task)
+        stages = Stages(
+            [
+                ("analyze", 3),
+                ("try candidates", 30),
+                ("transform", 10),
+                ("export", 10),
+                ("measure", 30),
+                ("report", 1),
+            ],
+            progress,
+        )
+        run = _Run(model, task, goal, folder, threads, batch_size, seed, command or _snippet(wanted), stages)
+        return run.carry_out(recipe, targets, deadline)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    model: nn.Module
+    task: Task
+    goal: Goal
+    folder: RunFolder
+    threads: int
+    batch_size: int
+    seed: int
+    command: str
+    stages: Stages
+
+    def carry_out(self, recipe: Recipe | None, targets: Sequence[Target], deadline: float | None) -> Result:
+        folder, task = self.folder, self.task
+        with self.stages("analyze"):
+            save_example(folder.path / "example.safetensors", _detached(task.example))
+            graph = trace(self.model, task.example).graph
+        with self.stages("try candidates") as tick:
+            recipes = [recipe] if recipe else recipes_for(graph, task)
+            candidates = [Candidate(t, r) for t in targets for r in recipes]
+            choice = self._choose(candidates, graph, deadline, tick)
+        chosen = next(c for c in candidates if c.target.name == choice.target and c.recipe.to_data() == choice.recipe)
+        with self.stages("transform") as tick:
+            steps = transform(self.model, task, chosen.recipe, chosen.target, folder=folder, measure=True, tick=tick)
+        after = steps[-1].model if steps else self.model
+        with self.stages("export") as tick:
+            original, compressed = self._export(after, chosen, tick)
+        with self.stages("measure") as tick:
+            measured = measure(
+                self.model,
+                task,
+                graph,
+                steps,
+                chosen.target,
+                (original, compressed),
+                folder=folder,
+                threads=self.threads,
+                batch_size=self.batch_size,
+                tick=tick,
+            )
+        with self.stages("report"):
+            return self._report(chosen, steps, after, measured, choice.trials, (original, compressed))
+
+    def _choose(
+        self, candidates: list[Candidate], graph: Graph, deadline: float | None, tick: Callable[[float], None]
+    ) -> _Choice:
+        def compute() -> _Choice:
+            if len(candidates) == 1:
+                best, trials = candidates[0], ()
+            else:
+                best, trials = choose(
+                    self.model,
+                    self.task,
+                    candidates,
+                    goal=self.goal,
+                    original_metric=validate(self.model, self.task),
+                    original_bytes=graph.bytes,
+                    folder=self.folder,
+                    threads=self.threads,
+                    batch_size=self.batch_size,
+                    deadline=deadline,
+                    tick=tick,
+                )
+            return _Choice(target=best.target.name, recipe=best.recipe.to_data(), trials=trials)
+
+        return self.folder.stage("choice", _Choice, compute)
+
+    def _export(self, after: nn.Module, chosen: Candidate, tick: Callable[[float], None]) -> tuple[Artifact, Artifact]:
+        runtime, folder = runtime_of(chosen.target), self.folder
+        stem = Path(chosen.target.artifact).stem
+
+        def export(model: nn.Module, name: str) -> Callable[[], Artifact]:
+            return lambda: runtime.export(model, self.task.example, chosen.target.name, folder.path, name)
+
+        original = folder.stage("export-original", Artifact, export(self.model, "original"))
+        tick(0.5)
+        compressed = folder.stage("export", Artifact, export(after, stem))
+        return original, compressed
+
+    def _report(
+        self,
+        chosen: Candidate,
+        steps: list[Step],
+        after: nn.Module,
+        measured: Measured,
+        trials: tuple[TargetTrial, ...],
+        artifacts: tuple[Artifact, Artifact],
+    ) -> Result:
+        folder = self.folder
+        reason = impossible(self.goal, measured.before)
+        if reason:
+            raise GoalError(reason)
+        record = RunRecord(
+            lissom=__version__,
+            name=self.task.name,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            target=chosen.target.name,
+            before=measured.before,
+            after=measured.after,
+            ratios=measured.ratios,
+            goal=judge(self.goal, measured.before, measured.after, measured.ratios),
+            steps=tuple(
+                StepRecord(
+                    transform=s.transform.name,
+                    settings=s.transform.model_dump(mode="json"),
+                    seconds=round(s.seconds, 3),
+                    metric=s.metric,
+                )
+                for s in steps
+            ),
+            skipped=tuple(
+                SkipRecord(transform=s.transform.name, layer=skip.layer, reason=skip.reason)
+                for s in steps
+                for skip in s.plan.skipped
+            ),
+            layers=measured.layers,
+            parity=measured.parity,
+            trials=trials,
+            notes=measured.notes,
+            recipe=chosen.recipe.to_data(),
+            command=self.command,
+            environment=environment(self.threads),
+            seed=self.seed,
+        )
+        plans = tuple(s.plan for s in steps)
+        write_text(folder.path / "recipe.yaml", chosen.recipe.to_yaml())
+        write_text(folder.path / "plan.json", _plans_json(plans))
+        save_tensors(folder.path / WEIGHTS, state_of(after))
+        write_report([record], folder.path / REPORT)
+        write_text(folder.path / RESULT, record.model_dump_json(indent=2))
+        folder.finish(artifacts[1], artifacts[0], chosen.target.name)
+        return Result(after, artifacts[1], record, plans, folder.path)
+
+
+class _Plans(pydantic.RootModel[tuple[Plan, ...]]):
+    pass
+
+
+def _plans_json(plans: tuple[Plan, ...]) -> str:
+    return _Plans(plans).model_dump_json(indent=1)
+
+
+def _finished(folder: RunFolder, model: nn.Module, task: Task) -> Result:
+    """A finished run is not done again: its result is read back."""
+    from lissom.pipeline.reload import read_plans, read_result, replay
+
+    record = read_result(folder.path)
+    recipe = Recipe.from_data(record.recipe)
+    plans = read_plans(folder.path, recipe)
+    after = replay(model, task.example, recipe, plans)
+    after.load_state_dict(load_tensors(folder.path / WEIGHTS), strict=True)
+    assert folder.manifest.artifact is not None
+    return Result(after, folder.manifest.artifact, record, plans, folder.path)
+
+
+def check_weights(model: nn.Module) -> None:
+    """
+    Raises:
+        DataError: a parameter or buffer holds NaN or infinite values.
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise DataError(
+                f"The model's weight {name!r} holds NaN or infinite values. Load a sound checkpoint: nothing measured "
+                "on this model would mean anything."
+            )
+
+
+def seconds(budget: str | float) -> float:
+    """`"10min"`, `"1h"`, `"90s"` or a number of seconds.
+
+    Raises:
+        UsageError: not a positive time.
+    """
+    text = str(budget).strip().lower()
+    digits = text.rstrip("abcdefghijklmnopqrstuvwxyz ")
+    unit = text[len(digits) :].strip() or "s"
+    try:
+        value = float(digits) * BUDGET_UNITS[unit]
+    except (ValueError, KeyError) as wrong:
+        raise UsageError(f"The budget {budget!r} is not a time. Write 90s, 10min or 1h.") from wrong
+    if not 0 < value < float("inf"):
+        raise UsageError(f"The budget must be a positive time, got {budget!r}. Write 90s, 10min or 1h.")
+    return value
+
+
+def _detached(example: Batch) -> Batch:
+    def plain(value: object) -> object:
+        return value.detach() if isinstance(value, torch.Tensor) else value
+
+    return Batch(tuple(plain(a) for a in example.args), {k: plain(v) for k, v in example.kwargs.items()})
+
+
+def _words(wanted: Mapping[str, object]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in wanted.items() if value not in (None, {}))
+
+
+def _snippet(wanted: Mapping[str, object]) -> str:
+    return f"lissom.compress(model, task, target={wanted['target']!r}, out=...)"

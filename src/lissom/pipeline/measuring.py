@@ -1,0 +1,278 @@
+"""Original against compressed on one runtime: metric on its own outputs, interleaved latency, memory, kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pydantic
+import torch
+from torch import nn
+from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
+
+from lissom.errors import FailureError, VerificationError
+from lissom.export.base import Artifact, run
+from lissom.export.catalogue import runtime_of
+from lissom.export.kernels import match_kernels
+from lissom.graph.graph import Graph
+from lissom.graph.trace import Trace, trace
+from lissom.measure.artifacts import peak_memory, predictor, structure_of
+from lissom.measure.latency import interleave, paired_ratio, summarise
+from lissom.measure.layers import sqnr_db
+from lissom.measure.quality import evaluate, parity
+from lissom.measure.records import LayerRecord, MetricValue, Parity, Ratios, Side
+from lissom.metrics import as_metric
+from lissom.pipeline.candidates import caller
+from lissom.pipeline.transforming import Step
+from lissom.runfolder import RunFolder
+from lissom.target import Target
+from lissom.task import Batch, Split, Task, repeated, sliced
+from lissom.transforms.quantization import planned_precision
+
+ROUNDS = 40
+ERROR_EXAMPLES = 64
+"""Examples that per-layer quantization errors and the parity of torch and runtime are taken on."""
+PARITY_LIMIT = 1.0
+"""Mean difference of torch and runtime, in int8 steps of the output's range, beyond which a run is refused."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    before: Side
+    after: Side
+    ratios: Ratios
+    layers: tuple[LayerRecord, ...]
+    parity: Parity | None
+    notes: tuple[str, ...]
+
+
+class _Metric(pydantic.BaseModel):
+    value: MetricValue | None
+
+
+class _Samples(pydantic.BaseModel):
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+
+
+class _Memory(pydantic.BaseModel):
+    before: int | None
+    after: int | None
+    failure: str = ""
+
+
+class _Layers(pydantic.BaseModel):
+    layers: tuple[LayerRecord, ...]
+    parity: Parity | None
+    note: str = ""
+
+
+def measure(  # noqa: PLR0913  keywords of one call site
+    model: nn.Module,
+    task: Task,
+    graph: Graph,
+    steps: Sequence[Step],
+    target: Target,
+    artifacts: tuple[Artifact, Artifact],
+    *,
+    folder: RunFolder,
+    threads: int,
+    batch_size: int,
+    tick: Callable[[float], None],
+) -> Measured:
+    """Everything the report says about two artifacts (original, compressed); each part saved when done.
+
+    Raises:
+        VerificationError: the runtime's outputs are not those that torch simulated.
+    """
+    runtime, place = runtime_of(target), folder.path
+    original, compressed = artifacts
+    runners = [runtime.load(a, place, threads) for a in artifacts]
+    after_model = steps[-1].model if steps else model
+    after_trace = trace(after_model, task.example)
+
+    layers = folder.stage(
+        "layers",
+        _Layers,
+        lambda: _layers(task, graph, steps, after_trace, runtime, compressed, runners[1], folder),
+    )
+    tick(0.15)
+    rebuild = structure_of(model, task.example)
+    split: Split = "test" if task.has("test") else "validation"
+    metrics: list[MetricValue | None] = []
+    for index, (name, artifact, runner) in enumerate(zip(("before", "after"), artifacts, runners, strict=True)):
+        predict = predictor(runner, artifact, rebuild)
+        found = folder.stage(f"metric-{name}", _Metric, lambda p=predict: _Metric(value=_metric(task, split, p)))
+        metrics.append(found.value)
+        tick(0.15 + 0.25 * (index + 1))
+    memory = folder.stage("memory", _Memory, lambda: _memory(folder, artifacts, threads, batch_size))
+    tick(0.75)
+    example = repeated(task.example, batch_size)
+    samples = folder.stage(
+        "latency",
+        _Samples,
+        lambda: _Samples(
+            **interleave(
+                {
+                    "before": caller(runners[0], original, example),
+                    "after": caller(runners[1], compressed, example),
+                },
+                rounds=ROUNDS,
+                progress=lambda share: tick(0.75 + 0.25 * share),
+            )
+        ),
+    )
+    sides = [
+        Side(
+            metric=metric,
+            latency_ms=summarise(taken),
+            batch_size=batch_size,
+            size_bytes=artifact.size_bytes,
+            parameters=found.parameters,
+            macs=found.macs,
+            peak_memory_bytes=peak,
+        )
+        for metric, taken, artifact, found, peak in zip(
+            metrics,
+            (samples.before, samples.after),
+            artifacts,
+            (graph, _counted(steps, graph)),
+            (memory.before, memory.after),
+            strict=True,
+        )
+    ]
+    ratio = paired_ratio(samples.before, samples.after)
+    return Measured(
+        before=sides[0],
+        after=sides[1],
+        ratios=Ratios(
+            size=sides[0].size_bytes / sides[1].size_bytes,
+            latency=ratio.median,
+            latency_low=ratio.low,
+            latency_high=ratio.high,
+            macs=_ratio(sides[0].macs, sides[1].macs),
+            parameters=_ratio(sides[0].parameters, sides[1].parameters),
+        ),
+        layers=layers.layers,
+        parity=layers.parity,
+        notes=tuple(_notes(graph, original, layers, memory, split, metrics)),
+    )
+
+
+def _ratio(before: int, after: int) -> float:
+    return before / after if after else 1.0
+
+
+def _counted(steps: Sequence[Step], graph: Graph) -> Graph:
+    """The graph whose parameters and products the compressed model has: the last one before rounding."""
+    return steps[-1].trace.graph if steps else graph
+
+
+def _metric(task: Task, split: Split, predict: Callable[[Batch], object]) -> MetricValue | None:
+    if task.metric is None or not task.has(split):
+        return None
+    kind = "test" if split == "test" else "validation"
+    return evaluate(predict, task.batches(split), as_metric(task.metric), split=kind)
+
+
+def _memory(folder: RunFolder, artifacts: tuple[Artifact, Artifact], threads: int, batch_size: int) -> _Memory:
+    try:
+        before, after = (peak_memory(folder.path, a, threads, batch_size) for a in artifacts)
+    except FailureError as wrong:
+        return _Memory(before=None, after=None, failure=str(wrong).splitlines()[0])
+    return _Memory(before=before, after=after)
+
+
+def _layers(
+    task: Task,
+    graph: Graph,
+    steps: Sequence[Step],
+    after: Trace,
+    runtime: object,
+    artifact: Artifact,
+    runner: Callable[..., object],
+    folder: RunFolder,
+) -> _Layers:
+    """What each layer was planned to be, ran as, and lost; and whether torch and the runtime agree."""
+    batch = _sample(task)
+    found = runtime.kernels(artifact, folder.path)  # type: ignore[attr-defined]
+    ran = match_kernels(artifact, found, after.graph)
+    planned: dict[str, str] = {}
+    errors: dict[str, float] = {}
+    last = steps[-1] if steps else None
+    names = graph if last is None else last.trace.graph
+    if last is not None and isinstance(last.model, GraphModule):
+        planned = planned_precision(last.plan)
+        errors = sqnr_db(last.trace.module, last.model, batch, set(names.by_name))
+    held = {layer.name: layer for layer in graph.layers}
+    records = tuple(
+        LayerRecord(
+            layer=layer.name,
+            op=layer.op,
+            macs=layer.macs,
+            parameters_before=held[layer.name].parameters if layer.name in held else layer.parameters,
+            parameters_after=layer.parameters,
+            planned=planned.get(layer.node, "float32"),
+            ran=ran.get(layer.node, "unknown"),
+            sqnr_db=errors.get(layer.node),
+        )
+        for layer in names.layers
+    )
+    agreement = _parity(after, artifact, runner, batch, rounded=bool(planned))
+    return _Layers(layers=records, parity=agreement)
+
+
+def _sample(task: Task) -> Batch:
+    for split in ("calibration", "validation", "test", "train"):
+        if task.has(split):
+            batch = next(task.batches(split, limit=ERROR_EXAMPLES))
+            return sliced(batch, 0, ERROR_EXAMPLES)
+    return task.example
+
+
+def _parity(after: Trace, artifact: Artifact, runner: Callable[..., object], batch: Batch, *, rounded: bool) -> Parity:
+    fixed = after.graph.fixed_batch
+    if fixed is not None:
+        batch = repeated(batch, fixed)
+    with torch.no_grad():
+        outputs = after.module(*batch.args, **dict(batch.kwargs))
+    simulated = [t for t in pytree.tree_leaves(outputs) if isinstance(t, torch.Tensor)]
+    measured = run(runner, artifact, batch)  # type: ignore[arg-type]
+    found = parity([t.numpy() for t in simulated], [t.numpy() for t in measured])
+    if not np.isfinite(found.max_steps) or found.mean_steps > PARITY_LIMIT:
+        raise VerificationError(
+            f"The runtime's outputs differ from what torch simulated by {found.mean_steps:.2f} int8 steps on average "
+            f"(allowed {PARITY_LIMIT:g}). The exported file does not compute this model; try another target, and "
+            "exclude the layers named in the plan's last actions to find the one that differs."
+        )
+    return found
+
+
+def _notes(
+    graph: Graph,
+    original: Artifact,
+    layers: _Layers,
+    memory: _Memory,
+    split: str,
+    metrics: Sequence[MetricValue | None],
+) -> Iterator[str]:
+    floats = [one.layer for one in layers.layers if one.planned.startswith("int8") and not one.ran.startswith("int8")]
+    if floats:
+        yield (
+            f"{len(floats)} layers were quantized but do not run in integers on this runtime: {', '.join(floats[:8])}"
+            f"{', ...' if len(floats) > 8 else ''}."
+        )
+    if not graph.dynamic_batch:
+        yield "The model accepts only the example's batch size; other sizes are run in pieces of it."
+    if graph.uncounted:
+        yield f"Operators whose cost is not counted: {', '.join(sorted(graph.uncounted))}."
+    if metrics[0] is None:
+        yield "No metric was measured: the task has no metric or no test or validation data."
+    elif split == "validation":
+        yield "The metric is on the validation split, which also served to choose; the task has no test split."
+    if memory.failure:
+        yield f"Peak memory was not measured: {memory.failure}"
+    if original.batch is not None and not original.fixed:
+        yield f"The exported model takes up to {original.batch} examples a call; larger batches are run in pieces."

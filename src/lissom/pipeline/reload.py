@@ -1,0 +1,146 @@
+"""Runs read back: the compressed model on a fresh original, the result, the artifacts measured again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydantic
+from torch import nn
+
+from lissom.errors import RunFolderError, UsageError
+from lissom.export.base import Artifact, require
+from lissom.export.catalogue import runtime_of
+from lissom.graph.trace import trace
+from lissom.measure.latency import interleave, paired_ratio, summarise
+from lissom.measure.records import Interval, Latency, RunRecord
+from lissom.pipeline.candidates import caller
+from lissom.recipe import Recipe
+from lissom.runfolder import fingerprint, load_example, load_tensors, verify
+from lissom.target import load_target
+from lissom.task import Batch, Task, repeated
+from lissom.transforms.base import Plan
+
+RESULT, PLANS, WEIGHTS = "result.json", "plan.json", "model.safetensors"
+
+
+def load(folder: str | Path, model: nn.Module) -> nn.Module:
+    """The compressed model of a run: its plans replayed on `model`, a fresh original, and its weights loaded.
+
+    Raises:
+        RunFolderError: the folder is unfinished, truncated or altered, or was made from another model.
+    """
+    place = Path(folder)
+    manifest = verify(place)
+    found = fingerprint(model)
+    if found != manifest.source.model:
+        raise RunFolderError(
+            f"The run in {place} was made from another model: its fingerprint is {manifest.source.model}, this one's "
+            f"is {found}. Give lissom.load the original with the same class and weights that were compressed."
+        )
+    recipe = Recipe.read(place / "recipe.yaml")
+    plans = read_plans(place, recipe)
+    after = replay(model, load_example(place / "example.safetensors"), recipe, plans)
+    after.load_state_dict(load_tensors(place / WEIGHTS), strict=True)
+    return after
+
+
+def replay(model: nn.Module, example: Batch, recipe: Recipe, plans: Sequence[Plan]) -> nn.Module:
+    """Plans carried out again, without data."""
+    task = Task(example_inputs=example.args, example_kwargs=example.kwargs)
+    for one, plan in zip(recipe.steps, plans, strict=True):
+        model = one.apply(model, plan, trace(model, example), task)
+    return model
+
+
+def read_plans(folder: Path, recipe: Recipe) -> tuple[Plan, ...]:
+    """
+    Raises:
+        RunFolderError: `plan.json` is damaged or of another recipe.
+    """
+    path = folder / PLANS
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        plans = recipe.read_plans(data)
+    except (OSError, ValueError, KeyError, TypeError) as wrong:
+        raise RunFolderError(f"{path} is damaged: {str(wrong).splitlines()[0]}. Make the run again.") from wrong
+    if len(plans) != len(recipe.steps):
+        raise RunFolderError(f"{path} holds {len(plans)} plans for {len(recipe.steps)} steps. Make the run again.")
+    return plans
+
+
+def read_result(folder: str | Path) -> RunRecord:
+    """`result.json` of a run.
+
+    Raises:
+        RunFolderError: missing or damaged.
+    """
+    path = Path(folder) / RESULT
+    try:
+        return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, pydantic.ValidationError, ValueError) as wrong:
+        raise RunFolderError(
+            f"{path} cannot be read: {str(wrong).splitlines()[0]}. A finished run folder holds it."
+        ) from wrong
+
+
+@dataclass(frozen=True)
+class Remeasured:
+    """One artifact of a fresh interleaved measurement; `faster` is original / this, None for the original."""
+
+    run: str
+    model: str
+    target: str
+    latency_ms: Latency
+    size_bytes: int
+    faster: Interval | None
+
+
+def remeasure(
+    folders: Sequence[str | Path],
+    *,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    rounds: int = 40,
+) -> list[Remeasured]:
+    """Original and compressed artifacts of one or more runs, all interleaved in one run of this process.
+
+    Raises:
+        RunFolderError: a folder is unfinished or altered.
+        TargetError: a runtime is not installed here.
+        UsageError: no folder.
+    """
+    from lissom.measure.environment import available_cores
+
+    if not folders:
+        raise UsageError("measure needs at least one run folder.")
+    calls = {}
+    rows: list[tuple[str, str, Artifact]] = []
+    for folder in map(Path, folders):
+        manifest = verify(folder)
+        assert manifest.target and manifest.artifact and manifest.original
+        target = load_target(manifest.target)
+        runtime = runtime_of(target)
+        require(runtime.availability(), target.title)
+        example = load_example(folder / "example.safetensors")
+        example = repeated(example, batch_size or read_result(folder).before.batch_size)
+        for name, artifact in (("original", manifest.original), ("compressed", manifest.artifact)):
+            runner = runtime.load(artifact, folder, threads or available_cores())
+            calls[f"{folder}:{name}"] = caller(runner, artifact, example)
+            rows.append((str(folder), name, artifact))
+    samples = interleave(calls, rounds=rounds)
+    return [
+        Remeasured(
+            run=folder,
+            model=name,
+            target=artifact.target,
+            latency_ms=summarise(samples[f"{folder}:{name}"]),
+            size_bytes=artifact.size_bytes,
+            faster=None
+            if name == "original"
+            else paired_ratio(samples[f"{folder}:original"], samples[f"{folder}:{name}"]),
+        )
+        for folder, name, artifact in rows
+    ]

@@ -1,0 +1,152 @@
+"""Ordered transforms: the one description of what is done to a model. YAML and JSON both ways, with a stable id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pydantic
+import yaml
+
+from lissom.errors import RecipeError, nearest
+from lissom.settings import Setting
+from lissom.transforms.base import Plan, Transform
+from lissom.transforms.folding import Fold
+from lissom.transforms.quantization import Quantize
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lissom.pipeline import Result
+    from lissom.task import Task
+
+TRANSFORMS: Mapping[str, type[Transform]] = {"Fold": Fold, "Quantize": Quantize}
+
+
+class Recipe(Setting):
+    """Transforms in the order in which they are applied.
+
+    Raises:
+        RecipeError: empty, not transforms, or an order that cannot work; the message explains the order.
+    """
+
+    steps: tuple[pydantic.SerializeAsAny[Transform], ...]
+
+    def __init__(self, steps: Sequence[Transform]) -> None:
+        _check(steps)
+        super().__init__(steps=tuple(steps))  # type: ignore[call-arg]  pydantic's own signature
+
+    @property
+    def id(self) -> str:
+        """Twelve hexadecimal digits that depend on the steps and their settings alone."""
+        text = json.dumps(self.to_data(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def title(self) -> str:
+        return " > ".join(_title(step) for step in self.steps) or "nothing"
+
+    def to_data(self) -> list[dict[str, Any]]:
+        """`[{"Fold": {}}, {"Quantize": {"mode": "static", ...}}]`."""
+        return [{step.name: step.model_dump(mode="json")} for step in self.steps]
+
+    @classmethod
+    def from_data(cls, data: object, where: str = "recipe") -> Recipe:
+        """
+        Raises:
+            RecipeError: an unknown transform or field (with the nearest name), or an illegal order.
+        """
+        if isinstance(data, Mapping) and "steps" in data:
+            data = data["steps"]
+        if not isinstance(data, Sequence) or isinstance(data, str):
+            raise RecipeError(
+                f"{where}: a recipe is a list of transforms, got {type(data).__name__}. Write `- Fold: {{}}` and "
+                "`- Quantize: {mode: static}` on lines of their own."
+            )
+        return cls([_step(item, f"{where}, step {i + 1}") for i, item in enumerate(data)])
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_data(), sort_keys=False)
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_data(), indent=2)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Recipe:
+        """A recipe from a YAML or JSON file.
+
+        Raises:
+            RecipeError: the file is missing, not YAML or JSON, or not a recipe.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as wrong:
+            raise RecipeError(f"The recipe {path} cannot be read: {wrong}.") from wrong
+        try:
+            data = yaml.safe_load(text)  # JSON is YAML
+        except yaml.YAMLError as wrong:
+            raise RecipeError(f"The recipe {path} is not YAML: {wrong}.") from wrong
+        return cls.from_data(data, str(path))
+
+    def run(
+        self,
+        model: nn.Module,
+        task: Task,
+        *,
+        target: str = "onnxruntime",
+        out: str | Path | None = None,
+        **options: Any,
+    ) -> Result:
+        """Carry the recipe out, export and measure: `lissom.compress` with this recipe."""
+        # The one import that points up: the recipe is the verb's natural home for users, the work is the pipeline's.
+        from lissom.pipeline import compress
+
+        return compress(model, task, recipe=self, target=target, out=out, **options)
+
+    def read_plans(self, data: Sequence[dict[str, Any]]) -> tuple[Plan, ...]:
+        """Plans of these steps from JSON."""
+        return tuple(step.read_plan(plan) for step, plan in zip(self.steps, data, strict=False))
+
+
+def _title(step: Transform) -> str:
+    settings = step.model_dump(mode="json", exclude_defaults=True)
+    mode = {"mode": step.mode} if isinstance(step, Quantize) else {}
+    shown = ", ".join(f"{key}={value}" for key, value in {**mode, **settings}.items())
+    return f"{step.name}({shown})" if shown else step.name
+
+
+def _step(item: object, where: str) -> Transform:
+    if isinstance(item, str):
+        item = {item: {}}
+    if not isinstance(item, Mapping) or len(item) != 1:
+        raise RecipeError(f"{where}: a step is one transform with its settings, like `Fold: {{}}`, got {item!r}.")
+    ((name, settings),) = item.items()
+    if name not in TRANSFORMS:
+        raise RecipeError(f"{where}: unknown transform {name!r}. {nearest(str(name), TRANSFORMS)}")
+    return TRANSFORMS[name].parse(settings or {}, f"{where}, {name}", RecipeError)
+
+
+def _check(steps: Sequence[object]) -> None:
+    if isinstance(steps, (str, bytes)) or not isinstance(steps, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise RecipeError(f"A recipe is a list of transforms, got {type(steps).__name__}.")
+    quantized: str | None = None
+    for step in steps:
+        if not isinstance(step, Transform):
+            raise RecipeError(
+                f"A recipe holds transforms, got {step!r}. Write Recipe([Fold(), Quantize()]), with brackets."
+            )
+        if quantized and step.stage == "quantize":
+            raise RecipeError(
+                f"{step.name} comes twice: weights that are already integers cannot be rounded again. Keep one."
+            )
+        if quantized and step.stage in ("fold", "structure"):
+            raise RecipeError(
+                f"{step.name} comes after {quantized}: it changes weights that {quantized} has already rounded. Put "
+                f"{step.name} before {quantized}."
+            )
+        if step.stage == "quantize":
+            quantized = step.name
