@@ -29,6 +29,10 @@ class Integers(Setting):
     """Operators that the kernel absorbs between its product and its output quantizer."""
     moves: tuple[str, ...] = ()
     """Value-preserving operators with an integer form: rounded on both sides, so that integers flow through."""
+    integer_bias: bool = False
+    """Biases are rounded to int32 steps of input scale times weight scale, as the accumulator takes them."""
+    absorbs_add: bool = False
+    """A product's kernel adds the other operand before it rounds: the product itself enters the sum unrounded."""
     at_source: bool
     """Quantize before value-preserving operators (reshape, slice, pad) instead of after them."""
 

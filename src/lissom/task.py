@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -80,7 +80,7 @@ class Task:
     name: str = "model"
 
     def __post_init__(self) -> None:
-        example: object = self.example_inputs
+        example = cast(object, self.example_inputs)
         if not isinstance(example, tuple):
             raise UsageError(
                 f"Task(example_inputs=...) must be a tuple of the model's positional inputs, got "
@@ -91,9 +91,7 @@ class Task:
         for split in SPLITS:
             loader: object = getattr(self, split)
             if loader is not None and not isinstance(loader, Iterable):
-                raise UsageError(
-                    f"Task({split}=...) must be an iterable of batches, got {type(loader).__name__}."
-                )
+                raise UsageError(f"Task({split}=...) must be an iterable of batches, got {type(loader).__name__}.")
         check_finite(self.example, "the example inputs")
 
     @property
@@ -116,12 +114,12 @@ class Task:
         if iterator is loader:
             # A generator can be walked once; every later pass would silently see nothing.
             raise DataError(
-                f"Task({split}=...) is a one-shot iterator ({type(loader).__name__}): it would be exhausted after "
-                "one pass. Give a DataLoader, a list of batches, or another object whose iter() starts anew."
+                f"Task({split}=...) is a one-shot iterator ({type(loader).__name__}): it would be exhausted "
+                "after one pass. Give a DataLoader, a list of batches, or another object whose iter() starts anew."
             )
         seen = 0
         for index, raw in enumerate(iterator):
-            batch = contiguous(self.feed(raw))
+            batch = contiguous(_in_order(self.feed(raw), self.example_kwargs))
             if not batch.tensors():
                 raise DataError(
                     f"Batch {index} of Task({split}=...) holds no input tensor (got {type(raw).__name__}). "
@@ -136,6 +134,13 @@ class Task:
                 return
         if seen == 0:
             raise DataError(f"Task({split}=...) yielded no batch: the loader is empty.")
+
+
+def _in_order(batch: Batch, example: Mapping[str, Any]) -> Batch:
+    """The batch with its keyword inputs in the order of the example's: exported programs take them by position."""
+    if list(batch.kwargs) == list(example) or set(batch.kwargs) != set(example):
+        return batch
+    return Batch(batch.args, {name: batch.kwargs[name] for name in example}, batch.target)
 
 
 def contiguous(batch: Batch) -> Batch:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import keyword
+import re
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
 
-from lissom.errors import TargetError
+from lissom.errors import DataError, TargetError
 from lissom.settings import Setting
-from lissom.task import Batch, fitting
+from lissom.task import Batch, fitting, sliced
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Runner = Callable[[Sequence[Array]], list[Array]]
@@ -30,7 +36,7 @@ class Availability(Setting):
 
 
 class TensorSpec(Setting):
-    """One input or output: its name in the artifact, sizes (`"N"` follows the batch), element type."""
+    """One input or output: its name in the artifact, sizes (`"N"` is the batch, `"2*N"` twice it), element type."""
 
     name: str
     shape: tuple[int | str, ...]
@@ -114,14 +120,110 @@ def arrays(batch: Batch) -> list[Array]:
 
 
 def run(runner: Runner, artifact: Artifact, batch: Batch) -> list[torch.Tensor]:
-    """All outputs for a batch of any size: larger ones go through in pieces, short ones are filled and cut."""
-    size = batch.size
-    limit = artifact.batch
-    if limit is None or (size <= limit and not artifact.fixed) or size == limit:
+    """All outputs for a batch of any size: larger ones go through in pieces, short ones are filled and cut.
+
+    Raises:
+        DataError: the batch does not hold as many input tensors as the artifact takes.
+    """
+    given = len(batch.tensors())
+    if given != len(artifact.inputs):
+        names = ", ".join(spec.name for spec in artifact.inputs)
+        raise DataError(
+            f"The exported model takes {len(artifact.inputs)} input tensors ({names}), the batch holds {given}. "
+            "Give Task(feed=...) a function that makes a lissom.Batch with exactly these."
+        )
+    batch = _ordered(batch, artifact)
+    size, limit = batch.size, artifact.batch
+    if limit is None or size == limit or (size < limit and not artifact.fixed):
         return [torch.from_numpy(a) for a in runner(arrays(batch))]
-    parts = [runner(arrays(piece)) for piece in fitting(batch, limit)]
-    joined = [torch.from_numpy(np.concatenate(group)) if group[0].ndim else torch.from_numpy(group[0]) for group in zip(*parts, strict=True)]
-    return [t[:size] if t.ndim else t for t in joined]
+    parts = [[torch.from_numpy(a) for a in runner(arrays(piece))] for piece in _pieces(batch, artifact)]
+    return [
+        torch.cat(group)[: size if spec.shape[0] in ("N", limit) else None] if _is_split(spec, limit) else group[0]
+        for spec, group in zip(artifact.outputs, zip(*parts, strict=True), strict=True)
+    ]
+
+
+def _ordered(batch: Batch, artifact: Artifact) -> Batch:
+    """Keyword inputs in the artifact's order, whatever order they were given in."""
+    order = [spec.name for spec in artifact.inputs if spec.name in batch.kwargs]
+    if len(order) != len(batch.kwargs):
+        return batch
+    return Batch(batch.args, {name: batch.kwargs[name] for name in order}, batch.target)
+
+
+def _pieces(batch: Batch, artifact: Artifact) -> Iterable[Batch]:
+    limit = artifact.batch or batch.size
+    if artifact.fixed:
+        yield from fitting(batch, limit)
+        return
+    for start in range(0, batch.size, limit):
+        yield sliced(batch, start, start + limit)
+
+
+def _is_split(spec: TensorSpec, limit: int) -> bool:
+    """Whether an output grows with the batch; others are taken from the first piece."""
+    return bool(spec.shape) and (isinstance(spec.shape[0], str) or spec.shape[0] == limit)
+
+
+def input_specs(program: ExportedProgram) -> list[TensorSpec]:
+    """The program's inputs under the names of forward's arguments."""
+    values, batch = _values(program)
+    names = [str(name) for name in program.graph_signature.user_inputs]
+    return [_spec(name, values[name], batch) for name in names if isinstance(values.get(name), torch.Tensor)]
+
+
+def output_specs(program: ExportedProgram) -> list[TensorSpec]:
+    """The program's outputs: `output`, `output_0`, ...; those of a dict or dataclass under their keys."""
+    values, batch = _values(program)
+    found = program.graph_signature.user_outputs
+    taken = {str(name) for name in program.graph_signature.user_inputs}
+    specs: list[TensorSpec] = []
+    for name, source in zip(_output_names(program, len(found)), found, strict=True):
+        while name in taken:
+            name += "_out"
+        taken.add(name)
+        specs.append(_spec(name, values.get(str(source)), batch))
+    return specs
+
+
+def _values(program: ExportedProgram) -> tuple[dict[str, Any], set[str]]:
+    """What torch.export knows of each node, and the symbols it chose for the batch axis."""
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    shapes: list[Any] = [getattr(values.get(str(name)), "shape", ()) for name in program.graph_signature.user_inputs]
+    return values, {str(shape[0]) for shape in shapes if len(shape) and isinstance(shape[0], torch.SymInt)}
+
+
+def _output_names(program: ExportedProgram, count: int) -> list[str]:
+    structure = program.call_spec.out_spec
+    if structure is None or structure.num_leaves != count:
+        return [f"output_{i}" for i in range(count)]
+    leaves = pytree.tree_flatten_with_path(pytree.tree_unflatten(range(count), structure))[0]
+    names: list[str] = []
+    for path, _ in leaves:
+        name = re.sub(r"\W+", "_", pytree.keystr(path)).strip("_")
+        plain = name.isidentifier() and not keyword.iskeyword(name)
+        names.append(name if plain else "_".join(filter(None, ("output", name))))
+    return names
+
+
+def _spec(name: str, value: Any, batch: Collection[str]) -> TensorSpec:
+    def size(extent: Any) -> int | str:
+        if not isinstance(extent, torch.SymInt):
+            return int(extent)
+        return re.sub(r"\w+", lambda word: "N" if word[0] in batch else word[0], str(extent))
+
+    shape = tuple(size(extent) for extent in getattr(value, "shape", ()))
+    return TensorSpec(name=name, shape=shape, dtype=str(getattr(value, "dtype", "")).removeprefix("torch."))
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Generator[Path]:
+    """An empty folder to write files into; they move into `folder` when the block ends well, else they are gone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as scratch:
+        yield Path(scratch)
+        for file in sorted(Path(scratch).iterdir()):
+            file.replace(folder / file.name)
 
 
 def digest(path: Path) -> str:

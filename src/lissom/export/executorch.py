@@ -1,11 +1,11 @@
-"""ExecuTorch with the XNNPACK delegate: one `.pte` file for phones and boards, run here through its Python runtime."""
+"""ExecuTorch with the XNNPACK delegate: one `.pte` file for phones and boards, run here through Python."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +13,42 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from lissom.errors import ExportError
-from lissom.export.base import Array, Artifact, Availability, Kernel, Runner, Runtime, TensorSpec, artifact_of
+from lissom.errors import ExportError, RunFolderError
+from lissom.export.base import (
+    Array,
+    Artifact,
+    Availability,
+    Kernel,
+    Kind,
+    Runner,
+    Runtime,
+    artifact_of,
+    input_specs,
+    output_specs,
+    writing,
+)
 from lissom.export.onnx import quiet
+from lissom.export.origin import explain, mark_, origin
 from lissom.graph.trace import export_program
 from lissom.task import Batch
 
 MAX_BATCH = 32
 """Memory is planned ahead for the largest batch; larger ones go through in pieces."""
 
-KERNELS = {
-    "conv2d": "conv",
-    "convolution": "conv",
-    "linear": "linear",
-    "addmm": "linear",
-    "mm": "linear",
+KERNELS: dict[str, Kind] = {
+    "convolution": "product",
+    "conv2d": "product",
+    "linear": "product",
+    "addmm": "product",
+    "mm": "product",
+    "bmm": "product",
+    "scaled_dot_product_attention": "product",
     "add": "add",
     "avg_pool2d": "pool",
     "mean": "pool",
 }
+FUSED = frozenset({"relu", "hardtanh", "clamp"})
+"""What XNNPACK computes inside the operator before it."""
 
 
 class ExecuTorch(Runtime):
@@ -47,19 +64,16 @@ class ExecuTorch(Runtime):
     def export(self, model: nn.Module, example: Batch, target: str, folder: Path, stem: str) -> Artifact:
         largest = max(MAX_BATCH, 2 * example.size)
         program, dynamic = export_program(model, example, max_batch=largest)
+        mark_(program)
         buffer, kernels = _lower(program)
-        path = folder / f"{stem}.pte"
-        part = path.with_name(f".{path.name}.part")
-        part.write_bytes(buffer)
-        os.replace(part, path)
-        values = {n.name: n.meta.get("val") for n in program.graph.nodes}
-        signature = program.graph_signature
+        with writing(folder) as scratch:
+            (scratch / f"{stem}.pte").write_bytes(buffer)
         return artifact_of(
             target,
             folder,
-            [path.name],
-            [_spec(name, values) for name in signature.user_inputs],
-            [_spec(name, values) for name in signature.user_outputs],
+            [f"{stem}.pte"],
+            input_specs(program),
+            output_specs(program),
             batch=largest if dynamic else example.size,
             fixed=not dynamic,
             kernels=kernels,
@@ -73,22 +87,18 @@ class ExecuTorch(Runtime):
         _unsafe_reset_threadpool(threads)
         program = Loader.get().load_program(folder / artifact.files[0])
         method = program.load_method("forward")
+        if method is None:
+            raise RunFolderError(f"{artifact.files[0]} holds no forward method: export the model again.")
 
-        def call(inputs: Sequence[Array]) -> list[Array]:
+        def call(inputs: Sequence[Array], kept: object = program) -> list[Array]:
+            # `kept`: the method borrows the program's memory.
             found = method.execute([torch.from_numpy(a) for a in inputs])
-            return [t.numpy() if isinstance(t, torch.Tensor) else t for t in found]
+            return [t.numpy() for t in found]
 
-        call.program = program  # type: ignore[attr-defined]  the method borrows the program's memory
         return call
 
     def kernels(self, artifact: Artifact, folder: Path) -> tuple[Kernel, ...]:
         return artifact.kernels or ()
-
-
-def _spec(name: Any, values: dict[str, Any]) -> TensorSpec:
-    value = values.get(str(name))
-    shape = tuple("N" if isinstance(s, torch.SymInt) else int(s) for s in getattr(value, "shape", ()))
-    return TensorSpec(name=str(name), shape=shape, dtype=str(getattr(value, "dtype", "")).removeprefix("torch."))
 
 
 def _lower(program: ExportedProgram) -> tuple[bytes, tuple[Kernel, ...]]:
@@ -101,16 +111,15 @@ def _lower(program: ExportedProgram) -> tuple[bytes, tuple[Kernel, ...]]:
             kernels = tuple(_kernels(edge.exported_program()))
             return bytes(edge.to_executorch().buffer), kernels
         except Exception as wrong:  # the lowering raises its own and bare exceptions alike
-            reason = str(wrong).strip().splitlines()
             raise ExportError(
-                f"ExecuTorch cannot lower the model: {reason[0] if reason else type(wrong).__name__}. Try "
-                "target='onnxruntime', or replace the operator named there."
+                f"ExecuTorch cannot lower the model: {explain(wrong, program)} Replace that operator, or try "
+                "target='onnxruntime'."
             ) from wrong
 
 
 @contextlib.contextmanager
-def _silence_stderr() -> Iterator[None]:
-    """The native side writes to file descriptor 2 about processors it does not know; nothing there is ours."""
+def _silence_stderr() -> Generator[None]:
+    """The native side writes to file descriptor 2 about processors it does not know: nothing of ours."""
     saved = os.dup(2)
     try:
         with open(os.devnull, "wb") as sink:  # noqa: PTH123  a descriptor is needed
@@ -123,25 +132,42 @@ def _silence_stderr() -> Iterator[None]:
 
 def _kernels(program: ExportedProgram) -> Iterable[Kernel]:
     """What the delegate took, from the graphs handed to it; the runtime itself cannot be asked."""
-    modules = dict(program.graph_module.named_children())
-    for name, module in modules.items():
+    for module in program.graph_module.children():
         lowered = getattr(module, "original_module", None)
         if lowered is not None:
-            yield from _kernels_in(lowered.graph_module, delegated=True, prefix=name)
-    yield from _kernels_in(program.graph_module, delegated=False, prefix="")
+            yield from _kernels_in(lowered.graph_module, delegated=True)
+    yield from _kernels_in(program.graph_module, delegated=False)
 
 
-def _kernels_in(module: Any, *, delegated: bool, prefix: str) -> Iterable[Kernel]:
+def _kernels_in(module: Any, *, delegated: bool) -> Iterable[Kernel]:
     for node in module.graph.nodes:
-        op = _op(node)
-        if node.op != "call_function" or op not in KERNELS:
+        kind = KERNELS.get(_op(node))
+        if kind is None:
             continue
-        integer = delegated and _is_restored(node.args[0])
+        traced = origin(node)
         yield Kernel(
-            source=_weight_of(node) or node.name,
-            op=f"xnnpack {op}" if delegated else f"portable {op}",
-            precision="int8" if integer else "float32",
+            source=_weight_of(node) or traced,
+            op=f"{'xnnpack' if delegated else 'portable'} {_op(node)}",
+            precision=_precision(node) if delegated else "float32",
+            node=traced,
+            kind=kind,
         )
+
+
+def _precision(node: Any) -> str:
+    """XNNPACK runs an operator in integers where its inputs are restored from integers and its result is rounded.
+
+    The one exception is a product whose input is rounded at run time: it takes integers and gives floats.
+    """
+    values = [node.args[0], node.args[1]] if _op(node) == "add" else [node.args[0]]
+    if not all(_is(value, "dequantize") for value in values):
+        return "float32"
+    if any(_is(part, "getitem") and _is(part.args[0], "choose_qparams") for part in values[0].args):
+        return "int8 dynamic"
+    last = node
+    while len(last.users) == 1 and _op(next(iter(last.users))) in FUSED:
+        last = next(iter(last.users))
+    return "int8" if all(_is(user, "quantize") for user in last.users) else "float32"
 
 
 def _op(node: Any) -> str:
@@ -149,14 +175,15 @@ def _op(node: Any) -> str:
     return str(schema.name).split("::")[-1].removeprefix("_") if schema is not None else ""
 
 
-def _is_restored(value: Any) -> bool:
-    return "dequantize" in str(getattr(value, "target", ""))
+def _is(value: Any, name: str) -> bool:
+    target = getattr(value, "target", None)
+    return (_op(value) or str(getattr(target, "__name__", ""))).startswith(name) if target is not None else False
 
 
 def _weight_of(node: Any) -> str | None:
     if len(node.args) < 2 or not hasattr(node.args[1], "target"):
         return None
     weight = node.args[1]
-    while "dequantize" in str(weight.target) or "permute" in str(weight.target):
+    while _is(weight, "dequantize") or _is(weight, "permute") or _is(weight, "t_copy"):
         weight = weight.args[0]
     return str(weight.target) if weight.op in ("placeholder", "get_attr") else None

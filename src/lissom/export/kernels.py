@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lissom.export.base import Artifact, Kernel
+from lissom.export.base import Artifact, Kernel, Kind
 from lissom.graph.cost import MACS
 from lissom.graph.graph import Graph, Node
 
@@ -36,7 +36,7 @@ def match_kernels(artifact: Artifact, kernels: Sequence[Kernel], graph: Graph) -
     return found
 
 
-def kind_of(op: str) -> str | None:
+def kind_of(op: str) -> Kind | None:
     """`product`, `add` or `pool`: what kind of kernel computes an operator; None for operators not followed."""
     if op in MACS:
         return "product"

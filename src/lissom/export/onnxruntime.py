@@ -4,39 +4,46 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 from torch import nn
 
-from lissom.export.base import Array, Artifact, Availability, Kernel, Runner, Runtime
+from lissom.export.base import Array, Artifact, Availability, Kernel, Kind, Runner, Runtime
 from lissom.export.onnx import write_onnx
+from lissom.export.onnx_names import Names
 from lissom.task import Batch
 
-INTEGER_OPS = {
-    "QLinearConv": "conv",
-    "ConvInteger": "conv",
-    "QGemm": "linear",
-    "QLinearMatMul": "linear",
-    "MatMulIntegerToFloat": "linear",
-    "MatMulInteger": "linear",
-    "DynamicQuantizeMatMul": "linear",
+if TYPE_CHECKING:
+    import onnxruntime
+
+INTEGER_OPS: dict[str, Kind] = {
+    "QLinearConv": "product",
+    "ConvInteger": "product",
+    "QGemm": "product",
+    "QLinearMatMul": "product",
+    "MatMulIntegerToFloat": "product",
+    "MatMulInteger": "product",
+    "DynamicQuantizeMatMul": "product",
     "QLinearAdd": "add",
     "QLinearAveragePool": "pool",
     "QLinearGlobalAveragePool": "pool",
 }
-FLOAT_OPS = {
-    "Conv": "conv",
-    "FusedConv": "conv",
-    "ConvTranspose": "conv",
-    "Gemm": "linear",
-    "FusedGemm": "linear",
-    "MatMul": "linear",
-    "FusedMatMul": "linear",
+FLOAT_OPS: dict[str, Kind] = {
+    "Conv": "product",
+    "FusedConv": "product",
+    "ConvTranspose": "product",
+    "Gemm": "product",
+    "FusedGemm": "product",
+    "MatMul": "product",
+    "FusedMatMul": "product",
     "Add": "add",
     "AveragePool": "pool",
     "GlobalAveragePool": "pool",
+    "ReduceMean": "pool",
 }
 
 
@@ -47,7 +54,7 @@ class OnnxRuntime(Runtime):
         try:
             import onnxruntime  # noqa: F401  # pyright: ignore
         except ImportError as wrong:
-            return Availability(found=False, detail=f'pip install "lissom" again; onnxruntime is missing ({wrong})')
+            return Availability(found=False, detail=f'pip install "lissom" again: {wrong}')
         return Availability(found=True, version=importlib.metadata.version("onnxruntime"))
 
     def export(self, model: nn.Module, example: Batch, target: str, folder: Path, stem: str) -> Artifact:
@@ -58,37 +65,43 @@ class OnnxRuntime(Runtime):
         names = [spec.name for spec in artifact.inputs]
 
         def call(inputs: Sequence[Array]) -> list[Array]:
-            return session.run(None, dict(zip(names, inputs, strict=True)))
+            return [np.asarray(a) for a in session.run(None, dict(zip(names, inputs, strict=True)))]
 
         return call
 
     def kernels(self, artifact: Artifact, folder: Path) -> tuple[Kernel, ...]:
+        """Read back from the graph that ONNX Runtime optimized.
+
+        Its last stage is left out: it only reorders the weights of float convolutions in memory, and renames them.
+        """
         with tempfile.TemporaryDirectory() as scratch:
             optimized = Path(scratch) / "optimized.onnx"
             _session(folder / artifact.files[0], 1, optimized)
-            graph = onnx.load(optimized).graph
-        weights = {tensor.name for tensor in graph.initializer}
-        found: list[Kernel] = []
-        for node in graph.node:
-            kind = INTEGER_OPS.get(node.op_type) or FLOAT_OPS.get(node.op_type)
-            if kind is None:
-                continue
-            held = [name for name in node.input if name in weights]
-            found.append(
-                Kernel(
-                    source=_source(held, node.name),
-                    op=node.op_type,
-                    precision="int8" if node.op_type in INTEGER_OPS else "float32",
-                )
-            )
-        return tuple(found)
+            graph = onnx.load(optimized, load_external_data=False).graph
+        exported = onnx.load(folder / artifact.files[0], load_external_data=False).graph
+        return tuple(_kernels(graph, Names(exported)))
 
 
-def _source(weights: list[str], node: str) -> str:
-    return next((name for name in weights if "weight" in name), node)
+def _kernels(graph: onnx.GraphProto, names: Names) -> Iterator[Kernel]:
+    weights = {tensor.name for tensor in graph.initializer}
+    dynamic = {output for node in graph.node if node.op_type == "DynamicQuantizeLinear" for output in node.output}
+    for node in graph.node:
+        kind = INTEGER_OPS.get(node.op_type) or FLOAT_OPS.get(node.op_type)
+        if kind is None:
+            continue
+        precision = "int8" if node.op_type in INTEGER_OPS else "float32"
+        if precision == "int8" and (node.op_type.startswith("DynamicQuantize") or dynamic & set(node.input)):
+            precision = "int8 dynamic"
+        weight = next((name for name in node.input if name in weights and "weight" in name), "")
+        traced = names.traced(node.name, kind)
+        source = weight or traced or node.name
+        yield Kernel(source=source, op=node.op_type, precision=precision, node=traced, kind=kind)
+        if node.op_type == "FusedConv" and len(node.input) > 3:
+            for addition in names.absorbed(node.output[0], node.input):
+                yield Kernel(source=addition, op=node.op_type, precision=precision, node=addition, kind="add")
 
 
-def _session(path: Path, threads: int, optimized: Path | None = None):  # type: ignore[no-untyped-def]
+def _session(path: Path, threads: int, optimized: Path | None = None) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -97,4 +110,5 @@ def _session(path: Path, threads: int, optimized: Path | None = None):  # type: 
     options.log_severity_level = 3
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 from torch import nn
 
-from lissom.export.base import Array, Artifact, Availability, Kernel, Runner, Runtime
+from lissom.export.base import Array, Artifact, Availability, Kernel, Kind, Runner, Runtime
 from lissom.export.onnx import write_onnx
+from lissom.export.onnx_names import Names
 from lissom.task import Batch
 
 DYNAMIC_GROUP = 32
-LAYERS = {"Convolution": "conv", "FullyConnected": "linear", "MatMul": "linear", "Eltwise": "add", "Pooling": "pool"}
-INTEGER_TYPES = ("i8", "u8")
+LAYERS: dict[str, Kind] = {
+    "Convolution": "product",
+    "Deconvolution": "product",
+    "FullyConnected": "product",
+    "MatMul": "product",
+    "Eltwise": "add",
+    "Pooling": "pool",
+    "Reduce": "pool",
+}
+INTEGERS = frozenset({"i8", "u8"})
+PASSED = frozenset({"Transpose", "Reorder", "Reshape", "Convert", "Subgraph"})
+"""Between a weight and the layer that reads it."""
 
 
 class OpenVino(Runtime):
@@ -32,7 +46,7 @@ class OpenVino(Runtime):
         return write_onnx(model, example, target, folder, stem)
 
     def load(self, artifact: Artifact, folder: Path, threads: int) -> Runner:
-        compiled = _compile(folder / artifact.files[0], threads)
+        compiled = _compile(_read(folder / artifact.files[0]), threads)
         request = compiled.create_infer_request()
         outputs = list(compiled.outputs)
 
@@ -43,35 +57,109 @@ class OpenVino(Runtime):
         return call
 
     def kernels(self, artifact: Artifact, folder: Path) -> tuple[Kernel, ...]:
-        runtime = _compile(folder / artifact.files[0], 1).get_runtime_model()
-        found: list[Kernel] = []
-        for operation in runtime.get_ordered_ops():
-            info = operation.get_rt_info()
-            kind = _text(info, "layerType")
-            if not any(kind.startswith(known) for known in LAYERS):
-                continue
-            primitive = _text(info, "primitiveType").lower()
-            integer = primitive.endswith(INTEGER_TYPES)
-            found.append(
-                Kernel(
-                    source=_text(info, "originalLayersNames"),
-                    op=kind,
-                    precision="int8" if integer else "float32",
-                )
-            )
-        return tuple(found)
+        path = folder / artifact.files[0]
+        names = Names(onnx.load(path, load_external_data=False).graph)
+        compiled = _compile(_read(path), 1).get_runtime_model()
+        return tuple(k for operation in compiled.get_ordered_ops() for k in _kernels(operation, names))
 
 
-def _text(info: Any, key: str) -> str:
+def _kernels(operation: Any, names: Names) -> Iterator[Kernel]:
+    kind = LAYERS.get(_text(operation, "layerType"))
+    if kind is None:
+        return
+    parsed = [p for n in _text(operation, "originalLayersNames").split(",") if (p := names.parse(n)) is not None]
+    weight = _weight(operation) if kind == "product" else None
+    inputs = [_type(port) for port in operation.inputs() if _constant(port) is None]
+    own = next((traced for traced, found in parsed if found == kind), "")
+    if kind == "product":
+        yield Kernel(
+            source=names.parameter(_name(weight)) or own or operation.get_friendly_name(),
+            op=_text(operation, "layerType"),
+            precision=_product_precision(operation, weight),
+            # A linear layer may only be known by its bias, and a shared weight only by its reader.
+            node=own or (parsed[0][0] if parsed else ""),
+        )
+    precision = "int8" if all(one in INTEGERS for one in inputs) else "float32"
+    absorbs: tuple[Kind, ...] = ("pool",) if kind == "pool" else ("add",)
+    for traced, found in parsed:
+        if found in absorbs:
+            op = _text(operation, "layerType")
+            yield Kernel(source=traced, op=op, precision=precision, node=traced, kind=absorbs[0])
+
+
+def _product_precision(operation: Any, weight: Any) -> str:
+    ports = operation.inputs()
+    left = _type(ports[0])
+    right = _text(weight, "outputPrecisions") if weight is not None else _type(ports[1])
+    if left in INTEGERS and right in INTEGERS:
+        return "int8"
+    if left == "f32" and right in INTEGERS and _text(operation, "layerType") == "FullyConnected":
+        width = int(ports[1].get_partial_shape()[-1].get_length())
+        return "int8 dynamic" if rounds_its_input(width) else "float32"
+    return "float32" if left == "f32" and right == "f32" else "unknown"
+
+
+@functools.cache
+def rounds_its_input(width: int) -> bool:
+    """Whether a fully connected layer of that width with int8 weights computes on integers on this processor.
+
+    The runtime's own description does not tell, so it is tried: beside a 127, the step of a group is 1 and a 0.4 in
+    it is rounded away; a layer that only unpacks its weights still adds it.
+    """
+    import openvino
+    from openvino import opset13
+
+    ops: Any = opset13
+    x = ops.parameter([1, width], np.float32)
+    stored = ops.convert(ops.constant(np.ones((16, width), np.int8)), np.float32)
+    scaled = ops.multiply(stored, ops.constant(np.ones((16, 1), np.float32)))
+    product = ops.matmul(x, scaled, False, True)
+    made: Any = openvino.Model
+    compiled = _compile(made([product], [x], "probe"), 1)
+    row = np.zeros((1, width), np.float32)
+    row[0, : min(width, DYNAMIC_GROUP)] = 0.4
+    row[0, 0] = 127
+    found = float(compiled([row])[0][0, 0])
+    return abs(found - 127) < 0.2
+
+
+def _weight(operation: Any) -> Any:
+    """The constant that a product's second input comes from, through what only moves it."""
+    ports = operation.inputs()
+    return _constant(ports[1]) if len(ports) > 1 else None
+
+
+def _constant(port: Any) -> Any:
+    node = port.get_source_output().get_node()
+    while _text(node, "layerType") in PASSED and node.get_input_size():
+        node = node.input(0).get_source_output().get_node()
+    return node if _text(node, "layerType") == "Const" else None
+
+
+def _name(weight: Any) -> str:
+    return str(weight.get_friendly_name()) if weight is not None else ""
+
+
+def _type(port: Any) -> str:
+    return str(port.get_element_type().get_type_name())
+
+
+def _text(operation: Any, key: str) -> str:
+    info = operation.get_rt_info()
     return str(info[key].value) if key in info else ""
 
 
-def _compile(path: Path, threads: int) -> Any:
+def _read(path: Path) -> Any:
     import openvino
 
-    core = openvino.Core()
-    return core.compile_model(
-        core.read_model(str(path)),
+    return openvino.Core().read_model(str(path))
+
+
+def _compile(model: Any, threads: int) -> Any:
+    import openvino
+
+    return openvino.Core().compile_model(
+        model,
         "CPU",
         {
             "INFERENCE_NUM_THREADS": threads,

@@ -1,19 +1,49 @@
-"""PyTorch itself, eager, from a `torch.export` program. Integers are simulated, so nothing runs in integers."""
+"""PyTorch itself, eager, from a `torch.export` program. Integers are simulated: nothing runs in integers.
+
+The file is what `torch.export.save` writes, without the example inputs: they are the only part of it that is
+pickled. Loading refuses an archive that holds anything else than plain tensors and JSON.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
+import json
+import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, TensorArgument
+from torch.utils import _pytree as pytree
 
-from lissom.export.base import Array, Artifact, Availability, Kernel, Runner, Runtime, TensorSpec, artifact_of
-from lissom.graph.cost import MACS
+import lissom.transforms.quantization.rewrite  # noqa: F401  # pyright: ignore[reportUnusedImport]  registers operators
+from lissom.errors import ExportError, RunFolderError
+from lissom.export.base import (
+    Array,
+    Artifact,
+    Availability,
+    Kernel,
+    Runner,
+    Runtime,
+    artifact_of,
+    input_specs,
+    output_specs,
+    writing,
+)
+from lissom.export.kernels import kind_of
 from lissom.graph.trace import export_program, op_name
 from lissom.task import Batch
+
+PLAIN = re.compile(
+    r"[^/]+/(data/weights/weight_\d+|data/constants/tensor_\d+|models/model\.json"
+    r"|data/(weights|constants)/model_(weights|constants)_config\.json"
+    r"|archive_format|archive_version|byteorder|\.data/(version|serialization_id))"
+)
+"""Entries of a `.pt2` archive that are read as raw tensors, numbers or JSON."""
 
 
 class Torch(Runtime):
@@ -24,49 +54,106 @@ class Torch(Runtime):
 
     def export(self, model: nn.Module, example: Batch, target: str, folder: Path, stem: str) -> Artifact:
         program, dynamic = export_program(model, example)
-        path = folder / f"{stem}.pt2"
-        part = path.with_name(f".{stem}.part.pt2")
-        torch.export.save(program, part)
-        os.replace(part, path)
-        values = {n.name: n.meta.get("val") for n in program.graph.nodes}
-
-        def spec(name: object) -> TensorSpec:
-            value = values.get(str(name))
-            shape = tuple("N" if isinstance(s, torch.SymInt) else int(s) for s in getattr(value, "shape", ()))
-            dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
-            return TensorSpec(name=str(name), shape=shape, dtype=dtype)
-
-        signature = program.graph_signature
+        program.example_inputs = None
+        with writing(folder) as scratch:
+            path = scratch / f"{stem}.pt2"
+            with path.open("wb") as file:
+                try:
+                    torch.export.save(program, file)
+                except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as wrong:
+                    raise ExportError(f"torch.export cannot save the model: {wrong}") from wrong
+            _require_plain(path, ExportError)
         return artifact_of(
             target,
             folder,
             [path.name],
-            [spec(name) for name in signature.user_inputs],
-            [spec(name) for name in signature.user_outputs],
+            input_specs(program),
+            output_specs(program),
             batch=None if dynamic else example.size,
             fixed=not dynamic,
         )
 
     def load(self, artifact: Artifact, folder: Path, threads: int) -> Runner:
-        module = torch.export.load(folder / artifact.files[0]).module(check_guards=False)
+        program = _load(folder / artifact.files[0])
+        module = program.module(check_guards=False)
 
         def call(inputs: Sequence[Array]) -> list[Array]:
             before = torch.get_num_threads()
             torch.set_num_threads(threads)
             try:
+                args, kwargs = _arguments(program, inputs)
                 with torch.no_grad():
-                    found = module(*(torch.from_numpy(a) for a in inputs))
+                    found = module(*args, **kwargs)
             finally:
                 torch.set_num_threads(before)
-            leaves = torch.utils._pytree.tree_leaves(found)
-            return [t.numpy() for t in leaves if isinstance(t, torch.Tensor)]
+            return [t.numpy() for t in pytree.tree_leaves(found) if isinstance(t, torch.Tensor)]
 
         return call
 
     def kernels(self, artifact: Artifact, folder: Path) -> tuple[Kernel, ...]:
-        program = torch.export.load(folder / artifact.files[0])
+        program = _load(folder / artifact.files[0])
         return tuple(
-            Kernel(source=node.name, op=op_name(node), precision="float32")
+            Kernel(source=node.name, op=op_name(node), precision="float32", node=node.name, kind=kind)
             for node in program.graph.nodes
-            if node.op == "call_function" and op_name(node) in MACS
+            if node.op == "call_function" and (kind := kind_of(op_name(node))) is not None
         )
+
+
+def _arguments(program: ExportedProgram, inputs: Sequence[Array]) -> tuple[Any, Any]:
+    """Flat arrays as forward takes them, positional and by keyword, constants of the traced call in between."""
+    tensors = iter(inputs)
+    leaves = [
+        torch.from_numpy(next(tensors)) if isinstance(spec.arg, TensorArgument) else getattr(spec.arg, "value", None)
+        for spec in program.graph_signature.input_specs
+        if spec.kind is InputKind.USER_INPUT
+    ]
+    structure = program.call_spec.in_spec
+    assert structure is not None
+    return pytree.tree_unflatten(leaves, structure)
+
+
+def _load(path: Path) -> ExportedProgram:
+    """
+    Raises:
+        RunFolderError: the archive holds pickled parts, or something Lissom did not write.
+    """
+    _require_plain(path, RunFolderError)
+    return torch.export.load(path)
+
+
+def _require_plain(path: Path, error: type[ExportError | RunFolderError]) -> None:
+    """Nothing in the archive may be unpickled or evaluated when torch reads it."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            empty = entry.filename.endswith("/data/sample_inputs/model.pt") and entry.file_size == 0
+            if not empty and not PLAIN.fullmatch(entry.filename):
+                raise error(
+                    f"{path.name} holds {entry.filename!r}, which is no plain tensor or JSON and would be unpickled. "
+                    "Models with custom objects or tensor subclasses cannot go to target 'torch'; for any other file, "
+                    "export the model again."
+                )
+            if not entry.filename.endswith(".json"):
+                continue
+            text = archive.read(entry)
+            unsafe = _pickled(json.loads(text))
+            if unsafe:
+                raise error(f"{path.name}: {entry.filename!r} asks for {unsafe}. Export the model again.")
+
+
+def _pickled(data: object) -> str | None:
+    """What in a part of the archive makes torch unpickle a tensor or evaluate an expression that is not arithmetic."""
+    if isinstance(data, dict):
+        if data.get("use_pickle"):
+            return "an unpickled tensor"
+        expression = data.get("expr_str")
+        if isinstance(expression, str) and not _is_arithmetic(expression):
+            return f"the expression {expression!r}"
+        return next(filter(None, map(_pickled, data.values())), None)
+    return next(filter(None, map(_pickled, data)), None) if isinstance(data, list) else None
+
+
+def _is_arithmetic(expression: str) -> bool:
+    """Symbols, numbers and sympy's classes (`Mul(Integer(2), Symbol('s31'))`): torch hands the text to sympify."""
+    calls = re.findall(r"(\w+)\s*\(", expression)
+    plain = re.fullmatch(r"[\w\s+\-*/(),='<>]*", expression) and "__" not in expression
+    return bool(plain) and all(name[0].isupper() for name in calls)

@@ -12,7 +12,6 @@ u8 x s8 products stay inside what every kernel accumulates.
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -27,6 +26,7 @@ WEIGHT_LIMIT = 127
 DEAD_CHANNEL = 2.0**-20
 SMALLEST_SCALE = 2.0**-96
 """Keeps 1 / s and s * s finite in float32, also for all-zero and denormal ranges."""
+LARGEST = float(torch.finfo(torch.float32).max)
 
 
 class Affine(Setting):
@@ -56,10 +56,10 @@ def affine(low: float, high: float, dtype: IntType, *, symmetric: bool) -> Affin
     range that is never negative on uint8 keeps zero point 0 either way.
 
     Raises:
-        ValueError: a bound is NaN or infinite, or low > high.
+        ValueError: a bound is NaN, infinite or beyond float32, or low > high.
     """
-    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        raise ValueError(f"a range needs finite bounds with low <= high, got [{low}, {high}]")
+    if not (-LARGEST <= low <= high <= LARGEST):
+        raise ValueError(f"a range needs finite float32 bounds with low <= high, got [{low}, {high}]")
     low, high = min(low, 0.0), max(high, 0.0)
     q_min, q_max = LIMITS[dtype]
     if symmetric and not (dtype == "uint8" and low == 0.0):
@@ -79,8 +79,9 @@ def _scale(value: float) -> float:
 def weight_scales(weight: Tensor, axis: int) -> Tensor:
     """Symmetric int8 scales per slice along `axis`: max |w| / 127, shape (weight.shape[axis],), float32.
 
-    A slice more than 2^20 times smaller than the largest one (a channel that training or folding has switched off)
-    gets the scale at that floor, an all-zero weight the scale 1: integer kernels refuse smaller multipliers.
+    No scale is below 2^-20 times the largest magnitude of the whole weight, which only slices more than 8000 times
+    smaller than the largest reach (channels that training or folding has switched off): integer kernels refuse
+    smaller multipliers. An all-zero weight has the scale 1.
 
     Raises:
         ValueError: the weight holds NaN or infinite values.
@@ -101,6 +102,16 @@ def quantize_weight(weight: Tensor, scales: Tensor, axis: int) -> Tensor:
     shape[axis] = -1
     steps = torch.round(weight.detach().float() / scales.reshape(shape))
     return steps.clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT).to(torch.int8)
+
+
+def round_bias(bias: Tensor, weight_scale: Tensor, input_scale: float) -> Tensor:
+    """The bias (out,) on the grid of the int32 accumulator, whose step is input scale times weight scale (out,).
+
+    Reference: Jacob et al. 2018, section 2.4. Steps beyond int32 are clipped.
+    """
+    step = weight_scale.double() * input_scale
+    steps = torch.round(bias.detach().double() / step).clamp(-(2**31), 2**31 - 1)
+    return (steps * step).to(bias.dtype)
 
 
 def fake_quantize_groups(values: Tensor, group: int) -> Tensor:

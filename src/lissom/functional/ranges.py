@@ -21,13 +21,21 @@ class Range(Setting):
     count: int
 
     def merge(self, other: Range) -> Range:
+        """The range of both together; NaN on either side stays."""
         return Range(
-            low=min(self.low, other.low), high=max(self.high, other.high), count=self.count + other.count
+            low=_lesser(self.low, other.low),
+            high=-_lesser(-self.high, -other.high),
+            count=self.count + other.count,
         )
 
     @property
     def finite(self) -> bool:
         return math.isfinite(self.low) and math.isfinite(self.high)
+
+
+def _lesser(a: float, b: float) -> float:
+    # Python's min keeps or drops NaN depending on the order.
+    return math.nan if math.isnan(a) or math.isnan(b) else min(a, b)
 
 
 def range_of(values: Tensor) -> Range | None:

@@ -1,8 +1,8 @@
 """Multiply-accumulates per operator.
 
 Convention, once: one fused multiply-add is one MAC (`torch.utils.flop_counter` counts two operations), and
-additions of biases, normalizations and activations count nothing. An operator in neither table is not guessed:
-it is counted by name in `Graph.uncounted`.
+additions of biases, normalizations and activations count nothing. An operator in neither table is not guessed: it is
+counted by name in `Graph.uncounted`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from torch import SymInt
+
 Sizes = Sequence[int]
-Cost = Callable[[Sequence[Sizes | None], Sizes, Sequence[object]], int]
-"""(shape of each argument or None, shape of the output, the arguments) -> MACs."""
+Cost = Callable[[Sequence[Sizes | None], Sizes, Sequence[object]], int | None]
+"""(shape of each argument or None, shape of the output, the arguments) -> MACs, or None where not known."""
 
 
 def _conv(shapes: Sequence[Sizes | None], out: Sizes, _: Sequence[object]) -> int:
@@ -44,28 +46,38 @@ def _attention(shapes: Sequence[Sizes | None], _: Sizes, __: Sequence[object]) -
     return rows * key[-2] * (query[-1] + value[-1])
 
 
-def _rnn(gates: int) -> Cost:
-    def cost(shapes: Sequence[Sizes | None], out: Sizes, args: Sequence[object]) -> int:
-        source = _known(shapes[0])
-        steps = source[0] * source[1]
-        weights = args[2]
-        if not isinstance(weights, (list, tuple)):
-            return 0
-        matrices = [w for w in _shapes_of(weights) if len(w) == 2]
-        return steps * sum(math.prod(w) for w in matrices)
+def _recurrent(shapes: Sequence[Sizes | None], _: Sizes, args: Sequence[object]) -> int:
+    # LSTM, GRU and plain cells alike: every step multiplies by every weight matrix, (gates * hidden, in), once.
+    source = _known(shapes[0])  # (length, batch, in) or (batch, length, in)
+    weights = args[2]
+    if not isinstance(weights, (list, tuple)):
+        return 0
+    matrices = [shape for shape in _shapes_of(weights) if len(shape) == 2]
+    return source[0] * source[1] * sum(math.prod(shape) for shape in matrices)
 
-    del gates  # the gate count is inside the weight shapes: (gates * hidden, in)
-    return cost
+
+def _einsum(_: Sequence[Sizes | None], __: Sizes, args: Sequence[object]) -> int | None:
+    equation, tensors = args[0], args[1]
+    assert isinstance(equation, str)
+    assert isinstance(tensors, (list, tuple))
+    if "." in equation or len(tensors) > 2:
+        return None
+    terms = equation.replace(" ", "").split("->")[0].split(",")
+    sizes: dict[str, int] = {}
+    for letters, shape in zip(terms, _shapes_of(tensors), strict=True):
+        sizes.update(zip(letters, shape, strict=True))
+    return math.prod(sizes.values()) if len(tensors) == 2 else 0
 
 
 def _shapes_of(values: Sequence[object]) -> list[tuple[int, ...]]:
+    """Shapes of the tensors among graph nodes or tensors; a free size counts as the example's."""
     found: list[tuple[int, ...]] = []
     for value in values:
         meta = getattr(value, "meta", None)
         tensor = meta.get("val") if isinstance(meta, dict) else value
         shape = getattr(tensor, "shape", None)
         if shape is not None:
-            found.append(tuple(int(s) for s in shape))
+            found.append(tuple(s.node.hint if isinstance(s, SymInt) else int(s) for s in shape))
     return found
 
 
@@ -88,34 +100,41 @@ MACS: dict[str, Cost] = {
     "mm": _matmul,
     "bmm": _matmul,
     "mv": _matmul,
+    "dot": _matmul,
     "addmm": _addmm,
     "baddbmm": _addmm,
     "scaled_dot_product_attention": _attention,
-    "lstm": _rnn(4),
-    "gru": _rnn(3),
-    "rnn_tanh": _rnn(1),
-    "rnn_relu": _rnn(1),
+    "lstm": _recurrent,
+    "gru": _recurrent,
+    "rnn_tanh": _recurrent,
+    "rnn_relu": _recurrent,
+    "einsum": _einsum,
 }
 
-NO_MACS = frozenset(
-    """
-    abs adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d add alias alpha_dropout
-    amax amin any all arange argmax avg_pool1d avg_pool2d avg_pool3d batch_norm bernoulli bitwise_and bitwise_not
-    bitwise_or cat ceil celu chunk clamp clamp_max clamp_min clone constant_pad_nd contiguous copy cos cumsum
-    dequantize_per_channel dequantize_per_tensor detach div dropout elu embedding empty eq erf exp expand expand_as
-    eye feature_dropout fill flatten flip floor floor_divide full full_like gather ge gelu getitem glu group_norm gt
-    hardsigmoid hardswish hardtanh im2col index index_select instance_norm isnan item layer_norm le leaky_relu
-    lift_fresh_copy linalg_vector_norm log log_softmax logical_and logical_not logical_or logsumexp lt masked_fill
-    max max_pool1d max_pool2d max_pool3d maximum mean min minimum mish mul narrow ne neg new_ones new_zeros ones
-    ones_like pad permute pixel_shuffle pixel_unshuffle pow prelu quantize_per_tensor choose_qparams reciprocal
-    reflection_pad2d relu relu6 remainder repeat repeat_interleave reshape rms_norm roll round rsqrt rsub scalar_tensor
-    scatter select selu sigmoid sign silu sin slice softmax softplus split split_with_sizes sqrt squeeze stack std
-    sub sum sym_size tanh tensor_split tile to _to_copy topk transpose tril triu type_as unbind unflatten unfold
-    unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d
-    _upsample_bicubic2d_aa _upsample_bilinear2d_aa var view view_as where zeros zeros_like numpy_T
-    _assert_tensor_metadata _assert_scalar dynamic_quantize
-    """.split()
-)
+_MOVES_AND_MAPS = """
+_assert_scalar _assert_tensor_metadata _to_copy _upsample_bicubic2d_aa _upsample_bilinear2d_aa _weight_norm
+abs acos adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d add addcdiv addcmul
+alias all alpha_dropout amax amin any arange argmax argmin argsort asin atan atan2 avg_pool1d avg_pool2d
+avg_pool3d batch_norm bernoulli bitwise_and bitwise_not bitwise_or broadcast_to bucketize cat ceil celu
+channel_shuffle choose_qparams chunk clamp clamp_max clamp_min clone constant_pad_nd contiguous copy cos cosh
+count_nonzero cumprod cumsum dequantize_per_channel dequantize_per_tensor detach diag_embed diagonal div
+dropout dynamic_quantize elu embedding empty eq erf erfinv exp expand expand_as expm1 eye feature_dropout fill
+flatten flip floor floor_divide fmod frac full full_like gather ge gelu getitem glu group_norm gt hardshrink
+hardsigmoid hardswish hardtanh im2col index index_add index_copy index_put index_select instance_norm isfinite
+isinf isnan item layer_norm le leaky_relu lerp lift_fresh_copy linalg_vector_norm log log1p log2 log_sigmoid
+log_softmax logical_and logical_not logical_or logit logsumexp lt masked_fill masked_scatter max max_pool1d
+max_pool2d max_pool3d maximum mean meshgrid min minimum mish movedim mul nan_to_num narrow
+native_channel_shuffle ne neg new_ones new_zeros nonzero norm normalize numel numpy_T one_hot ones ones_like
+pad permute pixel_shuffle pixel_unshuffle pow prelu prod quantize_per_tensor reciprocal reflection_pad1d
+reflection_pad2d relu relu6 remainder repeat repeat_interleave replication_pad1d replication_pad2d reshape
+rms_norm roll round rrelu rsqrt rsub scalar_tensor scatter scatter_add searchsorted select select_scatter selu
+sigmoid sign silu sin sinh slice slice_scatter softmax softmin softplus softshrink sort split split_with_sizes
+sqrt square squeeze stack std std_mean sub sum swapaxes sym_numel sym_size sym_stride tan tanh tanhshrink
+tensor_split threshold tile to topk transpose tril triu trunc type_as unbind unflatten unfold unsqueeze
+upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d var var_mean
+view view_as where zeros zeros_like
+"""
+NO_MACS = frozenset(_MOVES_AND_MAPS.split())
 """Operators that move, select, normalize or map element by element."""
 
 

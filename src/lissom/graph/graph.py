@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Literal
 
+import pydantic
+
 from lissom.settings import Setting
 
 Shape = tuple[int | str, ...]
@@ -13,6 +15,9 @@ Shape = tuple[int | str, ...]
 
 LOOKS = frozenset({"sym_size", "sym_stride", "sym_numel", "_assert_tensor_metadata"})
 """Operators that read a size or a type, no values."""
+
+COPIES = frozenset({"alias", "clone", "copy", "detach", "lift_fresh_copy", "_to_copy", "to"})
+"""Operators that hand on a constant or parameter: no layer of their own."""
 
 
 class Operand(Setting):
@@ -39,7 +44,7 @@ class Node(Setting):
     dtype: str
     macs: int
     """Multiply-accumulates for one example; 0 for operators without products."""
-    constants: dict[str, float] = {}
+    constants: dict[str, float] = pydantic.Field(default_factory=dict[str, float])
     """Finite numbers of the call that differ from the operator's defaults: `{"alpha": 2.0}`."""
     module: str = ""
     """Class of the module it came from: `torch.nn.modules.conv.Conv2d`."""
@@ -150,7 +155,7 @@ class Graph(Setting):
         return tuple(self._layer(node) for node in self.nodes if node.macs or self._holds_parameters(node))
 
     def _holds_parameters(self, node: Node) -> bool:
-        return any(o.kind == "parameter" for o in node.operands)
+        return node.op not in COPIES and any(o.kind == "parameter" for o in node.operands)
 
     def _layer(self, node: Node) -> Layer:
         held = [self.tensor_by_name[o.source] for o in node.operands if o.kind == "parameter"]

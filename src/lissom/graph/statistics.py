@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch.fx import Interpreter
 from torch.fx import Node as FxNode
+from torch.utils import _pytree as pytree
 
 from lissom.errors import DataError
 from lissom.functional.ranges import Range, range_of
+from lissom.graph.graph import Graph
 from lissom.graph.trace import Trace
 from lissom.settings import Setting
 from lissom.task import Batch, fitting
@@ -53,18 +55,15 @@ def observe(
     """
     watcher = _Watcher(trace, watch)
     examples = 0
-    fixed = trace.graph.fixed_batch
     with torch.no_grad():
         for batch in batches:
-            for piece in fitting(batch, fixed):
+            for piece in fitting(batch, trace.graph.fixed_batch):
+                inputs = pytree.tree_leaves((piece.args, dict(piece.kwargs)))
+                _check_shapes(trace.graph, inputs)
                 try:
-                    watcher.run(*piece.tensors())
+                    watcher.run(*inputs, enable_io_processing=False)
                 except RuntimeError as wrong:
-                    shapes = [tuple(t.shape) for t in piece.tensors()]
-                    raise DataError(
-                        f"A calibration batch does not fit the model: inputs of shape {shapes}, traced with "
-                        f"{list(trace.graph.input_shapes)}. ({str(wrong).splitlines()[0]})"
-                    ) from wrong
+                    raise _misfit(trace.graph, inputs, str(wrong).splitlines()[0]) from wrong
             examples += batch.size
             if progress:
                 progress(examples)
@@ -76,3 +75,30 @@ def observe(
             "overflow in the model or wrong input scaling before compressing."
         )
     return Statistics(ranges=watcher.ranges, examples=examples)
+
+
+def _check_shapes(graph: Graph, inputs: Sequence[object]) -> None:
+    """Many a wrong size runs through a graph without an error, and gives wrong ranges."""
+    if len(inputs) != len(graph.inputs):
+        raise _misfit(graph, inputs, f"{len(inputs)} inputs instead of {len(graph.inputs)}")
+    for name, shape, dtype, given in zip(graph.inputs, graph.input_shapes, graph.input_dtypes, inputs, strict=True):
+        if not isinstance(given, torch.Tensor):
+            if dtype:
+                raise _misfit(graph, inputs, f"the input {name!r} is no tensor")
+            continue
+        same = len(shape) == given.ndim and all(
+            wanted in ("N", size) for wanted, size in zip(shape, given.shape, strict=True)
+        )
+        if not same:
+            raise _misfit(graph, inputs, f"the input {name!r} has another shape")
+        if dtype != str(given.dtype).removeprefix("torch."):
+            raise _misfit(graph, inputs, f"the input {name!r} is {given.dtype}, traced with {dtype}")
+
+
+def _misfit(graph: Graph, inputs: Sequence[object], reason: str) -> DataError:
+    shapes = [tuple(x.shape) if isinstance(x, torch.Tensor) else x for x in inputs]
+    return DataError(
+        f"A calibration batch does not fit the model: inputs of shape {shapes}, traced with "
+        f"{list(graph.input_shapes)}. ({reason}) Give batches like Task(example_inputs=...), or Task(feed=...) a "
+        "function that makes them so."
+    )

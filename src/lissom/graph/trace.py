@@ -2,9 +2,9 @@
 
 A batch axis is left free where the model allows it. torch.export specializes sizes 0 and 1, so the example is
 repeated to a batch of two before tracing; a model that refuses another batch size is traced as it is, and
-`Graph.dynamic_batch` says so. In-place operators are rewritten to their functional twins, so that every value of
-the graph keeps its meaning after its node ran; where an operator writes into a view of a value that is read later,
-torch.export's own functionalization is used.
+`Graph.dynamic_batch` says so. In-place operators are rewritten to their functional twins, so that every value of the
+graph keeps its meaning after its node ran; where an operator writes into a view of a value that is read
+later, torch.export's own functionalization is used.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import inspect
 import math
 import operator
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -56,13 +56,13 @@ def trace(model: nn.Module, example: Batch) -> Trace:
     """Trace `model` in evaluation mode; its own mode is restored.
 
     Raises:
-        ExportError: torch.export refuses; the message names the operator or reason and the user's source line.
+        ExportError: torch.export refuses; the message names the reason and the user's source line.
     """
     program, dynamic = export_program(model, example)
     module = _module_of(program)
     if _hides_values(module):
         try:
-            # An empty table decomposes nothing; what is left is the functionalization, and sub-graphs are inlined.
+            # An empty table decomposes nothing: this functionalizes, and inlines sub-graphs.
             program = program.run_decompositions({})
         except Exception as wrong:  # as undocumented as torch.export.export
             raise ExportError(_explain(wrong)) from wrong
@@ -79,8 +79,8 @@ def _module_of(program: ExportedProgram) -> GraphModule:
 
 
 @contextlib.contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every submodule has the mode it had. Exported programs have no mode."""
+def evaluation(model: nn.Module) -> Generator[None]:
+    """Evaluation mode inside; afterwards every submodule has the mode it had. Exported programs have none."""
     modes = [(module, module.training) for module in model.modules()]
     if not isinstance(model, GraphModule):
         model.eval()
@@ -94,11 +94,14 @@ def evaluation(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def export_program(
-    model: nn.Module, example: Batch, *, max_batch: int | None = None
-) -> tuple[ExportedProgram, bool]:
-    """The `torch.export` program and whether its batch axis is free (up to `max_batch`, for runtimes that plan
-    memory ahead)."""
+def export_program(model: nn.Module, example: Batch, *, max_batch: int | None = None) -> tuple[ExportedProgram, bool]:
+    """The `torch.export` program and whether its batch axis is free.
+
+    `max_batch` bounds a free axis, for runtimes that plan memory ahead.
+
+    Raises:
+        ExportError: torch.export refuses; the message names the reason and the user's source line.
+    """
     example = contiguous(example)
     with evaluation(model):
         if _batch_axis_leaves(example):
@@ -119,9 +122,7 @@ def _batch_axis_leaves(example: Batch) -> bool:
     return any(t.ndim and t.shape[0] == example.size for t in example.tensors())
 
 
-def _export(
-    model: nn.Module, example: Batch, *, free_batch: bool, max_batch: int | None = None
-) -> ExportedProgram:
+def _export(model: nn.Module, example: Batch, *, free_batch: bool, max_batch: int | None = None) -> ExportedProgram:
     size = example.size
     axis = Dim("N", min=1, max=max_batch) if max_batch else Dim.AUTO
 
@@ -169,9 +170,9 @@ def _explain(wrong: BaseException) -> str:
     reason = next((line for line in str(wrong).splitlines() if line.strip()), type(wrong).__name__)
     place = f" at {Path(own[-1].filename).name}:{own[-1].lineno}: `{own[-1].line}`" if own else ""
     return (
-        f"The model does not export: {reason.strip()}{place}. torch.export must be able to follow forward() without "
-        "looking at tensor values; rewrite that line with torch operators (torch.where, masks), or compress a "
-        "submodule that does export."
+        f"The model does not export: {reason.strip()}{place}. torch.export must be able to follow forward() "
+        "without looking at tensor values; rewrite that line with torch operators (torch.where, masks), or "
+        "compress a submodule that does export."
     )
 
 
@@ -253,7 +254,7 @@ def _restore_batch_norms_(module: GraphModule) -> None:
 
 
 def functionalize_(module: GraphModule) -> None:
-    """Replace `relu_`, `add_`, ... by their functional twins, point later readers at the result, drop dead code."""
+    """Replace `relu_`, `add_`, ... by their functional twins and point later readers at the result."""
     graph = module.graph
     order = {node: i for i, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
@@ -372,7 +373,7 @@ def _state(module: GraphModule) -> dict[str, torch.Tensor]:
 
 
 def _canonical(module: GraphModule, state: dict[str, torch.Tensor]) -> dict[str, str]:
-    """Every name of a tensor to the one it is counted under: the first that the graph reads, else the first."""
+    """Every name of a tensor to the one it is counted under: the first that the graph reads, or the first."""
     read = [str(node.target) for node in module.graph.nodes if node.op == "get_attr" and node.users]
     chosen: dict[int, str] = {}
     for name in (*(name for name in read if name in state), *state):
@@ -416,9 +417,7 @@ def _innermost(node: FxNode) -> tuple[str, str]:
     if str(path).startswith("_empty_nn_module_stack"):  # a size that torch.export asked for by itself
         return "", ""
     # A module that is called again is `conv@1` to torch.export; the layer is the same.
-    return str(path).split("@")[0], kind if isinstance(
-        kind, str
-    ) else f"{kind.__module__}.{kind.__qualname__}"
+    return str(path).split("@")[0], kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _operands(node: FxNode, canonical: dict[str, str]) -> tuple[Operand, ...]:
@@ -435,7 +434,7 @@ def _operands(node: FxNode, canonical: dict[str, str]) -> tuple[Operand, ...]:
 
 
 def _constants(node: FxNode) -> dict[str, float]:
-    """Finite numbers given to the operator that differ from the default of its schema, by the schema's name."""
+    """Finite numbers given to the operator that differ from its schema's defaults, by the schema's name."""
     if not isinstance(node.target, OpOverload):
         return {}
     found: dict[str, float] = {}

@@ -89,7 +89,12 @@ class Transform(Setting, ABC):
         """A new module with the plan carried out. `trace` is of `model`."""
 
     def read_plan(self, data: dict[str, Any]) -> Plan:
-        """A plan of this transform from JSON."""
+        """A plan of this transform from JSON.
+
+        Raises:
+            KeyError: an action of a kind this transform does not have.
+            ValueError: a field is missing or wrong.
+        """
         actions = tuple(self.actions[a["kind"]].model_validate(a) for a in data["actions"])
         return Plan.model_validate({**data, "actions": actions})
 

@@ -7,11 +7,12 @@ move, so everything moved from one root shares one scale and costs no second rou
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import itertools
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lissom.graph.graph import Graph, Node
-from lissom.target import OpKind, Target
+from lissom.target import Integers, OpKind, Target
 from lissom.transforms.base import Skip
 
 KINDS: dict[str, OpKind] = {
@@ -24,11 +25,12 @@ KINDS: dict[str, OpKind] = {
     "adaptive_avg_pool2d": "pool",
 }
 
-MOVES = frozenset(
-    """view reshape flatten unflatten transpose permute slice select squeeze unsqueeze expand contiguous alias clone
-    detach dropout feature_dropout pad max_pool1d max_pool2d max_pool3d getitem chunk split split_with_sizes
-    unbind""".split()
-)
+_MOVES = """
+view reshape flatten unflatten transpose permute slice select squeeze unsqueeze expand contiguous alias clone
+detach dropout feature_dropout pad max_pool1d max_pool2d max_pool3d getitem chunk split split_with_sizes
+unbind
+"""
+MOVES = frozenset(_MOVES.split())
 """Operators whose output holds only values of their first input (and, for zero padding, zeros)."""
 
 OUTPUT = "output"
@@ -66,23 +68,25 @@ class Point:
 
 
 def candidates(graph: Graph) -> list[Node]:
-    """Operators that some target could run in integers, and every layer with parameters or products."""
+    """Every layer with parameters or products, and the float operators that some target could run in integers."""
     layers = {layer.node for layer in graph.layers}
-    return [node for node in graph.nodes if node.name in layers or node.op in KINDS]
+    return [n for n in graph.nodes if n.name in layers or (n.op in KINDS and n.dtype.startswith("float"))]
 
 
 def partition(
     graph: Graph, ops: Collection[OpKind], target: Target, excluded: Collection[str]
 ) -> tuple[list[Node], list[Skip]]:
     """Candidates that are quantized, and the others with the reason."""
-    chosen: list[Node] = []
-    skipped: list[Skip] = []
-    for node in candidates(graph):
-        reason = _refuse(graph, node, ops, target, excluded)
-        if reason is None:
-            chosen.append(node)
-        elif reason:
-            skipped.append(Skip(layer=label(node), reason=reason))
+    found = candidates(graph)
+    reasons = {node.name: _refuse(graph, node, ops, target, excluded) for node in found}
+    changed = True
+    while changed:  # one refusal can take away the reason to round a weight that others share
+        changed = False
+        for node in found:
+            if reasons[node.name] is None and (shared := _refuse_shared(graph, node, reasons)):
+                reasons[node.name], changed = shared, True
+    chosen = [node for node in found if reasons[node.name] is None]
+    skipped = [Skip(layer=label(node), reason=reason) for node in found if (reason := reasons[node.name])]
     return chosen, skipped
 
 
@@ -94,25 +98,28 @@ def label(node: Node) -> str:
     return f"{node.layer}/{node.name}" if node.layer else node.name
 
 
-def _refuse(
-    graph: Graph, node: Node, ops: Collection[OpKind], target: Target, excluded: Collection[str]
-) -> str | None:
+def names_of(node: Node) -> tuple[str, ...]:
+    """What a pattern may call an operator: its layer, its own name, or the label that plans show."""
+    return tuple(dict.fromkeys(name for name in (node.layer, node.name, label(node)) if name))
+
+
+def _refuse(graph: Graph, node: Node, ops: Collection[OpKind], target: Target, excluded: Collection[str]) -> str | None:
     """Why not; None to quantize, an empty string for an operator nobody would call a layer."""
     kind = KINDS.get(node.op)
-    if node.layer in excluded or node.name in excluded:
+    if any(name in excluded for name in names_of(node)):
         return "excluded by the recipe"
     if kind is None:
         return UNSUPPORTED.get(node.op, f"{node.op} has no integer form here")
     if kind not in ops:
-        if kind in ("add", "pool"):
+        if kind in ("add", "pool") and not any(o.kind == "parameter" for o in node.operands):
             return ""
         return f"{target.title} has no integer kernel for {node.op} in this mode"
     if node.dtype != "float32":
-        return f"it computes in {node.dtype}, not float32" if kind in ("conv", "linear") else ""
+        return f"it computes in {node.dtype}, not float32"
     if kind in ("conv", "linear"):
-        if node.value(0) is None or node.parameter(1) is None:
-            return "its weight is computed, not stored"
-        return None
+        if node.value(0) is None:
+            return "its input is stored, not computed"
+        return None if node.parameter(1) else "its weight is computed, not stored"
     if kind == "add":
         return _refuse_add(graph, node)
     return None
@@ -121,31 +128,53 @@ def _refuse(
 def _refuse_add(graph: Graph, node: Node) -> str | None:
     left, right = node.value(0), node.value(1)
     if left is None or right is None:
-        return ""
-    if left not in graph.by_name and right not in graph.by_name:
-        return ""
-    shapes = {graph.by_name[v].shape for v in (left, right) if v in graph.by_name}
-    return None if shapes == {node.shape} else "its two inputs have different shapes (broadcast)"
+        stored = node.parameter(0) or node.parameter(1)
+        return f"one operand is stored ({stored})" if stored else "one operand is a number"
+    if left in graph.inputs and right in graph.inputs:
+        return "both operands are inputs of the model: rounding them costs more than adding them"
+    if {graph.dtype_of(left), graph.dtype_of(right)} != {"float32"}:
+        return "its operands have different types"
+    if {graph.shape_of(left), graph.shape_of(right)} != {node.shape}:
+        return "its two inputs have different shapes (broadcast)"
+    alpha = node.constants.get("alpha", 1.0)
+    return None if alpha == 1.0 else f"it multiplies an operand by {alpha:g}: integer kernels only add"
+
+
+def _refuse_shared(graph: Graph, node: Node, reasons: Mapping[str, str | None]) -> str | None:
+    """A weight is rounded for all its readers, so all of them must have been chosen."""
+    weight = node.parameter(1)
+    if KINDS[node.op] not in ("conv", "linear") or weight is None:
+        return None
+    for reader in graph.tensor_by_name[weight].used_by:
+        other = graph.by_name[reader]
+        if reasons.get(reader, "") is not None or other.parameter(1) != weight:
+            return f"its weight is shared with {label(other)}, which stays in float"
+    return None
+
+
+def moved_from(graph: Graph, value: str) -> str | None:
+    """The value that `value` holds the values of, where its operator only moves them."""
+    node = graph.by_name.get(value)
+    if node is None or node.op not in MOVES or not node.values:
+        return None
+    source = node.values[0]
+    if node.op == "pad" and node.constants.get("value", 0.0) != 0.0:
+        return None
+    if node.op == "getitem" and moved_from(graph, source) is None:
+        return None  # one of several results (of an LSTM, a top-k): computed, not moved
+    return source
 
 
 def root_of(graph: Graph, value: str) -> str:
     """The value that `value` was moved from."""
-    while value in graph.by_name and graph.by_name[value].op in MOVES:
-        before = graph.by_name[value].values
-        if not before:
-            break
-        value = before[0]
-    return value
+    return path_to_root(graph, value)[-1]
 
 
 def path_to_root(graph: Graph, value: str) -> list[str]:
     """`value` and what it was moved from, root last."""
     path = [value]
-    while path[-1] in graph.by_name and graph.by_name[path[-1]].op in MOVES:
-        before = graph.by_name[path[-1]].values
-        if not before:
-            break
-        path.append(before[0])
+    while (before := moved_from(graph, path[-1])) is not None:
+        path.append(before)
     return path
 
 
@@ -153,35 +182,52 @@ def points(graph: Graph, chosen: Iterable[Node], target: Target) -> list[Point]:
     """Every value to round for the chosen operators, in graph order."""
     table = target.integers
     found: dict[str, Point] = {}
-
-    def add(value: str, reader: Reader) -> None:
-        point = found.setdefault(value, Point(value, root_of(graph, value)))
-        if reader not in point.readers:
-            point.readers.append(reader)
-
     chosen = list(chosen)
+    names = {node.name for node in chosen}
+    rounded: list[tuple[str, Reader]] = []
     for node in chosen:
+        absorbed = _absorbed(graph, node, names) if table.absorbs_add else None
         for position in (0, 1) if KINDS[node.op] == "add" else (0,):
             value = node.value(position)
-            if value is None:
-                continue
-            path = path_to_root(graph, value)
-            if not table.at_source:
-                add(value, Reader(node.name, position))
-                for moved, before in zip(path, path[1:], strict=False):
-                    if graph.by_name[moved].op not in table.moves:
-                        break
-                    add(before, Reader(moved, 0))
-                continue
-            user = path[-2] if len(path) > 1 else node.name
-            add(path[-1], Reader(user, 0 if len(path) > 1 else position))
+            if value is not None and position != absorbed:
+                rounded += _for_input(graph, value, Reader(node.name, position), table)
     for node in chosen:
         if KINDS[node.op] in table.needs_output:
             value = _end_of_fusion(graph, node, table.fused)
-            for reader in _readers(graph, value):
-                add(value, reader)
+            rounded += [(value, reader) for reader in _readers(graph, value)]
+    for value, reader in rounded:
+        point = found.setdefault(value, Point(value, root_of(graph, value)))
+        if reader not in point.readers:
+            point.readers.append(reader)
     order = {name: i for i, name in enumerate((*graph.inputs, *graph.by_name))}
     return sorted(found.values(), key=lambda point: order[point.value])
+
+
+def _for_input(graph: Graph, value: str, reader: Reader, table: Integers) -> list[tuple[str, Reader]]:
+    """What to round, and for whom, so that `reader` gets integers."""
+    path = path_to_root(graph, value)
+    if table.at_source:
+        return [(path[-1], Reader(path[-2], 0) if len(path) > 1 else reader)]
+    found = [(value, reader)]
+    for moved, before in itertools.pairwise(path):
+        if graph.by_name[moved].op not in table.moves:
+            break
+        found.append((before, Reader(moved, 0)))
+    return found
+
+
+def _absorbed(graph: Graph, node: Node, chosen: Collection[str]) -> int | None:
+    """The operand of an addition that an integer product hands over unrounded, if any."""
+    if KINDS[node.op] != "add" or node.value(0) == node.value(1):
+        return None
+    for position in (0, 1):
+        value = node.value(position)
+        before = graph.by_name.get(value or "")
+        if before is None or before.name not in chosen or KINDS[before.op] not in ("conv", "linear"):
+            continue
+        if graph.consumers[before.name] == (node.name,) and before.name not in graph.outputs:
+            return position
+    return None
 
 
 def _end_of_fusion(graph: Graph, node: Node, fused: Collection[str]) -> str:

@@ -31,7 +31,7 @@ from lissom.transforms.quantization.placement import KINDS, Point, Reader
 class RoundActivation(Action):
     """Round `value` (a node of the traced graph) for its readers; `layer` computed it."""
 
-    kind: Literal["round-activation"] = "round-activation"
+    kind: Literal["round-activation"] = "round-activation"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
     value: str
     readers: tuple[tuple[str, int], ...]
     numbers: Affine
@@ -41,7 +41,7 @@ class RoundActivation(Action):
 class RoundDynamically(Action):
     """Give the input of `node` its own range at every call; `group` 0 means one range per tensor."""
 
-    kind: Literal["round-dynamically"] = "round-dynamically"
+    kind: Literal["round-dynamically"] = "round-dynamically"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
     node: str
     group: int
     dtype: IntType
@@ -50,9 +50,18 @@ class RoundDynamically(Action):
 class StoreWeight(Action):
     """Keep `parameter` as symmetric int8 with one scale per slice of `axis`."""
 
-    kind: Literal["store-weight"] = "store-weight"
+    kind: Literal["store-weight"] = "store-weight"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
     parameter: str
     axis: int
+
+
+class RoundBias(Action):
+    """Put the bias `parameter` on the accumulator's grid: `scale` of the input times the scales of `weight`."""
+
+    kind: Literal["round-bias"] = "round-bias"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
+    parameter: str
+    weight: str
+    scale: float
 
 
 class Quantize(Transform):
@@ -67,6 +76,7 @@ class Quantize(Transform):
     actions: ClassVar[dict[str, type[Action]]] = {
         "round-activation": RoundActivation,
         "round-dynamically": RoundDynamically,
+        "round-bias": RoundBias,
         "store-weight": StoreWeight,
     }
 
@@ -95,17 +105,22 @@ class Quantize(Transform):
         if self.mode == "static":
             if statistics is None:
                 raise DataError(
-                    "Quantize(mode='static') needs calibration data: give Task(calibration=...) or Task(train=...), "
-                    "or use Quantize(mode='dynamic'), which needs none."
+                    "Quantize(mode='static') needs calibration data: give Task(calibration=...) or "
+                    "Task(train=...), or use Quantize(mode='dynamic'), which needs none."
                 )
             found = placement.points(graph, chosen, target)
-            actions += [_activation(graph, point, statistics, target) for point in found]
+            rounded = [_activation(graph, point, statistics, target) for point in found]
+            actions += rounded
+            if target.integers.integer_bias:
+                actions += _biases(graph, chosen, rounded)
         else:
             group = target.dynamic.group if target.dynamic.granularity == "group" else 0
+            dtype = target.dynamic.dtype
             actions += [
-                RoundDynamically(layer=n.layer, node=n.name, group=group, dtype=target.dynamic.dtype) for n in chosen
+                RoundDynamically(layer=placement.label(node), node=node.name, group=group, dtype=dtype)
+                for node in chosen
             ]
-        weights = list(dict.fromkeys((n.layer, n.parameter(1)) for n in chosen if KINDS[n.op] in ("conv", "linear")))
+        weights = [(placement.label(n), n.parameter(1)) for n in chosen if KINDS[n.op] in ("conv", "linear")]
         stored: set[str] = set()
         for layer, parameter in weights:
             if parameter is not None and parameter not in stored:
@@ -126,13 +141,15 @@ class Quantize(Transform):
             rewrite.round_value_(module, rounded.value, readers, rounded.numbers)
         for dynamic in plan.of(RoundDynamically):
             rewrite.round_dynamically_(module, dynamic.node, dynamic.group, dynamic.dtype)
+        for bias in plan.of(RoundBias):
+            rewrite.round_bias_(module, bias.parameter, bias.weight, bias.scale)
         for weight in plan.of(StoreWeight):
             rewrite.store_weight_(module, weight.parameter, weight.axis)
         rewrite.finish_(module)
         return module
 
     def _chosen(self, graph: Graph, target: Target) -> tuple[list[Node], list[Skip]]:
-        names = [n for node in placement.candidates(graph) for n in (node.layer, node.name) if n]
+        names = [name for node in placement.candidates(graph) for name in placement.names_of(node)]
         excluded = select(names, self.exclude, "Quantize(exclude=...)")
         ops = target.integers.ops if self.mode == "static" else target.dynamic.ops
         return placement.partition(graph, ops, target, excluded)
@@ -140,7 +157,12 @@ class Quantize(Transform):
 
 def _activation(graph: Graph, point: Point, statistics: Statistics, target: Target) -> RoundActivation:
     table = target.integers
-    seen = statistics.ranges[point.root]
+    seen = statistics.ranges.get(point.root)
+    if seen is None:
+        raise DataError(
+            f"The calibration data gave no values at {point.root!r}: no batch, or only empty tensors there. Give "
+            "more calibration data, or leave the layer out with Quantize(exclude=...)."
+        )
     dtype = table.nonnegative if seen.low >= 0 else table.signed
     node = graph.by_name.get(point.value)
     return RoundActivation(
@@ -150,6 +172,18 @@ def _activation(graph: Graph, point: Point, statistics: Statistics, target: Targ
         numbers=affine(seen.low, seen.high, dtype, symmetric=table.symmetric),
         range=seen,
     )
+
+
+def _biases(graph: Graph, chosen: list[Node], rounded: list[RoundActivation]) -> list[RoundBias]:
+    scales = {reader: action.numbers.scale for action in rounded for reader in action.readers}
+    found: list[RoundBias] = []
+    for node in chosen:
+        weight, bias, scale = node.parameter(1), node.parameter(2), scales.get((node.name, 0))
+        if weight is None or bias is None or scale is None:
+            continue
+        if graph.tensor_by_name[bias].used_by == (node.name,):
+            found.append(RoundBias(layer=placement.label(node), parameter=bias, weight=weight, scale=scale))
+    return found
 
 
 def _predicted(graph: Graph, stored: set[str]) -> Cost:

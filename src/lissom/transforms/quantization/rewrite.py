@@ -1,12 +1,13 @@
 """Quantizers written into a traced graph, in the operators of PT2E (`quantized_decomposed`).
 
-The arithmetic stays in float between `dequantize` and `quantize`; exporters and ExecuTorch recognise the pattern and
-put integer kernels in its place.
+The arithmetic stays in float between `dequantize` and `quantize`; exporters and ExecuTorch recognise the pattern
+and put integer kernels in its place.
 """
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed  # pyright: ignore
@@ -14,6 +15,7 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.fx import Node as FxNode
 
+from lissom.errors import FailureError
 from lissom.functional.affine import (
     LIMITS,
     WEIGHT_LIMIT,
@@ -21,6 +23,7 @@ from lissom.functional.affine import (
     IntType,
     fake_quantize_groups,
     quantize_weight,
+    round_bias,
     weight_scales,
 )
 from lissom.transforms.quantization.placement import OUTPUT, Reader
@@ -48,7 +51,7 @@ def round_value_(module: GraphModule, value: str, readers: tuple[Reader, ...], n
     fixed = (numbers.scale, numbers.zero_point, low, high, DTYPES[numbers.dtype])
     with module.graph.inserting_after(_last_placeholder(module) if source.op == "placeholder" else source):
         quantized = module.graph.call_function(OPS.quantize_per_tensor.default, (source, *fixed))
-    # One dequantize for each reader: partitioners claim an operator together with the restored inputs it owns.
+    # One dequantize for each reader: partitioners claim an operator with the restored inputs it owns.
     for reader in readers:
         with module.graph.inserting_after(quantized):
             restored = module.graph.call_function(OPS.dequantize_per_tensor.default, (quantized, *fixed))
@@ -56,7 +59,7 @@ def round_value_(module: GraphModule, value: str, readers: tuple[Reader, ...], n
 
 
 def round_dynamically_(module: GraphModule, node: str, group: int, dtype: IntType) -> None:
-    """Give the first input of `node` its own range at every call: per tensor (group 0) or per run of `group`."""
+    """Give the first input of `node` its own range at every call: per tensor (group 0) or per `group` values."""
     graph = module.graph
     nodes = {n.name: n for n in graph.nodes}
     reader, source = nodes[node], nodes[node].args[0]
@@ -71,19 +74,25 @@ def round_dynamically_(module: GraphModule, node: str, group: int, dtype: IntTyp
             )
             scale = graph.call_function(operator.getitem, (qparams, 0))
             zero = graph.call_function(operator.getitem, (qparams, 1))
-            quantized = graph.call_function(
-                OPS.quantize_per_tensor.tensor, (source, scale, zero, low, high, kind)
-            )
-            restored = graph.call_function(
-                OPS.dequantize_per_tensor.tensor, (quantized, scale, zero, low, high, kind)
-            )
+            quantized = graph.call_function(OPS.quantize_per_tensor.tensor, (source, scale, zero, low, high, kind))
+            restored = graph.call_function(OPS.dequantize_per_tensor.tensor, (quantized, scale, zero, low, high, kind))
     reader.replace_input_with(source, restored)
 
 
 def store_weight_(module: GraphModule, parameter: str, axis: int) -> None:
-    """Keep `parameter` as int8 with one scale per slice of `axis`; every reader gets the restored weight."""
+    """Keep `parameter` as int8 with one scale per slice of `axis`; every reader gets the restored weight.
+
+    Raises:
+        FailureError: the weight holds NaN or infinite values.
+    """
     weight = _attribute(module, parameter)
-    scales = weight_scales(weight, axis)
+    try:
+        scales = weight_scales(weight, axis)
+    except ValueError as wrong:
+        raise FailureError(
+            f"The weight {parameter} cannot be quantized: {wrong}. The model is broken before compression; train "
+            "or load it again."
+        ) from wrong
     owner_name, _, leaf = parameter.rpartition(".")
     owner = module.get_submodule(owner_name)
     state = {
@@ -94,7 +103,11 @@ def store_weight_(module: GraphModule, parameter: str, axis: int) -> None:
     for name, tensor in state.items():
         owner.register_buffer(name, tensor)
     prefix = f"{owner_name}." if owner_name else ""
-    old = [n for n in module.graph.nodes if n.op == "get_attr" and n.target == parameter]
+    old = [
+        node
+        for node in module.graph.nodes
+        if node.op == "get_attr" and operator.attrgetter(str(node.target))(module) is weight
+    ]
     with module.graph.inserting_before(old[0]):
         held = [module.graph.get_attr(f"{prefix}{name}") for name in state]
         restored = module.graph.call_function(
@@ -104,7 +117,17 @@ def store_weight_(module: GraphModule, parameter: str, axis: int) -> None:
     for node in old:
         node.replace_all_uses_with(restored)
         module.graph.erase_node(node)
-    delattr(owner, leaf)
+    for alias, tensor in list(_state(module)):
+        if tensor is weight:
+            place, _, leaf = alias.rpartition(".")
+            delattr(module.get_submodule(place), leaf)
+
+
+def round_bias_(module: GraphModule, bias: str, weight: str, input_scale: float) -> None:
+    """Put a bias on the grid of the accumulator that the runtime adds it to; `weight` is still in float."""
+    held = _attribute(module, bias)
+    with torch.no_grad():
+        held.copy_(round_bias(held, weight_scales(_attribute(module, weight), 0), input_scale))
 
 
 def finish_(module: GraphModule) -> None:
@@ -113,9 +136,13 @@ def finish_(module: GraphModule) -> None:
     module.recompile()
 
 
+def _state(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
 def _attribute(module: nn.Module, name: str) -> torch.Tensor:
-    owner, _, leaf = name.rpartition(".")
-    found = getattr(module.get_submodule(owner), leaf)
+    found: object = operator.attrgetter(name)(module)
     assert isinstance(found, torch.Tensor)
     return found
 
@@ -124,9 +151,7 @@ def _last_placeholder(module: GraphModule) -> FxNode:
     return [node for node in module.graph.nodes if node.op == "placeholder"][-1]
 
 
-def _redirect(
-    nodes: dict[str, FxNode], source: FxNode, restored: FxNode, reader: Reader
-) -> None:
+def _redirect(nodes: dict[str, FxNode], source: FxNode, restored: FxNode, reader: Reader) -> None:
     if reader.node == OUTPUT:
         last = next(node for node in nodes.values() if node.op == "output")
         last.replace_input_with(source, restored)
