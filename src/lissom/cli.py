@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
 import shlex
 import sys
+import traceback
 import warnings
+from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Any
 
+import pydantic_core
 import typer
 from rich.console import Console
 
@@ -39,26 +43,30 @@ RecipeFile = Annotated[Path | None, typer.Option("--recipe", "-r", help="YAML or
 def main() -> None:
     """Entry point: errors become one sentence and an exit code."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except typer.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
-        _say("Stopped. The same command continues where it was.")
-        sys.exit(130)
+        code = app(standalone_mode=False)  # an Exit inside comes back as its code, Ctrl-C as 130
+        sys.stdout.flush()
+    except (typer.Abort, KeyboardInterrupt):
+        code = 130
+    except BrokenPipeError:  # the reader of stdout has seen enough, as in `lissom inspect ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 0
     except UsageError as wrong:
         _say(f"error: {wrong}")
-        sys.exit(2)
+        code = 2
     except LissomError as wrong:
         _say(f"failed: {wrong}")
-        sys.exit(3)
+        code = 3
     except Exception as wrong:
         show = getattr(wrong, "show", None)
         if callable(show):  # click's own usage errors
             show()
             sys.exit(2)
-        raise
+        traceback.print_exc()
+        _say(f"failed: {type(wrong).__name__}, which Lissom does not expect. Please report it with the lines above.")
+        code = 3
+    if code == 130:
+        _say("Stopped. The same command continues where it was.")
+    sys.exit(code or 0)
 
 
 def _say(text: str) -> None:
@@ -89,7 +97,10 @@ def demo(
     """The whole story on bundled real data, offline, in about two minutes."""
     from lissom.demo import run_demo
 
-    raise typer.Exit(run_demo(out, as_json=as_json))
+    records, met = run_demo(out, as_json=as_json)
+    if as_json:
+        _json(records)
+    raise typer.Exit(0 if met else 1)
 
 
 @app.command()
@@ -99,9 +110,10 @@ def inspect(project: Project, settings: Setting = None, as_json: AsJson = False)
     from lissom.project import load_project
     from lissom.terminal import quiet_native, show_graph
 
-    model, task = load_project(project, _settings(settings))
-    with quiet_native():
-        graph = lissom.analyze(model, task)
+    with _work(as_json):
+        model, task = load_project(project, _settings(settings))
+        with quiet_native():
+            graph = lissom.analyze(model, task)
     if as_json:
         layers = [layer.model_dump(mode="json") for layer in graph.layers]
         totals = {"macs": graph.macs, "parameters": graph.parameters, "bytes": graph.bytes}
@@ -129,17 +141,23 @@ def plan(
 ) -> None:
     """Dry run: what would change, what is skipped and why, predicted cost."""
     import lissom
+    from lissom.errors import TargetError
+    from lissom.pipeline import default_recipes
     from lissom.pipeline import plan as make_plans
     from lissom.project import load_project
     from lissom.target import load_target
     from lissom.terminal import quiet_native, show_plans
 
+    if target == "auto":
+        raise TargetError("plan shows what one runtime would get; auto is for compress. Give --target onnxruntime.")
     chosen = load_target(target)
-    wanted = lissom.Recipe.read(recipe) if recipe else lissom.Recipe([lissom.Fold(), lissom.Quantize()])
-    model, task = load_project(project, _settings(settings))
-    with quiet_native():
-        graph = lissom.analyze(model, task)
-        plans = make_plans(model, task, wanted, chosen)
+    wanted = lissom.Recipe.read(recipe) if recipe else None
+    with _work(as_json):
+        model, task = load_project(project, _settings(settings))
+        with quiet_native():
+            graph = lissom.analyze(model, task)
+            wanted = wanted or default_recipes(graph, task)[0]
+            plans = make_plans(model, task, wanted, chosen)
     if as_json:
         _json(
             {
@@ -178,12 +196,13 @@ def compress(  # noqa: PLR0913  one option per wish
     goal = lissom.Goal.from_options(drop=drop, latency=latency, size=size, macs=macs, memory=memory)
     wanted = lissom.Recipe.read(recipe) if recipe else None
     given = _settings(settings)
-    model, task = load_project(project, given)
-    with progress_bar(silent=as_json) as progress, quiet_native():
-        result = lissom.compress(
-            model, task, target=target, goal=goal, recipe=wanted, budget=budget, out=out, batch_size=batch,
-            threads=threads, seed=seed, progress=progress, command=_command(), project=(str(project), given),
-        )  # fmt: skip
+    with _work(as_json):
+        model, task = load_project(project, given)
+        with progress_bar(silent=as_json) as progress, quiet_native():
+            result = lissom.compress(
+                model, task, target=target, goal=goal, recipe=wanted, budget=budget, out=out, batch_size=batch,
+                threads=threads, seed=seed, progress=progress, command=_command(), project=(str(project), given),
+            )  # fmt: skip
     if as_json:
         _json(result.record.model_dump(mode="json"))
     else:
@@ -203,7 +222,7 @@ def measure(
     from lissom.pipeline import remeasure
     from lissom.terminal import measured_rows, quiet_native, show_measured
 
-    with quiet_native():
+    with _work(as_json), quiet_native():
         rows = remeasure(runs, batch_size=batch, threads=threads, rounds=rounds)
     if as_json:
         _json(measured_rows(rows))
@@ -244,6 +263,14 @@ def targets(as_json: AsJson = False) -> None:
         show_targets(found)
 
 
+@contextlib.contextmanager
+def _work(as_json: bool) -> Generator[None]:
+    from lissom.terminal import stdout_kept
+
+    with stdout_kept(wanted=as_json):
+        yield
+
+
 def _settings(given: list[str] | None) -> dict[str, str]:
     found: dict[str, str] = {}
     for item in given or []:
@@ -259,4 +286,5 @@ def _command() -> str:
 
 
 def _json(data: Any) -> None:
-    sys.stdout.write(json.dumps(data, indent=2, default=str) + "\n")
+    # JSON has no NaN and no infinity: they become null, as in result.json.
+    sys.stdout.write(pydantic_core.to_json(data, indent=2, inf_nan_mode="null").decode() + "\n")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from pathlib import Path
 
@@ -14,11 +12,12 @@ from lissom.export.catalogue import survey
 from lissom.goal import Goal
 from lissom.measure.records import RunRecord
 from lissom.pipeline import Result, compress
+from lissom.progress import Report
 from lissom.recipe import Recipe
 from lissom.report.headline import summary
 from lissom.report.html import write
 from lissom.report.units import bytes_text, metric_text, ms_text, ratio_interval_text
-from lissom.terminal import quiet_native
+from lissom.terminal import progress_bar, quiet_native
 from lissom.transforms.folding import Fold
 from lissom.transforms.quantization import Quantize
 
@@ -26,8 +25,8 @@ BATCH = 64
 GOAL = Goal(metric_drop=0.01, size_ratio=3.0)
 
 
-def run_demo(out: Path | None, *, as_json: bool) -> int:
-    """The story on one screen; returns the exit code."""
+def run_demo(out: Path | None, *, as_json: bool) -> tuple[list[RunRecord], bool]:
+    """The story on one screen; returns what was measured, and whether every goal was met."""
     console = Console(highlight=False, stderr=as_json)
     place = out or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     console.print("[bold]Lissom demo[/bold]: 1,797 real 8x8 scans of handwritten digits, a small CNN, int8.\n")
@@ -35,35 +34,42 @@ def run_demo(out: Path | None, *, as_json: bool) -> int:
     with quiet_native():
         model, task = demo_project.build()
     console.print(f"Trained in {time.perf_counter() - started:.0f} s. Compressing for every runtime found here:\n")
-    results: list[Result] = []
     with quiet_native():
         found = survey()
+    measured = [name for name, (_, here) in found.items() if here.found and name != "torch"]
+    results: list[Result] = []
+    with progress_bar(silent=as_json) as progress:
+        for index, name in enumerate(measured):
+            with quiet_native():
+                result = compress(
+                    model,
+                    task,
+                    target=name,
+                    goal=GOAL,
+                    recipe=Recipe([Fold(), Quantize()]),
+                    out=place / name,
+                    batch_size=BATCH,
+                    progress=_part(progress, name, index, len(measured)),
+                    command="lissom demo",
+                )
+            results.append(result)
+    for result in results:
+        console.print(f"  {result.record.target:<12} {summary(result.record)}", markup=False)
     for name, (_, here) in found.items():
-        if not here.found or name == "torch":
+        if name not in measured:
             detail = "the reference, no integer kernels" if name == "torch" else here.detail
             console.print(f"  {name:<12} not measured: {detail}", markup=False, soft_wrap=True)
-            continue
-        with quiet_native():
-            result = compress(
-                model,
-                task,
-                target=name,
-                goal=GOAL,
-                recipe=Recipe([Fold(), Quantize()]),
-                out=place / name,
-                batch_size=BATCH,
-                command="lissom demo",
-            )
-        results.append(result)
-        console.print(f"  {name:<12} {summary(result.record)}", markup=False)
     records = [result.record for result in results]
     page = write(records, place / "report.html")
     best = min(records, key=lambda record: record.after.latency_ms.median)
     _story(console, best, len(records))
     console.print(f"\nRun folders: {place}\nReport:      {page}", soft_wrap=True)
-    if as_json:
-        sys.stdout.write(json.dumps([r.model_dump(mode="json") for r in records], indent=2) + "\n")
-    return 0 if all(result.goal_met for result in results) else 1
+    return records, all(result.goal_met for result in results)
+
+
+def _part(report: Report | None, name: str, index: int, count: int) -> Report | None:
+    """Progress of one run among `count`."""
+    return report and (lambda done, label: report((index + done) / count, f"{name}: {label}"))
 
 
 def _story(console: Console, best: RunRecord, count: int) -> None:

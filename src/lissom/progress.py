@@ -15,6 +15,7 @@ class Stages:
     def __init__(self, expected: Sequence[tuple[str, float]], report: Report | None) -> None:
         self._seconds = dict(expected)
         self._total = sum(self._seconds.values()) or 1.0
+        self._shown = 0.0
         self._done = 0.0
         self._report = report
 
@@ -23,8 +24,10 @@ class Stages:
         seconds = self._seconds.pop(name, 0.0)
 
         def tick(share: float) -> None:
+            done = (self._done + seconds * min(max(share, 0.0), 1.0)) / self._total
+            self._shown = max(self._shown, min(done, 1.0))  # a bar never runs backwards
             if self._report:
-                self._report((self._done + seconds * min(max(share, 0.0), 1.0)) / self._total, name)
+                self._report(self._shown, name)
 
         tick(0.0)
         yield tick

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,11 @@ def load_project(path: str | Path, settings: Mapping[str, str]) -> tuple[nn.Modu
         ProjectError: no such file, no `build`, a setting it does not take, an error inside it, or the wrong return.
     """
     path = Path(path)
-    build = _build_of(path)
-    _check_settings(path, build, settings)
-    try:
-        built = build(**settings)
-    except LissomError:
-        raise
-    except Exception as wrong:  # whatever the user's own code raises
-        raise ProjectError(f"build() in {path} failed{_place(wrong, path)}: {type(wrong).__name__}: {wrong}") from wrong
+    with _neighbours(path):
+        build = _build_of(path)
+        _check_settings(path, build, settings)
+        with _explained(f"build() in {path} failed", path):
+            built = build(**settings)
     if not isinstance(built, tuple) or len(built) != 2:
         raise ProjectError(f"build() in {path} must return (model, task), got {_shown(built)}.")
     model, task = built
@@ -45,23 +43,16 @@ def load_project(path: str | Path, settings: Mapping[str, str]) -> tuple[nn.Modu
 
 def _build_of(path: Path) -> Callable[..., Any]:
     if not path.is_file():
-        near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise ProjectError(f"There is no project file {path}. {nearest(path.name, near)}")
+        near = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        way_out = nearest(path.name, near) if near else "Give the path of a Python file that defines build()."
+        raise ProjectError(f"There is no project file {path}. {way_out}")
     spec = importlib.util.spec_from_file_location(f"lissom_project_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ProjectError(f"{path} is not a Python file. A project file defines build() -> (model, task).")
     module = importlib.util.module_from_spec(spec)
-    before = list(sys.path)
-    sys.path.insert(0, str(path.parent))  # neighbours of the file import as if it were run as a script
     sys.modules[spec.name] = module
-    try:
+    with _explained(f"{path} cannot be run", path):
         spec.loader.exec_module(module)
-    except LissomError:
-        raise
-    except Exception as wrong:  # a project file may raise anything
-        raise ProjectError(f"{path} cannot be run{_place(wrong, path)}: {type(wrong).__name__}: {wrong}") from wrong
-    finally:
-        sys.path[:] = before
     build = getattr(module, "build", None)
     if not callable(build):
         defined = [n for n, v in vars(module).items() if inspect.isfunction(v)]
@@ -69,6 +60,32 @@ def _build_of(path: Path) -> Callable[..., Any]:
             f"{path} defines no build(). It must define build() -> (model, task). {nearest('build', defined)}"
         )
     return build
+
+
+@contextlib.contextmanager
+def _neighbours(path: Path) -> Generator[None]:
+    """Modules beside the file import as if it were run as a script."""
+    place = str(path.resolve().parent)
+    sys.path.insert(0, place)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(place)
+
+
+@contextlib.contextmanager
+def _explained(what: str, path: Path) -> Generator[None]:
+    """Whatever the user's own code raises, as one sentence with its line."""
+    try:
+        yield
+    except LissomError:
+        raise
+    except SystemExit as wrong:
+        raise ProjectError(f"{what}{_place(wrong, path)}: it called sys.exit({wrong.code!r}).") from wrong
+    except Exception as wrong:
+        reason = " ".join(str(wrong).split())
+        raise ProjectError(f"{what}{_place(wrong, path)}: {type(wrong).__name__}: {reason}") from wrong
 
 
 def _check_settings(path: Path, build: Callable[..., Any], settings: Mapping[str, str]) -> None:
@@ -91,4 +108,6 @@ def _place(wrong: BaseException, path: Path) -> str:
 def _shown(value: object) -> str:
     if isinstance(value, tuple):
         return f"a tuple of {len(value)}"
+    if isinstance(value, type):
+        return f"the class {value.__name__} itself, not an instance"
     return type(value).__name__

@@ -47,7 +47,7 @@ class Recipe(Setting):
 
     @property
     def title(self) -> str:
-        return " > ".join(_title(step) for step in self.steps) or "nothing"
+        return " > ".join(_title(step) for step in self.steps)
 
     def to_data(self) -> list[dict[str, Any]]:
         """`[{"Fold": {}}, {"Quantize": {"mode": "static", ...}}]`."""
@@ -59,7 +59,7 @@ class Recipe(Setting):
         Raises:
             RecipeError: an unknown transform or field (with the nearest name), or an illegal order.
         """
-        if isinstance(data, Mapping) and "steps" in data:
+        if isinstance(data, Mapping) and set(data) == {"steps"}:
             data = data["steps"]
         if not isinstance(data, Sequence) or isinstance(data, str):
             raise RecipeError(
@@ -89,7 +89,7 @@ class Recipe(Setting):
         try:
             data = yaml.safe_load(text)  # JSON is YAML
         except yaml.YAMLError as wrong:
-            raise RecipeError(f"The recipe {path} is not YAML: {wrong}.") from wrong
+            raise RecipeError(f"The recipe {path} is not plain YAML: {' '.join(str(wrong).split())}.") from wrong
         return cls.from_data(data, str(path))
 
     def run(
@@ -109,7 +109,7 @@ class Recipe(Setting):
 
     def read_plans(self, data: Sequence[dict[str, Any]]) -> tuple[Plan, ...]:
         """Plans of these steps from JSON."""
-        return tuple(step.read_plan(plan) for step, plan in zip(self.steps, data, strict=False))
+        return tuple(step.read_plan(plan) for step, plan in zip(self.steps, data, strict=True))
 
 
 def _title(step: Transform) -> str:
@@ -127,12 +127,14 @@ def _step(item: object, where: str) -> Transform:
     ((name, settings),) = item.items()
     if name not in TRANSFORMS:
         raise RecipeError(f"{where}: unknown transform {name!r}. {nearest(str(name), TRANSFORMS)}")
-    return TRANSFORMS[name].parse(settings or {}, f"{where}, {name}", RecipeError)
+    return TRANSFORMS[name].parse({} if settings is None else settings, f"{where}, {name}", RecipeError)
 
 
 def _check(steps: Sequence[object]) -> None:
     if isinstance(steps, (str, bytes)) or not isinstance(steps, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise RecipeError(f"A recipe is a list of transforms, got {type(steps).__name__}.")
+    if not steps:
+        raise RecipeError("A recipe needs at least one transform, got none. Write Recipe([Fold(), Quantize()]).")
     quantized: str | None = None
     for step in steps:
         if not isinstance(step, Transform):

@@ -6,7 +6,8 @@
     manifest.json                           format, status, what the run was made from, sha256 of every file
     state/                                  finished stages of an unfinished run
 
-Every file is written under a temporary name and renamed. No pickle.
+Every file is written under a temporary name and renamed. No pickle. A run that fails before its first stage is
+finished leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -17,24 +18,25 @@ import json
 import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import filelock
 import pydantic
-import safetensors
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lissom.errors import RunFolderError
 from lissom.export.base import Artifact, digest
-from lissom.settings import Setting
+from lissom.files import load_tensors, save_tensors, write_text
+from lissom.settings import Setting, explain
 from lissom.task import Batch
 
 T = TypeVar("T", bound=pydantic.BaseModel)
 
 MANIFEST = "manifest.json"
 STATE = "state"
+REQUIRED = ("result.json", "recipe.yaml", "plan.json", "model.safetensors", "example.safetensors")
+"""What every finished run holds besides its artifacts."""
 
 
 class Source(Setting):
@@ -59,6 +61,8 @@ class Manifest(Setting):
     original: Artifact | None = None
     project: str | None = None
     project_settings: dict[str, str] = pydantic.Field(default_factory=dict)
+    graph: str | None = None
+    """Hash of the traced graph: the model's code, which its fingerprint does not see."""
     files: dict[str, str] = pydantic.Field(default_factory=dict)
     """sha256 of every file of a finished run."""
 
@@ -71,45 +75,6 @@ def fingerprint(model: nn.Module) -> str:
             hashed.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             hashed.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return hashed.hexdigest()[:16]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename: the file is there whole or not at all.
-
-    Raises:
-        RunFolderError: the folder cannot be written.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as wrong:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise RunFolderError(f"{path} cannot be written: {wrong.strerror or wrong}. Choose another folder.") from wrong
-
-
-def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Weights as safetensors, whole or not at all; tied tensors are stored once each by name."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part)
-        part.replace(path)
-    except OSError as wrong:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise RunFolderError(f"{path} cannot be written: {wrong.strerror or wrong}. Choose another folder.") from wrong
-
-
-def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """
-    Raises:
-        RunFolderError: the file is truncated or not safetensors.
-    """
-    try:
-        return load_file(path)
-    except (OSError, safetensors.SafetensorError) as wrong:
-        raise RunFolderError(f"{path} is damaged: {wrong}. Run the compression again into another folder.") from wrong
 
 
 def save_example(path: Path, example: Batch) -> None:
@@ -144,6 +109,7 @@ class RunFolder:
     def __init__(self, path: Path, source: Source, project: str | None, settings: dict[str, str]) -> None:
         self.path = path
         self.state = path / STATE
+        self._made = [p for p in (path, *path.parents) if not p.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
             probe = path / ".probe"
@@ -168,9 +134,28 @@ class RunFolder:
 
     def close(self) -> None:
         """Give the folder free for others."""
-        self._lock.release()
         with contextlib.suppress(OSError):
-            (self.path / ".lock").unlink()
+            (self.path / ".lock").unlink()  # while it is held: filelock notices an unlinked file and tries again
+        self._lock.release()
+        self._remove_made()
+
+    def abandon(self) -> None:
+        """After a failure: leave nothing behind, unless a finished stage is worth continuing from."""
+        if not self._fresh or self._any_stage():
+            return
+        for held in self.path.iterdir():
+            if held.name == ".lock":
+                continue
+            with contextlib.suppress(OSError):
+                shutil.rmtree(held) if held.is_dir() and not held.is_symlink() else held.unlink()
+
+    def _any_stage(self) -> bool:
+        return any(self.state.rglob("*.json"))
+
+    def _remove_made(self) -> None:
+        for folder in self._made:
+            with contextlib.suppress(OSError):  # not empty: worth keeping
+                folder.rmdir()
 
     @property
     def finished(self) -> bool:
@@ -179,24 +164,20 @@ class RunFolder:
     def _open(self, source: Source, project: str | None, settings: dict[str, str]) -> Manifest:
         if (self.path / MANIFEST).exists():
             manifest = read_manifest(self.path)
-            differs = [
-                field for field in Source.model_fields if getattr(manifest.source, field) != getattr(source, field)
-            ]
-            if differs:
-                old, new = getattr(manifest.source, differs[0]), getattr(source, differs[0])
-                raise RunFolderError(
-                    f"The run folder {self.path} already holds another run: its {differs[0]} is {old}, this one's is "
-                    f"{new}. Choose another --out, or delete that folder."
-                )
+            if manifest.source != source:
+                if manifest.status == "finished" or self._any_stage():
+                    raise RunFolderError(_another(self.path, manifest, source))
+                manifest = None  # begun and nothing finished: nothing is lost
         else:
-            other = [
-                p.name for p in self.path.iterdir() if p.name not in (".lock", STATE) and not p.name.endswith(".part")
-            ]
+            manifest = None
+            other = [p.name for p in self.path.iterdir() if p.name not in (".lock", f".{MANIFEST}.part")]
             if other:
                 raise RunFolderError(
                     f"The folder {self.path} is not empty and holds no run ({sorted(other)[0]!r} is in it). Choose "
                     "another --out."
                 )
+        self._fresh = manifest is None
+        if manifest is None:
             manifest = Manifest(status="running", source=source, project=project, project_settings=settings)
             self.write_manifest(manifest)
         if manifest.status == "running":
@@ -207,21 +188,53 @@ class RunFolder:
         write_text(self.path / MANIFEST, manifest.model_dump_json(indent=2))
         self.manifest = manifest
 
-    def stage(self, name: str, kind: type[T], compute: Callable[[], T]) -> T:
-        """The stage's saved outcome, or compute and save it: what makes a killed run continue."""
+    def of_graph(self, graph: str) -> None:
+        """Note the traced graph. Stages finished with another one, that of code changed since, are done again.
+
+        Raises:
+            RunFolderError: the run is finished, and its graph was another one.
+        """
+        held = self.manifest.graph
+        if held == graph:
+            return
+        if self.finished:
+            raise RunFolderError(
+                f"The run folder {self.path} holds a finished run of a model with the same weights and another "
+                "forward(). Choose another --out, or delete that folder."
+            )
+        if held is not None:
+            shutil.rmtree(self.state)
+            self.state.mkdir()
+        self.write_manifest(self.manifest.model_copy(update={"graph": graph}))
+
+    def stage(
+        self, name: str, kind: type[T], compute: Callable[[], T], *, holds: Callable[[T], bool] = lambda _: True
+    ) -> T:
+        """The stage's saved outcome if it still holds, or compute and save it: what makes a killed run continue.
+
+        Each stage draws from a random state of its own, so that a continued run draws what an unbroken one does.
+        """
         path = self.state / f"{name}.json"
         if path.exists():
-            try:
-                return kind.model_validate_json(path.read_text(encoding="utf-8"))
-            except pydantic.ValidationError:
-                path.unlink()
+            with contextlib.suppress(pydantic.ValidationError, UnicodeDecodeError):
+                saved = kind.model_validate_json(path.read_text(encoding="utf-8"))
+                if holds(saved):
+                    return saved
+            path.unlink()
+        torch.default_generator.manual_seed(self._seed_of(name))
         outcome = compute()
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, outcome.model_dump_json(indent=2))
         return outcome
 
+    def _seed_of(self, name: str) -> int:
+        digits = hashlib.sha256(f"{self.manifest.source.seed} {name}".encode()).digest()
+        return int.from_bytes(digits[:6])
+
     def finish(self, artifact: Artifact, original: Artifact, target: str) -> None:
         """Hash every file, mark the run finished, drop the state."""
+        for left in (*self.path.glob(".*.part"), *self.path.glob(".export-*")):  # by a process that was killed
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         names = sorted(
             p.name for p in self.path.iterdir() if p.is_file() and not p.name.startswith(".") and p.name != MANIFEST
         )
@@ -244,8 +257,32 @@ def opened(path: Path, source: Source, project: str | None, settings: dict[str, 
     folder = RunFolder(path, source, project, settings)
     try:
         yield folder
+    except BaseException:
+        folder.abandon()
+        raise
     finally:
         folder.close()
+
+
+def _another(path: Path, manifest: Manifest, source: Source) -> str:
+    held = manifest.source
+    if held.model != source.model:
+        differs = (
+            f"of another model (its fingerprint is {held.model}, this one's is {source.model}). If it should be the "
+            "same, build() must return the same weights every time: load a checkpoint, or seed and fix the training"
+        )
+    elif held.wanted != source.wanted:
+        differs = f"that was asked for otherwise: {held.wanted}; now: {source.wanted}"
+    elif held.seed != source.seed:
+        differs = f"of seed {held.seed}, now it is {source.seed}"
+    else:
+        differs = f"of Lissom {held.lissom}, this is {source.lissom}"
+    status = "a finished run" if manifest.status == "finished" else "an unfinished run"
+    continues = "" if manifest.status == "finished" else "repeat its own command to continue it, "
+    return (
+        f"The run folder {path} already holds {status} {differs}. To go on, {continues}choose another --out, or delete "
+        "that folder."
+    )
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -259,7 +296,16 @@ def read_manifest(path: Path) -> Manifest:
             f"{path} is not a run folder: it has no {MANIFEST}. `lissom compress ... --out` makes one."
         )
     try:
-        return Manifest.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        data = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(data, dict) and data.get("format") != 1:
+            raise RunFolderError(
+                f"{file} is of format {data.get('format')!r}, this Lissom reads format 1. Use the Lissom that made it."
+            )
+        return Manifest.model_validate(data)
+    except pydantic.ValidationError as wrong:
+        raise RunFolderError(
+            f"{explain(wrong, str(file), Manifest)} The file is damaged; make the run again."
+        ) from wrong
     except (ValueError, OSError) as wrong:
         raise RunFolderError(f"{file} is damaged: {str(wrong).splitlines()[0]}. Make the run again.") from wrong
 
@@ -273,24 +319,35 @@ def verify(path: Path) -> Manifest:
     manifest = read_manifest(path)
     if manifest.status != "finished":
         raise RunFolderError(f"The run in {path} is not finished. The command that started it continues it.")
-    for name, expected in manifest.files.items():
-        file = path / name
-        if file.name != name or name.startswith("."):
+    for name in (*manifest.files, *_artifact_files(manifest)):
+        if Path(name).name != name or name.startswith(".") or "\\" in name:
             raise RunFolderError(
-                f"{path}/{MANIFEST} names {name!r}, which lies outside the run folder. Do not trust it."
+                f"{path / MANIFEST} names {name!r}, which lies outside the run folder. Do not trust it."
             )
-        if not file.exists():
-            raise RunFolderError(
-                f"{file} is missing. The run folder is incomplete; copy it again or make the run again."
-            )
-        if digest(file) != expected:
-            raise RunFolderError(
-                f"{file} is truncated or altered: its sha256 is not the one in {MANIFEST}. Copy the folder again or "
-                "make the run again."
-            )
+    unlisted = [name for name in (*REQUIRED, *_artifact_files(manifest)) if name not in manifest.files]
+    if unlisted or manifest.artifact is None or manifest.original is None or manifest.target is None:
+        what = repr(unlisted[0]) if unlisted else "the artifact"
+        raise RunFolderError(f"{path / MANIFEST} is damaged: it does not list {what}. Make the run again.")
+    for name in manifest.files:
+        check_file(path, manifest, name)
     return manifest
 
 
-def artifact_files(manifest: Manifest) -> tuple[str, ...]:
-    held: list[Any] = [a for a in (manifest.artifact, manifest.original) if a is not None]
+def check_file(path: Path, manifest: Manifest, name: str) -> None:
+    """
+    Raises:
+        RunFolderError: the file is missing, truncated or altered.
+    """
+    file = path / name
+    if not file.is_file():
+        raise RunFolderError(f"{file} is missing. The run folder is incomplete; copy it again or make the run again.")
+    if digest(file) != manifest.files.get(name):
+        raise RunFolderError(
+            f"{file} is truncated or altered: its sha256 is not the one in {MANIFEST}. Copy the folder again or make "
+            "the run again."
+        )
+
+
+def _artifact_files(manifest: Manifest) -> tuple[str, ...]:
+    held = [one for one in (manifest.artifact, manifest.original) if one is not None]
     return tuple(name for artifact in held for name in artifact.files)

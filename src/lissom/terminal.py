@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -174,12 +175,38 @@ def quiet_native() -> Generator[None]:
 
 
 @contextlib.contextmanager
+def stdout_kept(*, wanted: bool) -> Generator[None]:
+    """What the project's own code prints goes to stderr, so that stdout holds the JSON document alone."""
+    if not wanted:
+        yield
+        return
+    sys.stdout.flush()
+    saved = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+@contextlib.contextmanager
 def progress_bar(*, silent: bool) -> Generator[Callable[[float, str], None] | None]:
     """One bar for the whole run, with an estimate of what is left; plain lines without a terminal."""
-    if silent or not sys.stderr.isatty():
-        yield None if silent else _lines()
+    if silent:
+        yield None
         return
-    real = os.fdopen(os.dup(2), "w")
+    with os.fdopen(os.dup(2), "w") as real:  # a descriptor of its own: `quiet_native` redirects the other
+        if sys.stderr.isatty():
+            with _bar(real) as report:
+                yield report
+        else:
+            yield _lines(real)
+
+
+@contextlib.contextmanager
+def _bar(real: TextIO) -> Generator[Callable[[float, str], None]]:
     columns = (
         TextColumn("{task.description:<16}"),
         BarColumn(),
@@ -188,15 +215,14 @@ def progress_bar(*, silent: bool) -> Generator[Callable[[float, str], None] | No
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(file=real), transient=True) as bar:
-        row = bar.add_task("analyze", total=1.0)
+    # The estimate is over the whole run so far: shares are weighted by expected seconds.
+    with Progress(*columns, console=Console(file=real), transient=True, speed_estimate_period=1e6) as bar:
+        row = bar.add_task("start", total=1.0)
         yield lambda done, label: bar.update(row, completed=done, description=label)
-    real.close()
 
 
-def _lines() -> Callable[[float, str], None]:
+def _lines(real: TextIO) -> Callable[[float, str], None]:
     """Without a terminal: one line when a stage begins."""
-    real = os.fdopen(os.dup(2), "w")
     seen: set[str] = set()
 
     def show(done: float, label: str) -> None:

@@ -179,6 +179,8 @@ def output_specs(program: ExportedProgram) -> list[TensorSpec]:
     taken = {str(name) for name in program.graph_signature.user_inputs}
     specs: list[TensorSpec] = []
     for name, source in zip(_output_names(program, len(found)), found, strict=True):
+        if not isinstance(values.get(str(source)), torch.Tensor):
+            continue
         while name in taken:
             name += "_out"
         taken.add(name)

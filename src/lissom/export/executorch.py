@@ -56,7 +56,8 @@ class ExecuTorch(Runtime):
 
     def availability(self) -> Availability:
         try:
-            import executorch.runtime  # noqa: F401  # pyright: ignore
+            with quiet():
+                import executorch.runtime  # noqa: F401  # pyright: ignore
         except ImportError:
             return Availability(found=False, detail='pip install "lissom[executorch]"')
         return Availability(found=True, version=importlib.metadata.version("executorch"))
@@ -64,6 +65,13 @@ class ExecuTorch(Runtime):
     def export(self, model: nn.Module, example: Batch, target: str, folder: Path, stem: str) -> Artifact:
         largest = max(MAX_BATCH, 2 * example.size)
         program, dynamic = export_program(model, example, max_batch=largest)
+        inputs = input_specs(program)
+        constants = {str(name) for name in program.graph_signature.user_inputs} - {spec.name for spec in inputs}
+        if constants:
+            raise ExportError(
+                f"ExecuTorch takes tensors only, and {', '.join(sorted(constants))} of forward() are none. Give them "
+                "default values and leave them out of the example inputs."
+            )
         mark_(program)
         buffer, kernels = _lower(program)
         with writing(folder) as scratch:
@@ -72,7 +80,7 @@ class ExecuTorch(Runtime):
             target,
             folder,
             [f"{stem}.pte"],
-            input_specs(program),
+            inputs,
             output_specs(program),
             batch=largest if dynamic else example.size,
             fixed=not dynamic,
@@ -93,7 +101,7 @@ class ExecuTorch(Runtime):
         def call(inputs: Sequence[Array], kept: object = program) -> list[Array]:
             # `kept`: the method borrows the program's memory.
             found = method.execute([torch.from_numpy(a) for a in inputs])
-            return [t.numpy() for t in found]
+            return [t.numpy() for t in found if isinstance(t, torch.Tensor)]
 
         return call
 

@@ -67,6 +67,13 @@ def write_onnx(model: nn.Module, example: Batch, target: str, folder: Path, stem
         ExportError: torch.export or torch.onnx refuses; names the operator.
     """
     program, dynamic = export_program(model, example)
+    values = {node.name for node in program.graph.nodes}
+    plain = [v for v in program.graph_signature.user_outputs if v is not None and v not in values]
+    if plain:
+        raise ExportError(
+            f"The model does not convert to ONNX: it returns {plain[0]!r}, and an ONNX output is a tensor. Return "
+            "torch.tensor(...) there, or leave it out."
+        )
     mark_(program)
     inputs, outputs = input_specs(program), output_specs(program)
     exported = _convert(program)

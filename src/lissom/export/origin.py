@@ -17,8 +17,10 @@ OPERATOR = re.compile(r"torch\._?ops\.(\w+)\.(\w+)|op='(\w+)\.(\w+)'|\b([a-z]\w*
 
 
 def mark_(program: ExportedProgram) -> None:
-    """Write each node's name into its `custom` metadata, which torch's passes hand on."""
+    """Write each operator's name into its `custom` metadata, which torch's passes hand on."""
     for node in program.graph.nodes:
+        if node.op != "call_function":
+            continue
         node.meta["custom"] = {**(node.meta.get("custom") or {}), KEY: node.name}
 
 
@@ -31,7 +33,7 @@ def explain(wrong: BaseException, program: ExportedProgram) -> str:
     """What failed and why, from an exporter's chain of exceptions: the operator, its layer, the innermost reason."""
     causes = list(_causes(wrong))
     reasons = (line.strip() for one in reversed(causes) for line in str(one).splitlines() if line.strip())
-    reason = next(reasons, type(wrong).__name__)
+    reason = next(reasons, type(wrong).__name__).rstrip(".") + "."
     found = next(filter(None, (_operator(str(one)) for one in reversed(causes))), None)
     if found is None:
         return reason

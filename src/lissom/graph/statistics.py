@@ -62,7 +62,7 @@ def observe(
                 _check_shapes(trace.graph, inputs)
                 try:
                     watcher.run(*inputs, enable_io_processing=False)
-                except RuntimeError as wrong:
+                except (RuntimeError, IndexError) as wrong:
                     raise _misfit(trace.graph, inputs, str(wrong).splitlines()[0]) from wrong
             examples += batch.size
             if progress:

@@ -13,7 +13,9 @@ import contextlib
 import inspect
 import math
 import operator
+import sysconfig
 import traceback
+import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,9 +63,11 @@ def trace(model: nn.Module, example: Batch) -> Trace:
     program, dynamic = export_program(model, example)
     module = _module_of(program)
     if _hides_values(module):
+        _drop_identities_(program)
         try:
             # An empty table decomposes nothing: this functionalizes, and inlines sub-graphs.
-            program = program.run_decompositions({})
+            with quiet():
+                program = program.run_decompositions({})
         except Exception as wrong:  # as undocumented as torch.export.export
             raise ExportError(_explain(wrong)) from wrong
         module = _module_of(program)
@@ -76,6 +80,14 @@ def _module_of(program: ExportedProgram) -> GraphModule:
     module = program.module(check_guards=False)
     assert isinstance(module, GraphModule)
     return module
+
+
+@contextlib.contextmanager
+def quiet() -> Generator[None]:
+    """torch.export remarks on its own and torch's internals; what a user can act on is an `ExportError`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextlib.contextmanager
@@ -137,7 +149,7 @@ def _export(model: nn.Module, example: Batch, *, free_batch: bool, max_batch: in
         args_shapes, kwargs_shapes = pytree.tree_map(dims, (example.args, kwargs))
         # torch.export wants the shapes by argument name, bound as the call itself would be.
         dynamic = inspect.signature(model.forward).bind(*args_shapes, **kwargs_shapes).arguments
-    with torch.no_grad():
+    with torch.no_grad(), quiet():
         return torch.export.export(model, example.args, kwargs, dynamic_shapes=dynamic, strict=False)
 
 
@@ -164,9 +176,7 @@ def _is_free(size: object) -> bool:
 def _explain(wrong: BaseException) -> str:
     """The reason and the user's own source line out of a torch.export failure."""
     frames = traceback.extract_tb(wrong.__traceback__)
-    inside = str(Path(torch.__file__).parent)
-    here = str(Path(__file__).parent.parent)
-    own = [f for f in frames if not f.filename.startswith((inside, here, "<"))]
+    own = [frame for frame in frames if not _is_foreign(frame.filename)]
     reason = next((line for line in str(wrong).splitlines() if line.strip()), type(wrong).__name__)
     place = f" at {Path(own[-1].filename).name}:{own[-1].lineno}: `{own[-1].line}`" if own else ""
     return (
@@ -174,6 +184,13 @@ def _explain(wrong: BaseException) -> str:
         "without looking at tensor values; rewrite that line with torch operators (torch.where, masks), or "
         "compress a submodule that does export."
     )
+
+
+def _is_foreign(file: str) -> bool:
+    """Whether a frame is torch's, ours, Python's own or generated: no line that the user could change."""
+    if file.startswith(("<", str(Path(torch.__file__).parent), str(Path(__file__).parent.parent))):
+        return True
+    return file.startswith(sysconfig.get_path("stdlib")) and "-packages" not in file
 
 
 def _hides_values(module: GraphModule) -> bool:
@@ -232,6 +249,18 @@ def _is_aliased(node: FxNode, source: FxNode) -> bool:
         return bool(node.args) and node.args[0] is source
     pairs = zip(_schema(node.target).arguments, node.args, strict=False)
     return any(given is source and argument.alias_info is not None for argument, given in pairs)
+
+
+def _drop_identities_(program: ExportedProgram) -> None:
+    """Functionalization takes what these operators return for a new value; in evaluation it is their input."""
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        trains = node.args[2] if len(node.args) > 2 else True
+        if op_name(node) not in SAME_IN_EVALUATION or trains or any(user.op == "output" for user in node.users):
+            continue
+        node.replace_all_uses_with(node.args[0])
+        graph.erase_node(node)
+    program.graph_module.recompile()
 
 
 def _restore_batch_norms_(module: GraphModule) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Collection
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import SerializeAsAny
 from torch import nn
 
 from lissom.graph.graph import Graph
 from lissom.graph.statistics import Statistics
-from lissom.graph.trace import Trace
+from lissom.graph.trace import Trace, quiet
 from lissom.settings import Setting
 from lissom.target import Target
 from lissom.task import Split, Task
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Action(Setting):
@@ -99,6 +101,7 @@ class Transform(Setting, ABC):
         return Plan.model_validate({**data, "actions": actions})
 
 
-def clone(model: nn.Module) -> nn.Module:
+def clone(model: M) -> M:
     """A deep copy: the caller's module is never touched."""
-    return copy.deepcopy(model)
+    with quiet():
+        return copy.deepcopy(model)

@@ -7,7 +7,6 @@ call, no data needed. Formulas: `lissom.functional.affine`; where quantizers go:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 from typing import Annotated, ClassVar, Literal
 
@@ -23,7 +22,7 @@ from lissom.graph.statistics import Statistics
 from lissom.graph.trace import Trace
 from lissom.target import Target
 from lissom.task import Split, Task
-from lissom.transforms.base import Action, Cost, Plan, Skip, Stage, Transform
+from lissom.transforms.base import Action, Cost, Plan, Skip, Stage, Transform, clone
 from lissom.transforms.quantization import placement, rewrite
 from lissom.transforms.quantization.placement import KINDS, Point, Reader
 
@@ -135,7 +134,7 @@ class Quantize(Transform):
         )
 
     def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task) -> nn.Module:
-        module = copy.deepcopy(trace.module)
+        module = clone(trace.module)
         for rounded in plan.of(RoundActivation):
             readers = tuple(Reader(node, position) for node, position in rounded.readers)
             rewrite.round_value_(module, rounded.value, readers, rounded.numbers)

@@ -1,0 +1,44 @@
+"""What an experiment gets: folders, counts, somewhere to write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Needed = Literal["data", "weights"]
+EXPECTED = {
+    "data": "pass --data FOLDER, the folder that holds {name}/",
+    "weights": "pass --weights FOLDER, the folder that holds {name}",
+}
+
+
+class MissingData(Exception):
+    """An experiment's input is not here; the message says which and how to give it."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """`scratch` is an empty folder that is removed afterwards; `say` reports progress to the person who waits."""
+
+    scratch: Path
+    threads: int
+    rounds: int
+    data: Path | None = None
+    weights: Path | None = None
+    say: Callable[[str], None] = print
+
+    def folder(self, kind: Needed, name: str) -> Path:
+        """The file or folder `name` of the data or weights folder.
+
+        Raises:
+            MissingData: the folder is not given, or holds no `name`.
+        """
+        given: Path | None = getattr(self, kind)
+        way_out = EXPECTED[kind].format(name=name)
+        if given is None:
+            raise MissingData(f"--{kind} is not given: {way_out}.")
+        if not (given / name).exists():
+            raise MissingData(f"--{kind} {given} holds no {name}: {way_out}.")
+        return given / name

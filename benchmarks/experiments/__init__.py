@@ -1,0 +1,1 @@
+"""One experiment a file: `TITLE`, `NEEDS` and `run(context) -> Outcome`."""

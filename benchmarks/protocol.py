@@ -1,0 +1,139 @@
+"""The one way contenders are compared: same process, same runtime settings, interleaved blocks, own outputs."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.results import Figure
+from lissom.export.base import Artifact, Runner, artifact_of, run
+from lissom.export.catalogue import runtime_of
+from lissom.measure.artifacts import predictor, structure_of
+from lissom.measure.environment import environment, versions
+from lissom.measure.latency import interleave, paired_ratio
+from lissom.measure.quality import evaluate
+from lissom.measure.records import Environment
+from lissom.metrics import as_metric
+from lissom.pipeline.candidates import caller
+from lissom.pipeline.transforming import Step, transform
+from lissom.recipe import Recipe
+from lissom.target import load_target
+from lissom.task import Batch, Task, repeated
+from lissom.transforms.folding import Fold
+
+PEERS = ("nncf", "transformers", "timm")
+Samples = dict[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A file and the runtime it runs on. `seconds`: what making it took, export included."""
+
+    name: str
+    artifact: Artifact
+    folder: Path
+    seconds: float = 0.0
+
+    @property
+    def target(self) -> str:
+        return self.artifact.target
+
+    def load(self, threads: int) -> Runner:
+        """Every contender, ours or not, is loaded by the same code with the same settings."""
+        return runtime_of(load_target(self.target)).load(self.artifact, self.folder, threads)
+
+
+def machine(threads: int) -> Environment:
+    """The environment with the versions of the peers."""
+    found = environment(threads)
+    return found.model_copy(update={"versions": {**found.versions, **versions(PEERS)}})
+
+
+def compressed(
+    model: nn.Module, task: Task, recipe: Recipe, target: str, folder: Path, *, name: str = "lissom"
+) -> Contender:
+    """Ours: the recipe, planned for the target, exported."""
+    started = time.perf_counter()
+    steps: list[Step] = transform(model, task, recipe, load_target(target))
+    after = steps[-1].model if steps else model
+    return exported(after, task, target, folder, name=name, started=started)
+
+
+def folded(model: nn.Module, task: Task, target: str, folder: Path) -> Contender:
+    """The float control, normalizations folded: what every quantizer here starts from."""
+    return compressed(model, task, Recipe([Fold()]), target, folder, name="float")
+
+
+def exported(
+    model: nn.Module, task: Task, target: str, folder: Path, *, name: str, started: float | None = None
+) -> Contender:
+    began = time.perf_counter() if started is None else started
+    made = runtime_of(load_target(target)).export(model, task.example, target, folder, f"{name}-{target}")
+    return Contender(name, made, folder, time.perf_counter() - began)
+
+
+def retarget(contender: Contender, target: str, *, name: str | None = None) -> Contender:
+    """The same file on another runtime."""
+    moved = contender.artifact.model_copy(update={"target": target})
+    return Contender(name or contender.name, moved, contender.folder, contender.seconds)
+
+
+def foreign(name: str, target: str, files: Sequence[Path], like: Artifact, seconds: float) -> Contender:
+    """A peer's file, with the inputs and outputs of the float file it was made from."""
+    folder = files[0].parent
+    made = artifact_of(
+        target,
+        folder,
+        [file.name for file in files],
+        like.inputs,
+        like.outputs,
+        batch=like.batch,
+        fixed=like.fixed,
+    )
+    return Contender(name, made, folder, seconds)
+
+
+def key(contender: Contender) -> str:
+    return f"{contender.target}/{contender.name}"
+
+
+def race(
+    contenders: Sequence[Contender], example: Batch, batch_size: int, *, rounds: int, threads: int, block_ms: float = 20
+) -> Samples:
+    """Milliseconds a call of every contender, block medians, interleaved."""
+    inputs = repeated(example, batch_size)
+    runners = {key(c): (c, c.load(threads)) for c in contenders}
+    calls: dict[str, Callable[[], object]] = {k: caller(r, c.artifact, inputs) for k, (c, r) in runners.items()}
+    gc.collect()
+    return interleave(calls, rounds=rounds, block_ms=block_ms)
+
+
+def faster(samples: Mapping[str, Sequence[float]], slow: str, fast: str, note: str = "") -> Figure:
+    """How many times faster `fast` is than `slow`, paired by round."""
+    return Figure.of(paired_ratio(samples[slow], samples[fast]), "x", note)
+
+
+def accuracy(contender: Contender, model: nn.Module, task: Task, threads: int) -> float:
+    """Per cent of the test split, of the outputs that the runtime itself computes."""
+    predict = predictor(contender.load(threads), contender.artifact, structure_of(model, task.example))
+    found = evaluate(predict, task.batches("test"), as_metric(task.metric), split="test")
+    return 100 * found.value
+
+
+def outputs(contender: Contender, inputs: Sequence[Batch], threads: int) -> np.ndarray:
+    """The first output for all batches, rows joined."""
+    runner = contender.load(threads)
+    return torch.cat([run(runner, contender.artifact, batch)[0] for batch in inputs]).numpy()
+
+
+def sqnr_db(wanted: np.ndarray, got: np.ndarray) -> float:
+    """10 log10(sum of wanted^2 / sum of (wanted - got)^2)."""
+    signal, noise = np.square(wanted, dtype=np.float64), np.square(wanted - got, dtype=np.float64)
+    return float(10 * np.log10(signal.sum() / max(noise.sum(), np.finfo(np.float64).tiny)))

@@ -1,0 +1,71 @@
+"""ExecuTorch: what the delegate takes, and what it leaves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lissom.errors import ExportError
+from lissom.export.base import run
+from lissom.export.executorch import MAX_BATCH, ExecuTorch
+from lissom.graph.statistics import observe
+from lissom.graph.trace import trace
+from lissom.target import load_target
+from lissom.task import Batch, Task
+from lissom.transforms.quantization import Quantize
+
+if not ExecuTorch().availability().found:
+    pytest.skip("executorch is not installed", allow_module_level=True)
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+class Strided(nn.Module):
+    """A strided slice between two convolutions: it stays outside the delegate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x):
+        y = F.relu(self.a(x))
+        return self.b(y[:, :, ::2, ::2]), F.avg_pool2d(y, 2)
+
+
+def test_slices_between_delegates_two_outputs_and_a_float_pool(tmp_path):
+    torch.manual_seed(0)
+    model, x = Strided().eval(), torch.randn(40, 3, 8, 8)
+    table, task = load_target("executorch"), Task(example_inputs=(x[:1],), calibration=[x])
+    traced, transform = trace(model, task.example), Quantize()
+    watch = transform.watch(traced.graph, table)
+    statistics = observe(traced, task.batches("calibration"), watch)
+    rounded = transform.apply(model, transform.plan(traced.graph, statistics, table), traced, task)
+    artifact = ExecuTorch().export(rounded, task.example, "executorch", tmp_path, "m")
+    assert (artifact.batch, artifact.fixed) == (MAX_BATCH, False)
+    found = run(ExecuTorch().load(artifact, tmp_path, 2), artifact, Batch((x,)))
+    with torch.no_grad():
+        expected = rounded(x)
+    for one, other in zip(found, expected, strict=True):
+        step = float(other.max() - other.min()) / 200  # the quantizer's own range is a little wider
+        assert float((one - other).abs().max()) <= step
+    ran = {kernel.node: kernel.precision for kernel in ExecuTorch().kernels(artifact, tmp_path)}
+    # XNNPACK pools integers only if the result is rounded too, and the table does not ask for that.
+    assert ran == {"conv2d": "int8", "conv2d_1": "int8", "avg_pool2d": "float32"}
+
+
+def test_the_example_may_be_larger_than_the_usual_bound(tmp_path):
+    x = torch.randn(MAX_BATCH, 3)
+    artifact = ExecuTorch().export(nn.Linear(3, 2), Batch((x,)), "executorch", tmp_path, "m")
+    assert artifact.batch == 2 * MAX_BATCH
+
+
+def test_inputs_that_are_no_tensors_are_refused_by_name(tmp_path):
+    class Scaled(nn.Module):
+        def forward(self, x, factor):
+            return x * factor
+
+    with pytest.raises(ExportError, match="tensors only, and factor"):
+        ExecuTorch().export(Scaled(), Batch((torch.randn(2, 3), 2.0)), "executorch", tmp_path, "m")
+    assert not list(tmp_path.iterdir())
