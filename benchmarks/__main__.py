@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks import experiments, report, results
-from benchmarks.context import Context, MissingData
+from benchmarks.context import Context, MissingDataError
 from benchmarks.protocol import machine
 from benchmarks.results import Outcome, Result
 from lissom.errors import nearest
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def show_list() -> int:
-    done = {result.id: result for result in results.read_all()}
+    done = {result.id: result for result in results.read_all(results.FOLDER)}
     for name in known():
         module = experiment(name)
         needs = ", ".join(f"--{need}" for need in module.NEEDS) or "nothing"
@@ -72,7 +72,7 @@ def show_list() -> int:
 
 
 def write_report() -> int:
-    results.write_text(report.PAGE, report.render(results.read_all()))
+    results.write_text(report.PAGE, report.render(results.read_all(results.FOLDER)))
     return 0
 
 
@@ -80,7 +80,8 @@ def run_many(asked: argparse.Namespace) -> int:
     """Exit code 2 for a wrong question, 1 where an experiment that was named could not be run."""
     wrong = [name for name in asked.ids if name.upper() not in known()]
     if wrong or not (asked.ids or asked.all):
-        print(f"Unknown experiment {wrong[0]!r}. {nearest(wrong[0].upper(), known())}" if wrong else "Name an ID, or --all.")
+        unknown = f"Unknown experiment {wrong[0]!r}. {nearest(wrong[0].upper(), known())}" if wrong else ""
+        print(unknown or "Name an ID, or --all.", file=sys.stderr)
         return 2
     named = tuple(name.upper() for name in asked.ids)
     missing = False
@@ -91,11 +92,11 @@ def run_many(asked: argparse.Namespace) -> int:
             continue
         try:
             result = run_one(name, asked)
-        except MissingData as absent:
+        except MissingDataError as absent:
             print(f"{name}: skipped. {absent}")
             missing = missing or name in named
             continue
-        results.write(result)
+        results.write(result, results.FOLDER)
         print(f"{name}: {'met' if result.met else 'not met'}")
     write_report()
     return int(missing)

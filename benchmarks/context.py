@@ -14,7 +14,7 @@ EXPECTED = {
 }
 
 
-class MissingData(Exception):
+class MissingDataError(Exception):
     """An experiment's input is not here; the message says which and how to give it."""
 
 
@@ -33,12 +33,12 @@ class Context:
         """The file or folder `name` of the data or weights folder.
 
         Raises:
-            MissingData: the folder is not given, or holds no `name`.
+            MissingDataError: the folder is not given, or holds no `name`.
         """
         given: Path | None = getattr(self, kind)
         way_out = EXPECTED[kind].format(name=name)
         if given is None:
-            raise MissingData(f"--{kind} is not given: {way_out}.")
+            raise MissingDataError(f"--{kind} is not given: {way_out}.")
         if not (given / name).exists():
-            raise MissingData(f"--{kind} {given} holds no {name}: {way_out}.")
+            raise MissingDataError(f"--{kind} {given} holds no {name}: {way_out}.")
         return given / name

@@ -32,7 +32,7 @@ def fully_connected_share(contender: Contender, example: Batch, threads: int) ->
 
 
 def gemm_ratio(rows: int, inputs: int, outputs: int, *, rounds: int, threads: int) -> Figure:
-    """fp32 time / int8 time of one fully connected layer `(rows, inputs) x (outputs, inputs)`, integers in, fp32 out."""
+    """fp32 time / int8 time of one fully connected layer `(rows, inputs) x (outputs, inputs)`."""
     calls = {name: _call(_layer(rows, inputs, outputs, integer=name == "int8"), threads) for name in ("fp32", "int8")}
     samples = interleave(calls, rounds=rounds)
     times = {name: bootstrap_median(found).median for name, found in samples.items()}

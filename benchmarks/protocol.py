@@ -75,8 +75,8 @@ def exported(
     model: nn.Module, task: Task, target: str, folder: Path, *, name: str, started: float | None = None
 ) -> Contender:
     began = time.perf_counter() if started is None else started
-    made = runtime_of(load_target(target)).export(model, task.example, target, folder, f"{name}-{target}")
-    return Contender(name, made, folder, time.perf_counter() - began)
+    written = runtime_of(load_target(target)).export(model, task.example, target, folder, f"{name}-{target}")
+    return Contender(name, written, folder, round(time.perf_counter() - began, 2))
 
 
 def retarget(contender: Contender, target: str, *, name: str | None = None) -> Contender:
@@ -88,7 +88,7 @@ def retarget(contender: Contender, target: str, *, name: str | None = None) -> C
 def foreign(name: str, target: str, files: Sequence[Path], like: Artifact, seconds: float) -> Contender:
     """A peer's file, with the inputs and outputs of the float file it was made from."""
     folder = files[0].parent
-    made = artifact_of(
+    described = artifact_of(
         target,
         folder,
         [file.name for file in files],
@@ -97,7 +97,7 @@ def foreign(name: str, target: str, files: Sequence[Path], like: Artifact, secon
         batch=like.batch,
         fixed=like.fixed,
     )
-    return Contender(name, made, folder, seconds)
+    return Contender(name, described, folder, round(seconds, 2))
 
 
 def key(contender: Contender) -> str:
@@ -137,3 +137,9 @@ def sqnr_db(wanted: np.ndarray, got: np.ndarray) -> float:
     """10 log10(sum of wanted^2 / sum of (wanted - got)^2)."""
     signal, noise = np.square(wanted, dtype=np.float64), np.square(wanted - got, dtype=np.float64)
     return float(10 * np.log10(signal.sum() / max(noise.sum(), np.finfo(np.float64).tiny)))
+
+
+def made(contender: Contender, errors: Mapping[str, float]) -> dict[str, float | str]:
+    """What a run says beside its samples; the float file that errors are taken against has none itself."""
+    figures: dict[str, float | str] = {"bytes": contender.artifact.size_bytes, "seconds to make": contender.seconds}
+    return {"SQNR dB": errors[key(contender)], **figures} if key(contender) in errors else figures

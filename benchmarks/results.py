@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import pydantic
+
 from lissom.measure.records import Environment, Interval
 from lissom.settings import Setting
 
@@ -61,7 +63,7 @@ class Run(Setting):
     """One contender, as measured. `samples_ms` are block medians, in the order they were timed."""
 
     name: str
-    figures: dict[str, float | str] = {}
+    figures: dict[str, float | str] = pydantic.Field(default_factory=dict)
     samples_ms: tuple[float, ...] = ()
 
 
@@ -98,7 +100,7 @@ def met(goal: Goal, value: Mapping[str, Figure]) -> bool:
     return all(wish.figure in value and wish.met_by(value[wish.figure].value) for wish in goal.wishes)
 
 
-def write(result: Result, folder: Path = FOLDER) -> Path:
+def write(result: Result, folder: Path) -> Path:
     """Replace `folder/ID.json` in one step: it is never seen half-written."""
     path = folder / f"{result.id}.json"
     text = json.dumps(result.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
@@ -119,10 +121,10 @@ def read(path: Path) -> Result:
     return Result.model_validate_json(path.read_text(encoding="utf-8"))
 
 
-def read_all(folder: Path = FOLDER) -> list[Result]:
+def read_all(folder: Path) -> list[Result]:
     """Every result, by id."""
     return sorted(map(read, paths(folder)), key=lambda result: result.id)
 
 
-def paths(folder: Path = FOLDER) -> Iterable[Path]:
+def paths(folder: Path) -> Iterable[Path]:
     return sorted(folder.glob("*.json"))

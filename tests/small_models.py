@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from lissom.graph.trace import Trace, trace
 from lissom.task import Batch
-from torch import Tensor, nn
 
 
 class Residual(nn.Module):

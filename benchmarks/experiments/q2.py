@@ -73,7 +73,8 @@ def _network(context: Context, depth: int) -> Outcome:
     name = f"resnet{depth}"
     context.say(f"{name}: quantize")
     model, task = _project().build(
-        data=context.folder("data", "cifar10"), weights=context.folder("weights", f"{name}-cifar10.safetensors").parent,
+        data=context.folder("data", "cifar10"),
+        weights=context.folder("weights", f"{name}-cifar10.safetensors").parent,
         depth=depth,
     )
     folder = context.scratch / name
@@ -148,7 +149,8 @@ def _rivals(name: str, right: dict[str, float]) -> Iterator[Beside]:
 def _project() -> ModuleType:
     """The example project, which users run as a file."""
     spec = importlib.util.spec_from_file_location("cifar10_resnet", PROJECT)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)

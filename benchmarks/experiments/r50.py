@@ -10,9 +10,9 @@ from torch import nn
 
 from benchmarks import peers
 from benchmarks.context import Context
-from benchmarks.models import resnet50
-from benchmarks.protocol import Contender, Samples, faster, key, outputs, race, sqnr_db
 from benchmarks.experiments.q2 import contenders
+from benchmarks.models import resnet50
+from benchmarks.protocol import Contender, Samples, faster, key, made, outputs, race, sqnr_db
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
 from lissom.recipe import Recipe
 from lissom.task import Batch, Task
@@ -77,15 +77,19 @@ def run(context: Context) -> Outcome:
             for k in ("openvino/nncf", "openvino/nncf-mixed", "onnxruntime/ort-static")
         ),
         control=tuple(
-            Beside(what=f"output SQNR of ours on {t}, against float", value=errors[f"{t}/lissom"], unit="dB",
-                   source="the same run; random weights, so no accuracy")
+            Beside(
+                what=f"output SQNR of ours on {t}, against float",
+                value=errors[f"{t}/lissom"],
+                unit="dB",
+                source="the same run; random weights, so no accuracy",
+            )
             for t in ("openvino", "onnxruntime")
         ),
         seeds=(SEED,),
         runs=tuple(
             Run(
                 name=f"{key(c)} batch {batch}",
-                figures={"SQNR dB": errors[key(c)], "bytes": c.artifact.size_bytes, "seconds to make": c.seconds},
+                figures=made(c, errors),
                 samples_ms=samples[key(c)],
             )
             for batch, samples in times.items()
@@ -96,7 +100,7 @@ def run(context: Context) -> Outcome:
 
 def _errors(entrants: list[Contender], tried: list[Batch], threads: int) -> dict[str, float]:
     wanted = outputs(entrants[0], tried, threads)
-    return {key(c): round(sqnr_db(wanted, outputs(c, tried, threads)), 2) for c in entrants}
+    return {key(c): round(sqnr_db(wanted, outputs(c, tried, threads)), 2) for c in entrants[1:]}
 
 
 def _fresh(context: Context) -> tuple[float, int]:

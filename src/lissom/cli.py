@@ -56,7 +56,7 @@ def main() -> None:
     except LissomError as wrong:
         _say(f"failed: {wrong}")
         code = 3
-    except Exception as wrong:
+    except Exception as wrong:  # noqa: BLE001  the last stop before the shell
         show = getattr(wrong, "show", None)
         if callable(show):  # click's own usage errors
             show()
@@ -142,8 +142,8 @@ def plan(
     """Dry run: what would change, what is skipped and why, predicted cost."""
     import lissom
     from lissom.errors import TargetError
-    from lissom.pipeline import default_recipes
     from lissom.pipeline import plan as make_plans
+    from lissom.pipeline import recipes_for
     from lissom.project import load_project
     from lissom.target import load_target
     from lissom.terminal import quiet_native, show_plans
@@ -156,7 +156,7 @@ def plan(
         model, task = load_project(project, _settings(settings))
         with quiet_native():
             graph = lissom.analyze(model, task)
-            wanted = wanted or default_recipes(graph, task)[0]
+            wanted = wanted or recipes_for(graph, task)[0]
             plans = make_plans(model, task, wanted, chosen)
     if as_json:
         _json(

@@ -197,6 +197,8 @@ class RunFolder:
         held = self.manifest.graph
         if held == graph:
             return
+        if self.finished and held is None:
+            return
         if self.finished:
             raise RunFolderError(
                 f"The run folder {self.path} holds a finished run of a model with the same weights and another "
@@ -320,7 +322,7 @@ def verify(path: Path) -> Manifest:
     if manifest.status != "finished":
         raise RunFolderError(f"The run in {path} is not finished. The command that started it continues it.")
     for name in (*manifest.files, *_artifact_files(manifest)):
-        if Path(name).name != name or name.startswith(".") or "\\" in name:
+        if not name or Path(name).name != name or name.startswith(".") or "\\" in name:
             raise RunFolderError(
                 f"{path / MANIFEST} names {name!r}, which lies outside the run folder. Do not trust it."
             )

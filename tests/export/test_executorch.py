@@ -55,6 +55,26 @@ def test_slices_between_delegates_two_outputs_and_a_float_pool(tmp_path):
     assert ran == {"conv2d": "int8", "conv2d_1": "int8", "avg_pool2d": "float32"}
 
 
+def test_splits_leave_the_batch_free(tmp_path):
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.fc = nn.LayerNorm(8), nn.Linear(8, 9)
+
+        def forward(self, x):
+            q, k, v = self.fc(self.norm(x)).chunk(3, -1)
+            return q * k + v
+
+    model, x = Gated().eval(), torch.randn(40, 5, 8)
+    artifact = ExecuTorch().export(model, Batch((x[:1],)), "executorch", tmp_path, "m")
+    assert not artifact.fixed
+    runner = ExecuTorch().load(artifact, tmp_path, 1)
+    for count in (1, 17, MAX_BATCH, 40):
+        (found,) = run(runner, artifact, Batch((x[:count],)))
+        with torch.no_grad():
+            torch.testing.assert_close(found, model(x[:count]))
+
+
 def test_the_example_may_be_larger_than_the_usual_bound(tmp_path):
     x = torch.randn(MAX_BATCH, 3)
     artifact = ExecuTorch().export(nn.Linear(3, 2), Batch((x,)), "executorch", tmp_path, "m")

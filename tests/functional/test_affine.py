@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchao.quantization.quant_primitives import MappingType, choose_qparams_affine, quantize_affine
+
 from lissom.functional.affine import (
     SMALLEST_SCALE,
     WEIGHT_LIMIT,
@@ -16,10 +18,10 @@ from lissom.functional.affine import (
     affine,
     fake_quantize_groups,
     quantize_weight,
+    round_bias,
     weight_scales,
 )
 from lissom.transforms.quantization import rewrite
-from torchao.quantization.quant_primitives import MappingType, choose_qparams_affine, quantize_affine
 
 # x / s carries one float32 rounding of a number up to 256, the scale another: 256 * 2^-23 steps at most.
 SLACK = 2 * 256 * 2.0**-23
@@ -89,6 +91,15 @@ def test_symmetric_zero_points(a, b):
     assert unsigned.zero_point == (0 if low >= 0 else 128)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_nothing_but_zeros_has_a_grid_that_leaves_biases_alone(dtype, symmetric):
+    grid = affine(0.0, 0.0, dtype, symmetric=symmetric)
+    assert grid.scale > 0.25
+    bias = torch.tensor([1.25])
+    assert float((round_bias(bias, torch.tensor([2.0**-10]), grid.scale) - bias).abs()) <= grid.scale * 2.0**-11
+
+
 def test_nonnegative_uint8_uses_the_whole_grid():
     grid = affine(0.5, 4.0, "uint8", symmetric=False)
     assert (grid.low, grid.zero_point) == (0.0, 0)
@@ -96,7 +107,7 @@ def test_nonnegative_uint8_uses_the_whole_grid():
 
 
 @pytest.mark.parametrize(
-    "low,high", [(0.0, 0.0), (3.0, 3.0), (-3.0, -3.0), (0.0, 1e-45), (-1e-45, 0.0), (-1e-40, 1e-40)]
+    ("low", "high"), [(0.0, 0.0), (3.0, 3.0), (-3.0, -3.0), (0.0, 1e-45), (-1e-45, 0.0), (-1e-40, 1e-40)]
 )
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_degenerate_ranges_have_finite_positive_scales(low, high, symmetric):
@@ -108,7 +119,7 @@ def test_degenerate_ranges_have_finite_positive_scales(low, high, symmetric):
 
 
 @pytest.mark.parametrize(
-    "low,high", [(math.nan, 1.0), (0.0, math.nan), (-math.inf, 0.0), (0.0, math.inf), (1.0, 0.0), (0.0, 1e39)]
+    ("low", "high"), [(math.nan, 1.0), (0.0, math.nan), (-math.inf, 0.0), (0.0, math.inf), (1.0, 0.0), (0.0, 1e39)]
 )
 def test_impossible_ranges_raise(low, high):
     with pytest.raises(ValueError, match=r"a range needs finite float32 bounds with low <= high, got \["):
@@ -175,6 +186,17 @@ def test_weights_that_are_zero_dead_or_empty():
 def test_weights_that_are_not_finite_raise(bad):
     with pytest.raises(ValueError, match="the weight holds NaN or infinite values"):
         weight_scales(torch.tensor([[1.0, bad]]), 0)
+
+
+@given(weights, st.floats(1e-6, 10.0))
+def test_biases_lie_on_the_accumulators_grid(weight, input_scale):
+    w = random_weight(*weight)
+    bias, scales = w.reshape(w.shape[0], -1)[:, 0] * 3, weight_scales(w, 0)
+    moved = round_bias(bias, scales, input_scale)
+    step = scales.double() * input_scale
+    slack = bias.abs().double() * 2.0**-23  # the result is a float32 number
+    assert bool(((moved.double() - bias.double()).abs() <= step / 2 + slack).all())
+    assert bool(((moved.double() / step).round() * step - moved.double()).abs().le(slack).all())
 
 
 @settings(max_examples=50)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+
 from lissom.functional.folding import Norm, fold_norm
 
 APPLY = {

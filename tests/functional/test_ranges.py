@@ -7,6 +7,7 @@ import math
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lissom.functional.ranges import Range, range_of
 
 floats = st.floats(allow_nan=True, allow_infinity=True, width=32)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from lissom.graph.trace import trace
-from lissom.task import Batch, repeated
-from small_models import build, traced
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from lissom.graph.trace import trace
+from lissom.task import Batch, repeated
+from small_models import build, traced
 
 
 class Apply(nn.Module):
@@ -46,7 +47,10 @@ COUNTED = {
     "baddbmm": (Apply(lambda m, a, b: torch.baddbmm(m.w, a, b), w=weight(1, 3, 5)), [(2, 3, 4), (2, 4, 5)]),
     "addmm": (Apply(lambda m, a: torch.addmm(m.b, a, m.w), w=weight(4, 3), b=weight(3)), [(2, 4)]),
     "einsum": (Apply(lambda _, a, b: torch.einsum("nqd,nkd->nqk", a, b)), [(2, 3, 4), (2, 5, 4)]),
-    "attention": (Apply(lambda _, q, k, v: F.scaled_dot_product_attention(q, k, v)), [(2, 3, 4, 8), (2, 3, 6, 8), (2, 3, 6, 8)]),
+    "attention": (
+        Apply(lambda _, q, k, v: F.scaled_dot_product_attention(q, k, v)),
+        [(2, 3, 4, 8), (2, 3, 6, 8), (2, 3, 6, 8)],
+    ),
     "network": (build("residual")[0], [(2, 3, 8, 8)]),
 }  # fmt: skip
 
@@ -63,8 +67,8 @@ def test_macs_are_half_of_torchs_flops(name):
     assert graph.uncounted == {}
 
 
-@pytest.mark.parametrize("layers,both_ways", [(1, False), (2, True)])
-@pytest.mark.parametrize("kind,gates", [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+@pytest.mark.parametrize(("layers", "both_ways"), [(1, False), (2, True)])
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
 def test_recurrent_layers(kind, gates, layers, both_ways):
     width, hidden, length = 3, 5, 7
     model = kind(width, hidden, layers, batch_first=True, bidirectional=both_ways)

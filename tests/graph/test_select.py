@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from lissom.errors import RecipeError
 from lissom.graph.select import select
 
@@ -10,7 +11,7 @@ NAMES = ["conv1", "layer1.0.conv1", "layer1.0.conv2", "layer1.1.conv1", "layer10
 
 
 @pytest.mark.parametrize(
-    "pattern,wanted",
+    ("pattern", "wanted"),
     [
         ("conv1", {"conv1"}),
         ("layer1.*", {"layer1.0.conv1", "layer1.0.conv2", "layer1.1.conv1"}),

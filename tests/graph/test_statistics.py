@@ -6,13 +6,14 @@ import random
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from lissom.errors import DataError
 from lissom.functional.ranges import Range
 from lissom.graph.statistics import Statistics, observe
 from lissom.graph.trace import trace
 from lissom.task import Batch
 from small_models import build, traced
-from torch import Tensor, nn
 
 
 class Exact(nn.Module):
@@ -106,7 +107,7 @@ def test_inputs_and_buffers_are_untouched(exact):
 
 
 @pytest.mark.parametrize(
-    "batch,reason",
+    ("batch", "reason"),
     [
         (Batch((torch.zeros(2, 1, 6, 5),)), "the input 'x' has another shape"),
         (Batch((torch.zeros(2, 25),)), "the input 'x' has another shape"),
@@ -124,7 +125,7 @@ def test_batches_that_do_not_fit(exact, batch, reason):
 
 def test_values_that_fit_no_table_are_explained():
     _, _, made = traced("text")
-    with pytest.raises(DataError, match="does not fit the model: .*out of range"):
+    with pytest.raises(DataError, match=r"does not fit the model: .*out of range"):
         observe(made, [Batch((torch.full((2, 7), 99),))], [])
 
 

@@ -7,6 +7,8 @@ import re
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from lissom.errors import ExportError
 from lissom.graph.graph import Graph
 from lissom.graph.trace import evaluation, export_program, trace
@@ -14,7 +16,6 @@ from lissom.target import load_target
 from lissom.task import Batch, repeated
 from lissom.transforms.quantization import Quantize
 from small_models import MODELS, TwoInputs, build, call, fingerprint, same, traced
-from torch import Tensor, nn
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -227,9 +228,15 @@ def test_model_is_left_as_it_was(name):
 def test_mode_is_restored_after_a_failure():
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).train()
     model[1].eval()
-    with pytest.raises(ZeroDivisionError), evaluation(model):
+    with evaluation(model):
         assert not any(m.training for m in model.modules())
-        _ = 1 / 0
+
+    def fail() -> None:
+        with evaluation(model):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert [m.training for m in model.modules()] == [True, True, False]
 
 
@@ -255,7 +262,7 @@ class Refusing(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "how,reason",
+    ("how", "reason"),
     [
         ("sum", "data-dependent"),
         ("item", "data-dependent"),

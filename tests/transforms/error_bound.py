@@ -14,15 +14,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.fx import Interpreter, Node
+from torch.utils import _pytree as pytree
+
 from lissom.functional.affine import weight_scales
 from lissom.graph.trace import Trace, op_name
 from lissom.task import Batch
 from lissom.transforms.base import Plan
 from lissom.transforms.quantization.placement import OUTPUT
-from lissom.transforms.quantization.quantize import RoundActivation, StoreWeight
-from torch import Tensor
-from torch.fx import Interpreter, Node
-from torch.utils import _pytree as pytree
+from lissom.transforms.quantization.quantize import RoundActivation, RoundBias, StoreWeight
 
 ROUNDING = 2.0**-20
 """Float32 arithmetic of both models: relative to the sum of the magnitudes of all terms, some hundred terms each."""
@@ -44,6 +45,7 @@ class _Bound(Interpreter):
         for action in plan.of(RoundActivation):
             for reader, position in action.readers:
                 self.steps[action.value, reader, position] = action.numbers.scale
+        self.biases = {action.parameter: action.scale for action in plan.of(RoundBias)}
         self.stored = {action.parameter for action in plan.of(StoreWeight)}
 
     def error(self, source: Node, reader: str, position: int) -> Tensor:
@@ -83,8 +85,14 @@ class _Bound(Interpreter):
             change += (weight_scales(w, 0) / 2).reshape(-1, *[1] * (w.ndim - 1))
         rest = [self.env[a] if isinstance(a, Node) else a for a in n.args[3:]]
         reach = x.abs() + error
+        bias = n.args[2] if len(n.args) > 2 else None
+        offset = torch.zeros(w.shape[0])
+        if isinstance(bias, Node) and bias.target in self.biases:
+            offset += weight_scales(w, 0) * self.biases[bias.target] / 2
+        offset = offset.reshape(-1, *[1] * (value.ndim - 2)) if w.ndim > 2 else offset
         terms = n.target(reach, w.abs() + change, None, *rest) + value.abs()
-        return n.target(error, w.abs(), None, *rest) + n.target(reach, change, None, *rest) + terms * ROUNDING
+        moved = n.target(error, w.abs(), None, *rest) + n.target(reach, change, None, *rest)
+        return moved + offset + terms * ROUNDING
 
 
 def error_bound(trace: Trace, plan: Plan, batch: Batch) -> list[Tensor]:

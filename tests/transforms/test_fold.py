@@ -6,6 +6,8 @@ import json
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from lissom.errors import VerificationError
 from lissom.graph.trace import trace
 from lissom.target import load_target
@@ -13,7 +15,6 @@ from lissom.task import Batch, Task
 from lissom.transforms.base import Plan
 from lissom.transforms.folding import Fold, FoldNorm
 from small_models import build, call, fingerprint, same, settled
-from torch import Tensor, nn
 
 TARGET = load_target("torch")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
@@ -10,6 +11,8 @@ import torch.nn.functional as F
 from error_bound import error_bound
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
+
 from lissom.errors import DataError, FailureError, RecipeError
 from lissom.functional.affine import quantize_weight, weight_scales
 from lissom.graph.statistics import Statistics, observe
@@ -18,11 +21,10 @@ from lissom.target import Target, known_targets, load_target
 from lissom.task import Batch, Task
 from lissom.transforms.base import Plan
 from lissom.transforms.folding import Fold
-from lissom.transforms.quantization import Quantize
+from lissom.transforms.quantization import Quantize, planned_precision
 from lissom.transforms.quantization.placement import KINDS, candidates, label, root_of
 from lissom.transforms.quantization.quantize import RoundActivation, RoundDynamically, StoreWeight
 from small_models import MODELS, build, call, settled, traced
-from torch import Tensor, nn
 
 TARGETS = known_targets()
 
@@ -247,15 +249,15 @@ def error_bound_or_none(made: Trace, plan: Plan, example: Batch) -> list[Tensor 
     return list(error_bound(made, plan, example))
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_results_picked_from_several_have_their_own_range(target):
+def test_results_picked_from_several_have_their_own_range():
     for wire, parts in (
         (lambda m, x: m.fc(m.cell(x)[0]), {"cell": nn.LSTM(6, 4, batch_first=True), "fc": nn.Linear(4, 2)}),
         (lambda m, x: m.fc(torch.topk(x, 3)[0]), {"fc": nn.Linear(3, 2)}),
     ):
         made, example = wired(wire, Batch((torch.randn(3, 5, 6),)), **parts)
-        actions = planned(made, example, load_target(target)).of(RoundActivation)
-        assert "getitem" in {action.value for action in actions}
+        for target in TARGETS:
+            actions = planned(made, example, load_target(target)).of(RoundActivation)
+            assert "getitem" in {action.value for action in actions}
 
 
 def test_a_value_added_to_itself():
@@ -275,7 +277,7 @@ def test_a_sum_of_one_product_with_itself_absorbs_nothing():
 
 
 @pytest.mark.parametrize(
-    "wire,reason",
+    ("wire", "reason"),
     [
         (lambda m, x: m.last(m.first(x) + 1.5), "one operand is a number"),
         (lambda m, x: m.last(m.first(x) + m.shift), "one operand is stored (shift)"),
@@ -370,6 +372,15 @@ def test_an_excluded_reader_keeps_its_shared_weight():
     }
 
 
+def test_planned_precision_names_the_products():
+    _, example, made = traced("residual")
+    plan = planned(made, example, load_target("onnxruntime"), Quantize(exclude=("body.0",)))
+    # The excluded convolution reads a rounded value and stays in float all the same.
+    assert planned_precision(plan) == {"conv2d": "int8", "linear": "int8"}
+    dynamic = planned(made, example, load_target("onnxruntime"), Quantize(mode="dynamic"))
+    assert planned_precision(dynamic) == {"linear": "int8 dynamic"}
+
+
 def test_predicted_size_counts_one_byte_a_weight():
     _, example, made = traced("residual")
     plan = planned(made, example, load_target("torch"))
@@ -453,13 +464,17 @@ def test_plan_is_json_and_is_read_back():
 # Accuracy of the simulation
 
 
+@functools.cache
+def folded(name: str) -> tuple[Trace, Batch]:
+    model, example, made = traced(name)
+    plan = Fold().plan(made.graph, None, load_target("torch"))
+    return trace(Fold().apply(model, plan, made, Task(example_inputs=example.args)), example), example
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", ["residual", "mobile", "mlp"])
 def test_error_stays_below_the_bound_that_the_plan_implies(name, target):
-    model, example = build(name)
-    task = Task(example_inputs=example.args)
-    made = trace(model, example)
-    made = trace(Fold().apply(model, Fold().plan(made.graph, None, load_target(target)), made, task), example)
+    made, example = folded(name)
     plan = planned(made, example, load_target(target))
     bounds = error_bound(made, plan, example)
     for wanted, got, bound in zip(call(made.module, example), call(applied(made, plan), example), bounds, strict=True):
@@ -471,7 +486,7 @@ def test_error_stays_below_the_bound_that_the_plan_implies(name, target):
 
 
 def test_the_bound_notices_a_wrong_scale():
-    model, example = build("mlp")
+    _model, example = build("mlp")
     made = trace(settled(network(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))), example)
     plan = planned(made, example, load_target("torch"))
     bound = error_bound(made, plan, example)[0]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, TensorArgument
 
 from lissom.errors import ExportError, RunFolderError
 from lissom.export.base import (
@@ -22,6 +23,7 @@ from lissom.export.base import (
     Kind,
     Runner,
     Runtime,
+    TensorSpec,
     artifact_of,
     input_specs,
     output_specs,
@@ -66,14 +68,22 @@ class ExecuTorch(Runtime):
         largest = max(MAX_BATCH, 2 * example.size)
         program, dynamic = export_program(model, example, max_batch=largest)
         inputs = input_specs(program)
-        constants = {str(name) for name in program.graph_signature.user_inputs} - {spec.name for spec in inputs}
+        constants = [
+            spec.arg.name
+            for spec in program.graph_signature.input_specs
+            if spec.kind is InputKind.USER_INPUT and not isinstance(spec.arg, TensorArgument)
+        ]
         if constants:
             raise ExportError(
-                f"ExecuTorch takes tensors only, and {', '.join(sorted(constants))} of forward() are none. Give them "
-                "default values and leave them out of the example inputs."
+                f"ExecuTorch takes tensors only, and {', '.join(constants)} of forward() is none. Give it a default "
+                "value and leave it out of the example inputs."
             )
+        outputs = output_specs(program)
         mark_(program)
-        buffer, kernels = _lower(program)
+        buffer, kernels, size = _lower(program)
+        if dynamic and size is not None:
+            # A pass of ExecuTorch asked for the number behind the symbol: the program now takes that batch only.
+            inputs, outputs = _pinned(inputs, size), _pinned(outputs, size)
         with writing(folder) as scratch:
             (scratch / f"{stem}.pte").write_bytes(buffer)
         return artifact_of(
@@ -81,9 +91,9 @@ class ExecuTorch(Runtime):
             folder,
             [f"{stem}.pte"],
             inputs,
-            output_specs(program),
-            batch=largest if dynamic else example.size,
-            fixed=not dynamic,
+            outputs,
+            batch=size or (largest if dynamic else example.size),
+            fixed=size is not None,
             kernels=kernels,
         )
 
@@ -109,20 +119,38 @@ class ExecuTorch(Runtime):
         return artifact.kernels or ()
 
 
-def _lower(program: ExportedProgram) -> tuple[bytes, tuple[Kernel, ...]]:
+def _pinned(specs: Sequence[TensorSpec], size: int) -> list[TensorSpec]:
+    return [
+        spec.model_copy(update={"shape": tuple(size if extent == "N" else extent for extent in spec.shape)})
+        for spec in specs
+    ]
+
+
+def _lower(program: ExportedProgram) -> tuple[bytes, tuple[Kernel, ...], int | None]:
+    """The file, what runs where, and the only batch that the lowered program takes (None for any up to its bound)."""
     with quiet(), _silence_stderr():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
+        from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
+        # Its checker takes len() of the first piece of a split, which fixes a free batch axis at the example's size.
+        unchecked = EdgeCompileConfig(_check_ir_validity=False)
         try:
-            edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-            kernels = tuple(_kernels(edge.exported_program()))
-            return bytes(edge.to_executorch().buffer), kernels
+            edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()], compile_config=unchecked)
+            lowered = edge.exported_program()
+            return bytes(edge.to_executorch().buffer), tuple(_kernels(lowered)), _fixed_batch(lowered)
         except Exception as wrong:  # the lowering raises its own and bare exceptions alike
             raise ExportError(
                 f"ExecuTorch cannot lower the model: {explain(wrong, program)} Replace that operator, or try "
                 "target='onnxruntime'."
             ) from wrong
+
+
+def _fixed_batch(program: ExportedProgram) -> int | None:
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    shapes: list[Any] = [getattr(values.get(str(n)), "shape", ()) for n in program.graph_signature.user_inputs]
+    sizes = [shape[0] for shape in shapes if len(shape)]
+    free = any(isinstance(size, torch.SymInt) and not size.node.expr.is_number for size in sizes)
+    return None if free or not sizes else int(sizes[0])
 
 
 @contextlib.contextmanager

@@ -12,8 +12,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from lissom.errors import ExportError, TargetError
-from lissom.export.base import Array, Artifact, Availability, Kernel, Runner, Runtime, artifact_of
+from lissom.errors import ExportError
+from lissom.export.base import (
+    Array,
+    Artifact,
+    Availability,
+    Kernel,
+    Runner,
+    Runtime,
+    artifact_of,
+    require,
+    writing,
+)
 from lissom.export.onnx import write_onnx
 from lissom.task import Batch
 
@@ -35,11 +45,12 @@ class TensorRt(Runtime):
         return Availability(found=True, version=importlib.metadata.version("tensorrt"))
 
     def export(self, model: nn.Module, example: Batch, target: str, folder: Path, stem: str) -> Artifact:
-        artifact = write_onnx(model, example, target, folder, stem)
-        if not self.availability().found:
-            return artifact
-        engine = folder / f"{stem}.engine"
-        engine.write_bytes(_build(folder / artifact.files[0], artifact, example.size))
+        with writing(folder) as scratch:
+            artifact = write_onnx(model, example, target, scratch, stem)
+            if not self.availability().found:
+                return artifact
+            engine = scratch / f"{stem}.engine"
+            engine.write_bytes(_build(scratch / artifact.files[0], artifact, example.size))
         return artifact_of(
             target,
             folder,
@@ -51,9 +62,7 @@ class TensorRt(Runtime):
         )
 
     def load(self, artifact: Artifact, folder: Path, threads: int) -> Runner:
-        here = self.availability()
-        if not here.found:
-            raise TargetError(f"TensorRT is not available here: {here.detail}")
+        require(self.availability(), "TensorRT")
         import tensorrt as trt  # pyright: ignore
 
         engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(

@@ -61,6 +61,8 @@ def affine(low: float, high: float, dtype: IntType, *, symmetric: bool) -> Affin
     if not (-LARGEST <= low <= high <= LARGEST):
         raise ValueError(f"a range needs finite float32 bounds with low <= high, got [{low}, {high}]")
     low, high = min(low, 0.0), max(high, 0.0)
+    if low == high:
+        high = float(LIMITS[dtype][1])  # nothing but zeros: any grid holds them, and this one suits every kernel
     q_min, q_max = LIMITS[dtype]
     if symmetric and not (dtype == "uint8" and low == 0.0):
         middle = 0 if dtype == "int8" else 128

@@ -1,5 +1,6 @@
 """The verbs: analyze, compress, load, measure again."""
 
+from lissom.pipeline.candidates import recipes_for as recipes_for
 from lissom.pipeline.compressing import Result as Result
 from lissom.pipeline.compressing import analyze as analyze
 from lissom.pipeline.compressing import compress as compress

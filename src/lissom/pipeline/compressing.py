@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +16,8 @@ import torch
 from torch import nn
 
 from lissom._version import __version__
-from lissom.errors import DataError, GoalError, UsageError
-from lissom.export.base import Artifact
+from lissom.errors import GoalError, UsageError
+from lissom.export.base import Artifact, digest
 from lissom.export.catalogue import runtime_of
 from lissom.goal import Goal
 from lissom.graph.graph import Graph
@@ -23,12 +25,19 @@ from lissom.graph.trace import trace
 from lissom.measure.environment import available_cores, environment
 from lissom.measure.judge import impossible, judge
 from lissom.measure.records import GoalItem, Ratios, RunRecord, Side, SkipRecord, StepRecord, TargetTrial
+from lissom.pipeline.arguments import (
+    check_arguments,
+    check_data,
+    check_needs,
+    check_weights,
+    refuse_impossible,
+    seconds,
+)
 from lissom.pipeline.candidates import Candidate, choose, recipes_for, targets_for
 from lissom.pipeline.measuring import Measured, measure
 from lissom.pipeline.transforming import Step, state_of, transform, validate
 from lissom.progress import Report, Stages
 from lissom.recipe import Recipe
-from lissom.report.html import write as write_report
 from lissom.runfolder import (
     RunFolder,
     Source,
@@ -37,6 +46,7 @@ from lissom.runfolder import (
     opened,
     save_example,
     save_tensors,
+    verify,
     write_text,
 )
 from lissom.target import Target
@@ -46,7 +56,6 @@ from lissom.transforms.base import Plan
 RESULT = "result.json"
 REPORT = "report.html"
 WEIGHTS = "model.safetensors"
-BUDGET_UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +98,13 @@ class _Choice(pydantic.BaseModel):
     target: str
     recipe: list[dict[str, object]]
     trials: tuple[TargetTrial, ...]
+
+    @classmethod
+    def of(cls, best: Candidate, trials: tuple[TargetTrial, ...]) -> _Choice:
+        return cls(target=best.target.name, recipe=best.recipe.to_data(), trials=trials)
+
+    def names(self, candidate: Candidate) -> bool:
+        return candidate.target.name == self.target and candidate.recipe.to_data() == self.recipe
 
 
 def analyze(model: nn.Module, task: Task) -> Graph:
@@ -134,15 +150,17 @@ def compress(  # noqa: PLR0913  one keyword per wish
         UsageError: wrong arguments, with the way out.
         FailureError: the model does not export, data is unusable, the folder is taken, or a promise did not hold.
     """
+    check_arguments(model, task, recipe, goal)
     goal = goal or Goal()
-    threads = threads or available_cores()
-    batch_size = batch_size or task.example.size
+    threads = available_cores() if threads is None else threads
+    batch_size = task.example.size if batch_size is None else batch_size
     if batch_size < 1 or threads < 1:
         raise UsageError(f"batch_size and threads must be at least 1, got {batch_size} and {threads}.")
     deadline = None if budget is None else time.monotonic() + seconds(budget)
     check_weights(model)
+    if recipe:
+        check_needs(recipe, task)
     targets = targets_for(target)
-    place = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="lissom-"))
     wanted = {
         "target": target,
         "goal": goal.model_dump(mode="json", exclude_none=True),
@@ -152,23 +170,45 @@ def compress(  # noqa: PLR0913  one keyword per wish
     }
     source = Source(model=fingerprint(model), wanted=_words(wanted), seed=seed, lissom=__version__)
     path, settings = project if project else (None, {})
-    with opened(place, source, path, dict(settings)) as folder, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with (
+        _place(out) as place,
+        opened(place, source, path, dict(settings)) as folder,
+        torch.random.fork_rng(devices=[]),
+    ):
         if folder.finished:
+            if progress:
+                progress(1.0, "already finished")
             return _finished(folder, model, task)
-        stages = Stages(
-            [
-                ("analyze", 3),
-                ("try candidates", 30),
-                ("transform", 10),
-                ("export", 10),
-                ("measure", 30),
-                ("report", 1),
-            ],
-            progress,
-        )
+        stages = Stages(_expected(recipe, len(targets)), progress)
         run = _Run(model, task, goal, folder, threads, batch_size, seed, command or _snippet(wanted), stages)
         return run.carry_out(recipe, targets, deadline)
+
+
+@contextlib.contextmanager
+def _place(out: str | Path | None) -> Generator[Path]:
+    """The run folder; a temporary one is removed again when the run leaves nothing in it."""
+    if out is not None:
+        yield Path(out)
+        return
+    place = Path(tempfile.mkdtemp(prefix="lissom-"))
+    try:
+        yield place
+    finally:
+        with contextlib.suppress(OSError):
+            place.rmdir()
+
+
+def _expected(recipe: Recipe | None, targets: int) -> list[tuple[str, float]]:
+    """Seconds of each stage on a small CNN: what the progress bar weighs its shares by."""
+    candidates = targets * (1 if recipe else 2)
+    return [
+        ("analyze", 1.0),
+        ("try candidates", 4.0 * candidates if candidates > 1 else 0.0),
+        ("transform", 1.0 * len(recipe.steps) if recipe else 2.0),
+        ("export", 2.0),
+        ("measure", 8.0),
+        ("report", 0.5),
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,18 +226,21 @@ class _Run:
     def carry_out(self, recipe: Recipe | None, targets: Sequence[Target], deadline: float | None) -> Result:
         folder, task = self.folder, self.task
         with self.stages("analyze"):
-            save_example(folder.path / "example.safetensors", _detached(task.example))
             graph = trace(self.model, task.example).graph
+            refuse_impossible(self.goal, graph, task)
+            check_data(task)
+            folder.of_graph(digest_of(graph))
+            save_example(folder.path / "example.safetensors", _detached(task.example))
         with self.stages("try candidates") as tick:
             recipes = [recipe] if recipe else recipes_for(graph, task)
             candidates = [Candidate(t, r) for t in targets for r in recipes]
             choice = self._choose(candidates, graph, deadline, tick)
-        chosen = next(c for c in candidates if c.target.name == choice.target and c.recipe.to_data() == choice.recipe)
+        chosen = next(filter(choice.names, candidates))
         with self.stages("transform") as tick:
             steps = transform(self.model, task, chosen.recipe, chosen.target, folder=folder, measure=True, tick=tick)
         after = steps[-1].model if steps else self.model
         with self.stages("export") as tick:
-            original, compressed = self._export(after, chosen, tick)
+            original, compressed = self._export(after, chosen, graph, tick)
         with self.stages("measure") as tick:
             measured = measure(
                 self.model,
@@ -217,11 +260,12 @@ class _Run:
     def _choose(
         self, candidates: list[Candidate], graph: Graph, deadline: float | None, tick: Callable[[float], None]
     ) -> _Choice:
+        if len(candidates) == 1:
+            return _Choice.of(candidates[0], ())
+
         def compute() -> _Choice:
-            if len(candidates) == 1:
-                best, trials = candidates[0], ()
-            else:
-                best, trials = choose(
+            return _Choice.of(
+                *choose(
                     self.model,
                     self.task,
                     candidates,
@@ -234,20 +278,27 @@ class _Run:
                     deadline=deadline,
                     tick=tick,
                 )
-            return _Choice(target=best.target.name, recipe=best.recipe.to_data(), trials=trials)
+            )
 
-        return self.folder.stage("choice", _Choice, compute)
+        return self.folder.stage("choice", _Choice, compute, holds=lambda saved: any(map(saved.names, candidates)))
 
-    def _export(self, after: nn.Module, chosen: Candidate, tick: Callable[[float], None]) -> tuple[Artifact, Artifact]:
+    def _export(
+        self, after: nn.Module, chosen: Candidate, graph: Graph, tick: Callable[[float], None]
+    ) -> tuple[Artifact, Artifact]:
         runtime, folder = runtime_of(chosen.target), self.folder
         stem = Path(chosen.target.artifact).stem
 
         def export(model: nn.Module, name: str) -> Callable[[], Artifact]:
             return lambda: runtime.export(model, self.task.example, chosen.target.name, folder.path, name)
 
-        original = folder.stage("export-original", Artifact, export(self.model, "original"))
+        def whole(artifact: Artifact) -> bool:
+            places = {folder.path / name: sha256 for name, sha256 in artifact.sha256.items()}
+            return all(place.is_file() and digest(place) == sha256 for place, sha256 in places.items())
+
+        original = folder.stage("export-original", Artifact, export(self.model, "original"), holds=whole)
+        refuse_impossible(self.goal, graph, self.task, size_bytes=original.size_bytes)
         tick(0.5)
-        compressed = folder.stage("export", Artifact, export(after, stem))
+        compressed = folder.stage("export", Artifact, export(after, stem), holds=whole)
         return original, compressed
 
     def _report(
@@ -259,6 +310,8 @@ class _Run:
         trials: tuple[TargetTrial, ...],
         artifacts: tuple[Artifact, Artifact],
     ) -> Result:
+        from lissom.report.html import write as write_report  # brings plotly: late
+
         folder = self.folder
         reason = impossible(self.goal, measured.before)
         if reason:
@@ -317,6 +370,8 @@ def _finished(folder: RunFolder, model: nn.Module, task: Task) -> Result:
     """A finished run is not done again: its result is read back."""
     from lissom.pipeline.reload import read_plans, read_result, replay
 
+    verify(folder.path)
+    folder.of_graph(digest_of(trace(model, task.example).graph))
     record = read_result(folder.path)
     recipe = Recipe.from_data(record.recipe)
     plans = read_plans(folder.path, recipe)
@@ -326,35 +381,8 @@ def _finished(folder: RunFolder, model: nn.Module, task: Task) -> Result:
     return Result(after, folder.manifest.artifact, record, plans, folder.path)
 
 
-def check_weights(model: nn.Module) -> None:
-    """
-    Raises:
-        DataError: a parameter or buffer holds NaN or infinite values.
-    """
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise DataError(
-                f"The model's weight {name!r} holds NaN or infinite values. Load a sound checkpoint: nothing measured "
-                "on this model would mean anything."
-            )
-
-
-def seconds(budget: str | float) -> float:
-    """`"10min"`, `"1h"`, `"90s"` or a number of seconds.
-
-    Raises:
-        UsageError: not a positive time.
-    """
-    text = str(budget).strip().lower()
-    digits = text.rstrip("abcdefghijklmnopqrstuvwxyz ")
-    unit = text[len(digits) :].strip() or "s"
-    try:
-        value = float(digits) * BUDGET_UNITS[unit]
-    except (ValueError, KeyError) as wrong:
-        raise UsageError(f"The budget {budget!r} is not a time. Write 90s, 10min or 1h.") from wrong
-    if not 0 < value < float("inf"):
-        raise UsageError(f"The budget must be a positive time, got {budget!r}. Write 90s, 10min or 1h.")
-    return value
+def digest_of(graph: Graph) -> str:
+    return hashlib.sha256(graph.model_dump_json().encode()).hexdigest()[:16]
 
 
 def _detached(example: Batch) -> Batch:

@@ -17,7 +17,7 @@ from lissom.export.base import Artifact, run
 from lissom.export.catalogue import runtime_of
 from lissom.export.kernels import match_kernels
 from lissom.graph.graph import Graph
-from lissom.graph.trace import Trace, trace
+from lissom.graph.trace import Trace, evaluation, trace
 from lissom.measure.artifacts import peak_memory, predictor, structure_of
 from lissom.measure.latency import interleave, paired_ratio, summarise
 from lissom.measure.layers import sqnr_db
@@ -99,7 +99,8 @@ def measure(  # noqa: PLR0913  keywords of one call site
         lambda: _layers(task, graph, steps, after_trace, runtime, compressed, runners[1], folder),
     )
     tick(0.15)
-    rebuild = structure_of(model, task.example)
+    with evaluation(model):
+        rebuild = structure_of(model, task.example)
     split: Split = "test" if task.has("test") else "validation"
     metrics: list[MetricValue | None] = []
     for index, (name, artifact, runner) in enumerate(zip(("before", "after"), artifacts, runners, strict=True)):

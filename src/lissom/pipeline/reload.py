@@ -18,7 +18,7 @@ from lissom.measure.latency import interleave, paired_ratio, summarise
 from lissom.measure.records import Interval, Latency, RunRecord
 from lissom.pipeline.candidates import caller
 from lissom.recipe import Recipe
-from lissom.runfolder import fingerprint, load_example, load_tensors, verify
+from lissom.runfolder import check_file, fingerprint, load_example, load_tensors, read_manifest, verify
 from lissom.target import load_target
 from lissom.task import Batch, Task, repeated
 from lissom.transforms.base import Plan
@@ -72,11 +72,15 @@ def read_plans(folder: Path, recipe: Recipe) -> tuple[Plan, ...]:
 
 
 def read_result(folder: str | Path) -> RunRecord:
-    """`result.json` of a run.
+    """`result.json` of a finished run.
 
     Raises:
-        RunFolderError: missing or damaged.
+        RunFolderError: the run is not finished, or the file is missing, truncated or altered.
     """
+    manifest = read_manifest(Path(folder))
+    if manifest.status != "finished":
+        raise RunFolderError(f"The run in {folder} is not finished. The command that started it continues it.")
+    check_file(Path(folder), manifest, RESULT)
     path = Path(folder) / RESULT
     try:
         return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
@@ -120,7 +124,9 @@ def remeasure(
     rows: list[tuple[str, str, Artifact]] = []
     for folder in map(Path, folders):
         manifest = verify(folder)
-        assert manifest.target and manifest.artifact and manifest.original
+        assert manifest.target  # verify looked
+        assert manifest.artifact
+        assert manifest.original
         target = load_target(manifest.target)
         runtime = runtime_of(target)
         require(runtime.availability(), target.title)

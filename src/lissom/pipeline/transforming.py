@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ import pydantic
 import torch
 from torch import nn
 
-from lissom.errors import DataError
+from lissom.errors import RunFolderError
 from lissom.graph.statistics import Statistics, observe
-from lissom.graph.trace import Trace, trace
+from lissom.graph.trace import Trace, evaluation, trace
 from lissom.measure.quality import evaluate
 from lissom.measure.records import MetricValue
 from lissom.metrics import as_metric
+from lissom.pipeline.arguments import calibration_split
 from lissom.recipe import Recipe
 from lissom.runfolder import RunFolder, load_tensors, save_tensors
 from lissom.target import Target
@@ -104,23 +106,26 @@ def _step(
         save_tensors(weights, state_of(after))
         return StepState(plan=made.model_dump(mode="json"), seconds=seconds, metric=metric)
 
-    saved = folder.stage(name, StepState, compute)
+    held: dict[str, torch.Tensor] = {}
+
+    def holds(saved: StepState) -> bool:
+        with contextlib.suppress(RunFolderError):
+            held.update(load_tensors(weights))
+            return True
+        return False
+
+    saved = folder.stage(name, StepState, compute, holds=holds)
     made = one.read_plan(saved.plan)
     after = built[0] if built else one.apply(model, made, traced, task)
     if not built:
-        load_state(after, load_tensors(weights))
+        load_state(after, held)
     return Step(one, traced, made, after, saved.seconds, saved.metric)
 
 
 def _statistics(traced: Trace, task: Task, one: Transform, target: Target) -> Statistics | None:
     if "calibration" not in one.needs():
         return None
-    split = "calibration" if task.has("calibration") else "train"
-    if not task.has(split):
-        raise DataError(
-            f"{one.name} needs calibration data, and the task has none. Give Task(calibration=...) or Task(train=...), "
-            "or use Quantize(mode='dynamic'), which needs none."
-        )
+    split = calibration_split(one, task)
     limit = getattr(one, "samples", None)
     return observe(traced, task.batches(split, limit=limit), one.watch(traced.graph, target))
 
@@ -129,20 +134,13 @@ def validate(model: nn.Module, task: Task, *, limit: int | None = VALIDATION_LIM
     """The metric of a torch model on (the first examples of) the validation split; None without one."""
     if task.metric is None or not task.has("validation"):
         return None
-    training = model.training
-    exported = isinstance(model, torch.fx.GraphModule)
-    if not exported:
-        model.eval()
 
     def predict(batch: Any) -> Any:
         with torch.no_grad():
             return model(*batch.args, **batch.kwargs)
 
-    try:
+    with evaluation(model):
         return evaluate(predict, task.batches("validation", limit=limit), as_metric(task.metric), split="validation")
-    finally:
-        if not exported:
-            model.train(training)
 
 
 def state_of(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -82,7 +82,7 @@ class Fold(Transform):
             transform=self.name,
             settings=self.model_dump(mode="json"),
             actions=tuple(actions),
-            skipped=tuple(skipped),
+            skipped=tuple(dict.fromkeys(skipped)),
             predicted=_predicted(graph, actions),
         )
 

@@ -87,7 +87,7 @@ def partition(
                 reasons[node.name], changed = shared, True
     chosen = [node for node in found if reasons[node.name] is None]
     skipped = [Skip(layer=label(node), reason=reason) for node in found if (reason := reasons[node.name])]
-    return chosen, skipped
+    return chosen, list(dict.fromkeys(skipped))
 
 
 def label(node: Node) -> str:

@@ -47,11 +47,12 @@ class RoundDynamically(Action):
 
 
 class StoreWeight(Action):
-    """Keep `parameter` as symmetric int8 with one scale per slice of `axis`."""
+    """Keep `parameter` as symmetric int8 with one scale per slice of `axis`; `nodes` multiply by it."""
 
     kind: Literal["store-weight"] = "store-weight"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
     parameter: str
     axis: int
+    nodes: tuple[str, ...]
 
 
 class RoundBias(Action):
@@ -119,18 +120,14 @@ class Quantize(Transform):
                 RoundDynamically(layer=placement.label(node), node=node.name, group=group, dtype=dtype)
                 for node in chosen
             ]
-        weights = [(placement.label(n), n.parameter(1)) for n in chosen if KINDS[n.op] in ("conv", "linear")]
-        stored: set[str] = set()
-        for layer, parameter in weights:
-            if parameter is not None and parameter not in stored:
-                stored.add(parameter)
-                actions.append(StoreWeight(layer=layer, parameter=parameter, axis=0))
+        products = [node for node in chosen if KINDS[node.op] in ("conv", "linear")]
+        actions += _weights(products)
         return Plan(
             transform=self.name,
             settings=self.model_dump(mode="json"),
             actions=tuple(actions),
             skipped=tuple(skipped),
-            predicted=_predicted(graph, stored),
+            predicted=_predicted(graph, {a.parameter for a in actions if isinstance(a, StoreWeight)}),
         )
 
     def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task) -> nn.Module:
@@ -173,6 +170,19 @@ def _activation(graph: Graph, point: Point, statistics: Statistics, target: Targ
     )
 
 
+def _weights(products: list[Node]) -> list[StoreWeight]:
+    readers: dict[str, list[Node]] = {}
+    for node in products:
+        if (parameter := node.parameter(1)) is not None:
+            readers.setdefault(parameter, []).append(node)
+    return [
+        StoreWeight(
+            layer=placement.label(nodes[0]), parameter=parameter, axis=0, nodes=tuple(node.name for node in nodes)
+        )
+        for parameter, nodes in readers.items()
+    ]
+
+
 def _biases(graph: Graph, chosen: list[Node], rounded: list[RoundActivation]) -> list[RoundBias]:
     scales = {reader: action.numbers.scale for action in rounded for reader in action.readers}
     found: list[RoundBias] = []
@@ -196,7 +206,6 @@ def _predicted(graph: Graph, stored: set[str]) -> Cost:
 
 
 def planned_precision(plan: Plan) -> dict[str, str]:
-    """Node of the traced graph to the precision the plan gives it: `int8` or `int8 dynamic`."""
-    dynamic = {action.node: "int8 dynamic" for action in plan.of(RoundDynamically)}
-    rounded = {node: "int8" for action in plan.of(RoundActivation) for node, _ in action.readers}
-    return {**rounded, **dynamic}
+    """Products of the traced graph to the precision the plan gives them: `int8` or `int8 dynamic`."""
+    static = {node: "int8" for action in plan.of(StoreWeight) for node in action.nodes}
+    return {**static, **{action.node: "int8 dynamic" for action in plan.of(RoundDynamically)}}

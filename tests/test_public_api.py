@@ -1,0 +1,40 @@
+"""What `import lissom` offers, and what it must not load."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import types
+
+import lissom
+
+NAMES = {
+    "Batch", "Fold", "Goal", "Graph", "LissomError", "Quantize", "Recipe", "Result", "Task",
+    "analyze", "compress", "load",
+    "data", "errors", "metrics",
+}  # fmt: skip
+LATE = ("openvino", "executorch", "tensorrt", "onnxruntime", "torchao", "plotly", "sklearn", "pyarrow", "PIL", "optuna")
+
+
+def test_the_surface_is_the_one_promised() -> None:
+    shown = {
+        name
+        for name, value in vars(lissom).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    assert shown == NAMES - {"data", "errors", "metrics"}
+    assert all(isinstance(getattr(lissom, name), types.ModuleType) for name in ("data", "errors", "metrics"))
+    assert lissom.__version__
+
+
+def test_everything_public_is_documented() -> None:
+    assert [name for name in NAMES if not (getattr(lissom, name).__doc__ or "").strip()] == []
+
+
+def test_runtimes_and_optional_packages_load_late() -> None:
+    code = f"import sys, json, lissom; print(json.dumps([m for m in {LATE!r} if m in sys.modules]))"
+    loaded = json.loads(subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+    ).stdout)  # fmt: skip
+    assert loaded == []
