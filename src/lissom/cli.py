@@ -43,7 +43,7 @@ RecipeFile = Annotated[Path | None, typer.Option("--recipe", "-r", help="YAML or
 def main() -> None:
     """Entry point: errors become one sentence and an exit code."""
     try:
-        code = app(standalone_mode=False)  # an Exit inside comes back as its code, Ctrl-C as 130
+        code = app(prog_name="lissom", standalone_mode=False)  # an Exit inside comes back as its code, Ctrl-C as 130
         sys.stdout.flush()
     except (typer.Abort, KeyboardInterrupt):
         code = 130

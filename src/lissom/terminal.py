@@ -184,7 +184,8 @@ def stdout_kept(*, wanted: bool) -> Generator[None]:
     saved = os.dup(1)
     try:
         os.dup2(2, 1)
-        yield
+        with contextlib.redirect_stdout(sys.stderr):  # where sys.stdout does not write to descriptor 1
+            yield
     finally:
         sys.stdout.flush()
         os.dup2(saved, 1)

@@ -81,6 +81,16 @@ def test_the_example_may_be_larger_than_the_usual_bound(tmp_path):
     assert artifact.batch == 2 * MAX_BATCH
 
 
+def test_an_operator_the_runtime_lacks_is_named_when_exporting(tmp_path):
+    class Histogram(nn.Module):
+        def forward(self, x):
+            return torch.histc(x, 10)
+
+    with pytest.raises(ExportError, match="operator aten.histc"):
+        ExecuTorch().export(Histogram(), Batch((torch.randn(2, 3),)), "executorch", tmp_path, "m")
+    assert not list(tmp_path.iterdir())
+
+
 def test_inputs_that_are_no_tensors_are_refused_by_name(tmp_path):
     class Scaled(nn.Module):
         def forward(self, x, factor):

@@ -137,12 +137,32 @@ def _lower(program: ExportedProgram) -> tuple[bytes, tuple[Kernel, ...], int | N
         try:
             edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()], compile_config=unchecked)
             lowered = edge.exported_program()
-            return bytes(edge.to_executorch().buffer), tuple(_kernels(lowered)), _fixed_batch(lowered)
+            made = edge.to_executorch()
         except Exception as wrong:  # the lowering raises its own and bare exceptions alike
             raise ExportError(
                 f"ExecuTorch cannot lower the model: {explain(wrong, program)} Replace that operator, or try "
                 "target='onnxruntime'."
             ) from wrong
+        missing = _missing(made.executorch_program)
+        if missing:
+            raise ExportError(
+                f"ExecuTorch cannot run the model: operator {', '.join(missing)}: its runtime has no kernel for it. "
+                "Replace that operator, or try target='onnxruntime'."
+            )
+        return bytes(made.buffer), tuple(_kernels(lowered)), _fixed_batch(lowered)
+
+
+def _missing(program: Any) -> list[str]:
+    """Operators of a finished program, outside the delegates, that the runtime here does not have."""
+    from executorch.extension.pybindings.portable_lib import _get_operator_names  # pyright: ignore
+
+    known = set(_get_operator_names())
+    wanted = {
+        (f"{op.name}.{op.overload}" if op.overload else op.name): op.name.replace("::", ".")
+        for plan in program.execution_plan
+        for op in plan.operators
+    }
+    return [name for full, name in wanted.items() if full not in known]
 
 
 def _fixed_batch(program: ExportedProgram) -> int | None:

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from lissom.export.base import Artifact, Runner, Runtime, run
 from lissom.export.catalogue import runtime_of
+from lissom.graph.trace import evaluation
 from lissom.measure.footprint import peak_of, report_peak, reset_peak, resident_bytes
 from lissom.runfolder import load_example
 from lissom.target import load_target
@@ -22,13 +23,8 @@ from lissom.task import Batch
 
 def structure_of(model: nn.Module, example: Batch) -> Callable[[list[torch.Tensor]], Any]:
     """From a runtime's flat outputs back to what the model returns: a tensor, a tuple, a dict."""
-    training = model.training
-    try:
-        model.eval()
-        with torch.no_grad():
-            outputs = model(*example.args, **example.kwargs)
-    finally:
-        model.train(training)
+    with evaluation(model), torch.no_grad():
+        outputs = model(*example.args, **example.kwargs)
     leaves, spec = pytree.tree_flatten(outputs)
     tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
 
