@@ -7,25 +7,27 @@ import subprocess
 import sys
 import types
 
+import pytest
+
 import lissom
 
 NAMES = {
     "Batch", "Fold", "Goal", "Graph", "LissomError", "Quantize", "Recipe", "Result", "Task",
-    "analyze", "compress", "load",
+    "analyze", "compress", "load", "plan",
     "data", "errors", "metrics",
 }  # fmt: skip
-LATE = ("openvino", "executorch", "tensorrt", "onnxruntime", "torchao", "plotly", "sklearn", "pyarrow", "PIL", "optuna")
+LATE = ("torch", "openvino", "executorch", "tensorrt", "onnxruntime", "torchao", "plotly", "sklearn", "pyarrow", "PIL", "optuna")
 
 
 def test_the_surface_is_the_one_promised() -> None:
-    shown = {
-        name
-        for name, value in vars(lissom).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType)
-    }
-    assert shown == NAMES - {"data", "errors", "metrics"}
+    assert set(dir(lissom)) == NAMES | {"__version__"}
     assert all(isinstance(getattr(lissom, name), types.ModuleType) for name in ("data", "errors", "metrics"))
     assert lissom.__version__
+
+
+def test_a_wrong_name_says_what_there_is() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'quantise'\. It offers .*Quantize"):
+        _ = lissom.quantise
 
 
 def test_everything_public_is_documented() -> None:

@@ -1,18 +1,58 @@
 """Lissom: compress trained PyTorch models, measured on the runtime they ship on."""
 
-from lissom import data as data
-from lissom import errors as errors
-from lissom import metrics as metrics
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
 from lissom._version import __version__ as __version__
-from lissom.errors import LissomError as LissomError
-from lissom.goal import Goal as Goal
-from lissom.graph.graph import Graph as Graph
-from lissom.pipeline import Result as Result
-from lissom.pipeline import analyze as analyze
-from lissom.pipeline import compress as compress
-from lissom.pipeline import load as load
-from lissom.recipe import Recipe as Recipe
-from lissom.task import Batch as Batch
-from lissom.task import Task as Task
-from lissom.transforms.folding import Fold as Fold
-from lissom.transforms.quantization import Quantize as Quantize
+
+if TYPE_CHECKING:
+    from lissom import data as data
+    from lissom import errors as errors
+    from lissom import metrics as metrics
+    from lissom.errors import LissomError as LissomError
+    from lissom.goal import Goal as Goal
+    from lissom.graph.graph import Graph as Graph
+    from lissom.pipeline import Result as Result
+    from lissom.pipeline import analyze as analyze
+    from lissom.pipeline import compress as compress
+    from lissom.pipeline import load as load
+    from lissom.pipeline import plan as plan
+    from lissom.recipe import Recipe as Recipe
+    from lissom.task import Batch as Batch
+    from lissom.task import Task as Task
+    from lissom.transforms.folding import Fold as Fold
+    from lissom.transforms.quantization import Quantize as Quantize
+
+# Loaded when first used: `lissom --version`, reports and errors do not wait for torch.
+_HOMES = {
+    "Batch": "lissom.task",
+    "Fold": "lissom.transforms.folding",
+    "Goal": "lissom.goal",
+    "Graph": "lissom.graph.graph",
+    "LissomError": "lissom.errors",
+    "Quantize": "lissom.transforms.quantization",
+    "Recipe": "lissom.recipe",
+    "Result": "lissom.pipeline",
+    "Task": "lissom.task",
+    "analyze": "lissom.pipeline",
+    "compress": "lissom.pipeline",
+    "load": "lissom.pipeline",
+    "plan": "lissom.pipeline",
+}
+_MODULES = ("data", "errors", "metrics")
+
+__all__ = [*_HOMES, *_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"lissom.{name}")
+    raise AttributeError(f"module 'lissom' has no attribute {name!r}. It offers {', '.join(sorted(__all__))}.")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

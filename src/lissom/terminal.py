@@ -116,13 +116,14 @@ def show_run(record: RunRecord, folder: Path, report: Path) -> None:
 
 
 def show_measured(rows: Sequence[Remeasured]) -> None:
-    table = _table("Measured now, interleaved", "run", "model", "target", "latency", "size", "against its original")
+    table = _table("Measured now, interleaved", "run", "model", "target", "batch", "latency", "size", "against its original")
     for row in rows:
         faster = ratio_interval_text(row.faster.median, row.faster.low, row.faster.high) if row.faster else ""
         table.add_row(
             escape(row.run),
             row.model,
             row.target,
+            str(row.batch_size),
             interval_text(row.latency_ms),
             bytes_text(row.size_bytes),
             faster,
@@ -136,6 +137,7 @@ def measured_rows(rows: Sequence[Remeasured]) -> list[dict[str, object]]:
             "run": row.run,
             "model": row.model,
             "target": row.target,
+            "batch_size": row.batch_size,
             "latency_ms": row.latency_ms.model_dump(mode="json"),
             "size_bytes": row.size_bytes,
             "faster": row.faster.model_dump(mode="json") if row.faster else None,

@@ -86,7 +86,7 @@ def test_an_operator_the_runtime_lacks_is_named_when_exporting(tmp_path):
         def forward(self, x):
             return torch.histc(x, 10)
 
-    with pytest.raises(ExportError, match="operator aten.histc"):
+    with pytest.raises(ExportError, match=r"operator aten\.histc"):
         ExecuTorch().export(Histogram(), Batch((torch.randn(2, 3),)), "executorch", tmp_path, "m")
     assert not list(tmp_path.iterdir())
 

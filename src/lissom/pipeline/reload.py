@@ -97,6 +97,7 @@ class Remeasured:
     run: str
     model: str
     target: str
+    batch_size: int
     latency_ms: Latency
     size_bytes: int
     faster: Interval | None
@@ -121,7 +122,7 @@ def remeasure(
     if not folders:
         raise UsageError("measure needs at least one run folder.")
     calls = {}
-    rows: list[tuple[str, str, Artifact]] = []
+    rows: list[tuple[str, str, Artifact, int]] = []
     for folder in map(Path, folders):
         manifest = verify(folder)
         assert manifest.target  # verify looked
@@ -135,18 +136,19 @@ def remeasure(
         for name, artifact in (("original", manifest.original), ("compressed", manifest.artifact)):
             runner = runtime.load(artifact, folder, threads or available_cores())
             calls[f"{folder}:{name}"] = caller(runner, artifact, example)
-            rows.append((str(folder), name, artifact))
+            rows.append((str(folder), name, artifact, example.size))
     samples = interleave(calls, rounds=rounds)
     return [
         Remeasured(
             run=folder,
             model=name,
             target=artifact.target,
+            batch_size=size,
             latency_ms=summarise(samples[f"{folder}:{name}"]),
             size_bytes=artifact.size_bytes,
             faster=None
             if name == "original"
             else paired_ratio(samples[f"{folder}:original"], samples[f"{folder}:{name}"]),
         )
-        for folder, name, artifact in rows
+        for folder, name, artifact, size in rows
     ]

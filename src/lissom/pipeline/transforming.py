@@ -21,7 +21,7 @@ from lissom.metrics import as_metric
 from lissom.pipeline.arguments import calibration_split
 from lissom.recipe import Recipe
 from lissom.runfolder import RunFolder, load_tensors, save_tensors
-from lissom.target import Target
+from lissom.target import Target, load_target
 from lissom.task import Task
 from lissom.transforms.base import Plan, Transform
 
@@ -49,9 +49,15 @@ class Step:
     metric: MetricValue | None
 
 
-def plan(model: nn.Module, task: Task, recipe: Recipe, target: Target) -> list[Plan]:
-    """Dry run: the plans of every step. Weights are touched in memory only, as later plans depend on earlier steps."""
-    return [step.plan for step in transform(model, task, recipe, target)]
+def plan(model: nn.Module, task: Task, recipe: Recipe, target: str | Target = "onnxruntime") -> list[Plan]:
+    """Dry run: the plan of every step. The model is not changed; later plans come from a copy after earlier steps.
+
+    Raises:
+        TargetError: no such target.
+        DataError: a step needs data that the task lacks.
+    """
+    found = load_target(target) if isinstance(target, str) else target
+    return [step.plan for step in transform(model, task, recipe, found)]
 
 
 def transform(

@@ -48,7 +48,8 @@ def summary(run: RunRecord) -> str:
 
 def _size(run: RunRecord) -> Headline:
     ratio = run.ratios.size
-    verdict = _verdict(ratio, ratio)
+    # Files a few bytes apart are the same size: what reads 1.00x is no gain.
+    verdict = _verdict(ratio, ratio) if ratio_text(ratio) != ratio_text(1.0) else "neutral"
     detail = f"{bytes_text(run.before.size_bytes)} to {bytes_text(run.after.size_bytes)}"
     if verdict == "worse":
         return Headline(ratio_text(1 / ratio), "larger", "", detail, verdict)

@@ -53,7 +53,7 @@ def before_after(run: RunRecord) -> Table:
         (_metric_name(run), metric_text(before.metric), metric_text(after.metric), change),
         ("Latency per call, median", *medians, speed),
         (
-            "Latency per call, 95th percentile",
+            "Latency per call, 95th percentile of rounds",
             ms_text(before.latency_ms.p95),
             ms_text(after.latency_ms.p95),
             ratio_text(_ratio(before.latency_ms.p95, after.latency_ms.p95)),
