@@ -100,9 +100,7 @@ def test_parquet_reads_all_numbered_files_in_order(tmp_path: Path) -> None:
     assert images.pixels[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 10, 11, 12, 13, 20, 21, 22, 23]
 
     (tmp_path / "test-00001-of-00003.parquet").unlink()
-    with pytest.raises(
-        DataError, match=r"split 'test' are not one complete set: test-00000-of-00003\.parquet, "
-    ):
+    with pytest.raises(DataError, match=r"split 'test' are not one complete set: test-00000-of-00003\.parquet, "):
         lissom.data.parquet(tmp_path, "test")
 
 
@@ -205,17 +203,13 @@ def test_what_is_not_there_is_said_with_what_is(tmp_path: Path) -> None:
         lissom.data.parquet(tmp_path, "train", label="target")
     with pytest.raises(UsageError, match="the column 'label' holds int64, neither bytes nor structs"):
         lissom.data.parquet(tmp_path, "train", image="label")
-    with pytest.raises(
-        UsageError, match=r"the column 'image' holds struct.*, labels are whole numbers or names"
-    ):
+    with pytest.raises(UsageError, match=r"the column 'image' holds struct.*, labels are whole numbers or names"):
         lissom.data.parquet(tmp_path, "train", label="image")
 
     (tmp_path / "images").mkdir()
     with pytest.raises(UsageError, match=r"There is no folder .*imags/cat\. In .*: Did you mean 'images'\?"):
         lissom.data.parquet(tmp_path / "imags" / "cat", "train")
-    with pytest.raises(
-        UsageError, match=r"images has no split 'train': .* It holds nothing; no parquet file"
-    ):
+    with pytest.raises(UsageError, match=r"images has no split 'train': .* It holds nothing; no parquet file"):
         lissom.data.parquet(tmp_path / "images", "train")
     with pytest.raises(UsageError, match=r"train\.parquet is a file, a folder is expected"):
         lissom.data.parquet(tmp_path / "train.parquet", "train")
@@ -251,9 +245,7 @@ def test_a_missing_package_names_the_extra(
     write(tmp_path / "train.parquet", [picture(0)[0]], [0])
     for name in [name for name in sys.modules if name.split(".")[0] == module]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(
-        UsageError, match=rf'{package}, which is not installed\. pip install "lissom\[data\]"'
-    ):
+    with pytest.raises(UsageError, match=rf'{package}, which is not installed\. pip install "lissom\[data\]"'):
         lissom.data.parquet(tmp_path, "train")
 
 
@@ -316,9 +308,7 @@ def test_image_folder(tmp_path: Path) -> None:
 
 def test_image_folder_errors(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(picture(0)[0])
-    with pytest.raises(
-        UsageError, match=r"holds a\.png, but no sub-folders\. Expected one sub-folder per class"
-    ):
+    with pytest.raises(UsageError, match=r"holds a\.png, but no sub-folders\. Expected one sub-folder per class"):
         lissom.data.image_folder(tmp_path)
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "a.tar").write_bytes(b"")
@@ -360,9 +350,7 @@ def test_tsv_errors(tmp_path: Path) -> None:
 
 
 def test_sets_check_what_they_hold() -> None:
-    with pytest.raises(
-        UsageError, match=r"Images\.pixels must be uint8 of shape \(n, c, h, w\), got float32"
-    ):
+    with pytest.raises(UsageError, match=r"Images\.pixels must be uint8 of shape \(n, c, h, w\), got float32"):
         Images(torch.zeros(2, 1, 3, 3), torch.zeros(2, dtype=torch.int64), ("a",))
     with pytest.raises(UsageError, match="Images needs one of each per example, got 2 pixels, 3 labels"):
         Images(torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), ("a",))
@@ -386,9 +374,7 @@ def test_channels_last_memory_never_comes_out(channels: int) -> None:
 
 
 @given(
-    counts=st.lists(st.integers(0, 30), min_size=1, max_size=5).filter(
-        lambda counts: 2 <= sum(counts) <= 200
-    ),
+    counts=st.lists(st.integers(0, 30), min_size=1, max_size=5).filter(lambda counts: 2 <= sum(counts) <= 200),
     fraction=st.floats(0.01, 0.99),
     seed=st.integers(0, 99),
 )
@@ -500,9 +486,7 @@ def test_token_ids_pass_unchanged() -> None:
     batches = list(Batches((tokens, labels), batch_size=2))
     assert [x.tolist() for x, _ in batches] == [[[1, 2], [3, 4]], [[5, 6]]]
     assert batches[0][0].dtype is torch.int64
-    with pytest.raises(
-        UsageError, match=r"mean and std need pixels, samples or floats, got inputs of torch\.int64"
-    ):
+    with pytest.raises(UsageError, match=r"mean and std need pixels, samples or floats, got inputs of torch\.int64"):
         Batches((tokens, labels), mean=0.5)
 
 
@@ -510,9 +494,7 @@ def test_batches_refuse_what_cannot_be() -> None:
     images = tagged(4)
     with pytest.raises(UsageError, match="batch_size must be at least 1, got 0"):
         Batches(images, batch_size=0)
-    with pytest.raises(
-        UsageError, match=r"mean has 3 numbers, but inputs of shape \(4, 1, 1, 1\) have 1 channels"
-    ):
+    with pytest.raises(UsageError, match=r"mean has 3 numbers, but inputs of shape \(4, 1, 1, 1\) have 1 channels"):
         Batches(images, mean=(0.1, 0.2, 0.3))
     with pytest.raises(UsageError, match="std must be above 0 in every channel, got 0"):
         Batches(images, std=0)

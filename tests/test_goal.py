@@ -16,9 +16,7 @@ def test_drops(text, drop):
     assert parse_drop(text) == pytest.approx(drop, rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("text", "ratio"), [("8x", 8.0), ("8", 8.0), ("1.5X", 1.5), ("1x", 1.0), ("4 x", 4.0)]
-)
+@pytest.mark.parametrize(("text", "ratio"), [("8x", 8.0), ("8", 8.0), ("1.5X", 1.5), ("1x", 1.0), ("4 x", 4.0)])
 def test_ratios(text, ratio):
     assert parse_ratio(text) == ratio
 
@@ -116,14 +114,12 @@ def test_what_is_not_a_number_is_refused(option, text):
         (
             "size",
             "0.5x",
-            "--size 0.5x would make the model larger: a ratio is original / compressed. Write "
-            "8x, 300KB or 1.5MiB.",
+            "--size 0.5x would make the model larger: a ratio is original / compressed. Write 8x, 300KB or 1.5MiB.",
         ),
         (
             "latency",
             "0.25",
-            "--latency 0.25 would make the model slower: a ratio is original / compressed. Write "
-            "4x, 2.5ms or 900us.",
+            "--latency 0.25 would make the model slower: a ratio is original / compressed. Write 4x, 2.5ms or 900us.",
         ),
         (
             "macs",

@@ -45,9 +45,7 @@ def test_accuracy_finds_the_logits(outputs):
     assert scores.dtype == torch.float64
 
 
-@pytest.mark.parametrize(
-    "targets", [[1, 1, 2], np.array([1, 1, 2]), torch.tensor([1, 1, 2], dtype=torch.uint8)]
-)
+@pytest.mark.parametrize("targets", [[1, 1, 2], np.array([1, 1, 2]), torch.tensor([1, 1, 2], dtype=torch.uint8)])
 def test_targets_may_be_any_integers(targets):
     assert accuracy.per_example(LOGITS, targets).tolist() == [1.0, 0.0, 1.0]
 

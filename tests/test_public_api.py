@@ -16,7 +16,19 @@ NAMES = {
     "analyze", "compress", "load", "plan",
     "data", "errors", "metrics",
 }  # fmt: skip
-LATE = ("torch", "openvino", "executorch", "tensorrt", "onnxruntime", "torchao", "plotly", "sklearn", "pyarrow", "PIL", "optuna")
+LATE = (
+    "torch",
+    "openvino",
+    "executorch",
+    "tensorrt",
+    "onnxruntime",
+    "torchao",
+    "plotly",
+    "sklearn",
+    "pyarrow",
+    "PIL",
+    "optuna",
+)
 
 
 def test_the_surface_is_the_one_promised() -> None:

@@ -28,9 +28,7 @@ def path() -> Path:
     for place in places:
         if place.is_file():
             return place
-    raise ProjectError(
-        f"The demonstration project is neither {places[0]} nor {places[1]}. Install Lissom again."
-    )
+    raise ProjectError(f"The demonstration project is neither {places[0]} nor {places[1]}. Install Lissom again.")
 
 
 def build(seed: int = 0, epochs: int = 8) -> tuple[nn.Module, Task]:

@@ -135,9 +135,7 @@ def parse_drop(text: str, *, option: str = "--drop") -> float:
     drop = number * _unit(DROP_UNITS, unit, text, option)
     _positive(drop, text, option)
     if drop >= 1.0:
-        raise GoalError(
-            f"{option} {text} is {100 * drop:g} %: any model would do. Write {EXAMPLES['--drop']}."
-        )
+        raise GoalError(f"{option} {text} is {100 * drop:g} %: any model would do. Write {EXAMPLES['--drop']}.")
     return drop
 
 

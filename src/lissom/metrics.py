@@ -135,9 +135,7 @@ def _classes(name: str, targets: object, logits: Tensor) -> Tensor:
     return classes
 
 
-def _negative_error(
-    outputs: object, targets: object, *, name: str, distance: Callable[[Tensor], Tensor]
-) -> Tensor:
+def _negative_error(outputs: object, targets: object, *, name: str, distance: Callable[[Tensor], Tensor]) -> Tensor:
     """Minus the mean distance of each example: (N, ...) -> (N,)."""
     predicted = logits_of(outputs).to(torch.float64)
     wanted = _tensor(name, targets).to(predicted.device, torch.float64)
@@ -190,14 +188,10 @@ accuracy = Metric("accuracy", per_example=partial(_top_hits, name="accuracy", k=
 top5 = Metric("top5", per_example=partial(_top_hits, name="top5", k=5))
 """Share of examples whose class is among the five largest logits."""
 
-negative_mse = Metric(
-    "negative_mse", per_example=partial(_negative_error, name="negative_mse", distance=torch.square)
-)
+negative_mse = Metric("negative_mse", per_example=partial(_negative_error, name="negative_mse", distance=torch.square))
 """Minus the mean squared error, in the square of the target's unit."""
 
-negative_mae = Metric(
-    "negative_mae", per_example=partial(_negative_error, name="negative_mae", distance=torch.abs)
-)
+negative_mae = Metric("negative_mae", per_example=partial(_negative_error, name="negative_mae", distance=torch.abs))
 """Minus the mean absolute error, in the target's unit."""
 
 _READY = ("accuracy", "top5", "negative_mse", "negative_mae")

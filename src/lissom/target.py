@@ -37,11 +37,15 @@ class Integers(Setting):
     """Quantize before value-preserving operators (reshape, slice, pad) instead of after them."""
 
 
+Granularity = Literal["tensor", "row", "group"]
+"""What shares a range at run time: the whole input, each of its rows, each run of `group` values in a row."""
+
+
 class Dynamic(Setting):
     """How the runtime quantizes activations at run time."""
 
     ops: tuple[OpKind, ...]
-    granularity: Literal["tensor", "group"]
+    granularity: Granularity
     dtype: Literal["uint8", "int8"] = "int8"
     group: int = 0
     """Length of a group along the reduced axis."""

@@ -116,7 +116,9 @@ def show_run(record: RunRecord, folder: Path, report: Path) -> None:
 
 
 def show_measured(rows: Sequence[Remeasured]) -> None:
-    table = _table("Measured now, interleaved", "run", "model", "target", "batch", "latency", "size", "against its original")
+    table = _table(
+        "Measured now, interleaved", "run", "model", "target", "batch", "latency", "size", "against its original"
+    )
     for row in rows:
         faster = ratio_interval_text(row.faster.median, row.faster.low, row.faster.high) if row.faster else ""
         table.add_row(

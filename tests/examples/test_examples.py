@@ -57,9 +57,7 @@ def accuracy(model: nn.Module, batches: lissom.data.Batches) -> float:
 # Digits -----------------------------------------------------------------------------------------------------
 
 
-def test_digits_scores_and_has_the_size_it_says(
-    digits: ModuleType, built: tuple[nn.Module, lissom.Task]
-) -> None:
+def test_digits_scores_and_has_the_size_it_says(digits: ModuleType, built: tuple[nn.Module, lissom.Task]) -> None:
     model, task = built
     assert not model.training
     assert accuracy(model, task.test) >= 0.975
@@ -90,9 +88,7 @@ def test_digits_is_deterministic_and_leaves_the_global_generator_alone(digits: M
     assert not torch.equal(first.linear.weight, other.linear.weight)
 
 
-def test_digits_without_scikit_learn_names_the_extra(
-    digits: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_digits_without_scikit_learn_names_the_extra(digits: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ProjectError, match=r'scikit-learn: pip install "lissom\[data\]"'):
         digits.build()
@@ -107,9 +103,7 @@ def test_the_demo_is_the_example() -> None:
 
 def test_a_demo_that_was_not_installed_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_project, "__file__", str(tmp_path / "a" / "b" / "demo_project.py"))
-    with pytest.raises(
-        ProjectError, match=r"is neither .*_digits\.py nor .*digits\.py\. Install Lissom again"
-    ):
+    with pytest.raises(ProjectError, match=r"is neither .*_digits\.py nor .*digits\.py\. Install Lissom again"):
         demo_project.build()
 
 
@@ -119,9 +113,7 @@ def test_a_demo_that_was_not_installed_says_so(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (56, 0.85)])
 def test_resnets_have_the_published_size(cifar: ModuleType, depth: int, millions: float) -> None:
     n = (depth - 2) // 6
-    convolutions = 27 * 16 + 9 * (
-        2 * n * 16**2 + 16 * 32 + (2 * n - 1) * 32**2 + 32 * 64 + (2 * n - 1) * 64**2
-    )
+    convolutions = 27 * 16 + 9 * (2 * n * 16**2 + 16 * 32 + (2 * n - 1) * 32**2 + 32 * 64 + (2 * n - 1) * 64**2)
     normalizations = 2 * (16 + 2 * n * (16 + 32 + 64))
     count = sum(p.numel() for p in cifar.ResNet(depth).parameters())
     assert count == convolutions + normalizations + 64 * 10 + 10
@@ -164,9 +156,7 @@ def test_cifar_builds_from_folders_given_as_text(cifar: ModuleType, folders: Pat
 
 
 def test_cifar_without_its_folders_says_what_to_give(cifar: ModuleType, folders: Path) -> None:
-    with pytest.raises(
-        ProjectError, match=r"data is not given: the folder that holds train\.parquet and test\.parq"
-    ):
+    with pytest.raises(ProjectError, match=r"data is not given: the folder that holds train\.parquet and test\.parq"):
         cifar.build()
     with pytest.raises(ProjectError, match=r"weights is not given: .* resnet56-cifar10\.safetensors"):
         cifar.build(data=folders, depth=56)
@@ -185,9 +175,7 @@ def test_cifar_refuses_weights_of_another_network(cifar: ModuleType, folders: Pa
     with pytest.raises(ProjectError, match=r"does not fit a ResNet-32: it lacks layer1\.3\."):
         cifar.build(data=folders, weights=file, depth=32)
     save_file(cifar.ResNet(20, classes=100).state_dict(), file)
-    with pytest.raises(
-        ProjectError, match=r"(?s)does not hold a ResNet-20: .*size mismatch for linear\.weight"
-    ):
+    with pytest.raises(ProjectError, match=r"(?s)does not hold a ResNet-20: .*size mismatch for linear\.weight"):
         cifar.build(data=folders, weights=file)
     file.write_bytes(b"not weights")
     with pytest.raises(ProjectError, match="does not hold a ResNet-20: "):

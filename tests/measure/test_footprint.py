@@ -38,9 +38,7 @@ def test_size_is_the_sum_of_the_files(tmp_path):
 def test_size_of_a_missing_file_is_an_error_without_its_folder(tmp_path):
     with pytest.raises(FailureError) as error:
         size_bytes([tmp_path / "model.onnx"])
-    assert str(error.value) == (
-        "The artifact file 'model.onnx' does not exist, so it has no size. Export it again."
-    )
+    assert str(error.value) == ("The artifact file 'model.onnx' does not exist, so it has no size. Export it again.")
 
 
 def test_peak_is_what_the_child_needed_above_its_baseline():
@@ -72,9 +70,7 @@ def test_the_figure_is_the_peak_above_the_baseline(baseline, peak, needed):
 
 def test_a_failing_child_shows_the_end_of_its_errors():
     with pytest.raises(FailureError) as error:
-        peak_of(
-            ["-c", "import sys; print('noise\\n' * 50, file=sys.stderr); raise SystemExit('no such model')"]
-        )
+        peak_of(["-c", "import sys; print('noise\\n' * 50, file=sys.stderr); raise SystemExit('no such model')"])
     text = str(error.value)
     assert text.startswith("Peak memory could not be measured: the process ended with exit code 1.\n")
     assert text.endswith("no such model")
@@ -103,8 +99,7 @@ def test_a_child_that_hangs_is_stopped():
     with pytest.raises(FailureError) as error:
         peak_of(["-c", "import time; time.sleep(60)"], timeout_s=0.2)
     assert str(error.value) == (
-        "Peak memory could not be measured: the process was still running after 0.2 s. Measure a "
-        "smaller batch."
+        "Peak memory could not be measured: the process was still running after 0.2 s. Measure a smaller batch."
     )
 
 

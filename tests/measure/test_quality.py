@@ -28,9 +28,7 @@ def identity(batch: Batch) -> Tensor:
 
 def data(count: int = 23, classes: int = 4) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(count, classes, generator=generator), torch.randint(
-        classes, (count,), generator=generator
-    )
+    return torch.randn(count, classes, generator=generator), torch.randint(classes, (count,), generator=generator)
 
 
 def failing(metric: Metric, predict=identity, batches=None) -> str:

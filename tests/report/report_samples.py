@@ -23,22 +23,16 @@ HOSTILE = "</script><script>alert(1)</script><b onmouseover=alert(2)>\"'&amp; {{
 
 
 def latency(median: float, rounds: int = 25, spread: float = 0.02) -> Latency:
-    samples = tuple(
-        median * (1 + spread * math.sin(1.7 * i) + (0.09 if i == 11 else 0)) for i in range(rounds)
-    )
+    samples = tuple(median * (1 + spread * math.sin(1.7 * i) + (0.09 if i == 11 else 0)) for i in range(rounds))
     half = median * spread / 3
-    return Latency(
-        median=median, low=median - half, high=median + half, p95=median * (1 + 2 * spread), samples=samples
-    )
+    return Latency(median=median, low=median - half, high=median + half, p95=median * (1 + 2 * spread), samples=samples)
 
 
 def metric(value: float, *, name: str = "accuracy", split: str = "test") -> MetricValue:
     return MetricValue.model_validate({"name": name, "value": value, "samples": 10_000, "split": split})
 
 
-def side(
-    value: float | None, median: float, size_bytes: int, *, parameters: int, macs: int, peak: int | None
-) -> Side:
+def side(value: float | None, median: float, size_bytes: int, *, parameters: int, macs: int, peak: int | None) -> Side:
     return Side(
         metric=None if value is None else metric(value),
         latency_ms=latency(median),
@@ -206,9 +200,7 @@ def hostile() -> RunRecord:
             "goal": (GoalItem(wish=HOSTILE, figure=HOSTILE, met=False),),
             "skipped": (SkipRecord(transform=HOSTILE, layer=HOSTILE, reason=HOSTILE),),
             "layers": tuple(
-                layer.model_copy(
-                    update={"layer": f"{HOSTILE}{i}", "op": HOSTILE, "planned": HOSTILE, "ran": HOSTILE}
-                )
+                layer.model_copy(update={"layer": f"{HOSTILE}{i}", "op": HOSTILE, "planned": HOSTILE, "ran": HOSTILE})
                 for i, layer in enumerate(run.layers)
             ),
             "trials": (trial(HOSTILE, HOSTILE, 0.5, 0.9, 1000, note=HOSTILE),),

@@ -137,11 +137,7 @@ def test_untrusted_text_stays_text() -> None:
 
 
 def test_scripts_are_plotly_once_ours_once_and_data() -> None:
-    code = [
-        script
-        for attributes, script in page("resnet20", "slower", "bare").scripts
-        if "type" not in attributes
-    ]
+    code = [script for attributes, script in page("resnet20", "slower", "bare").scripts if "type" not in attributes]
     assert len(code) == 2
     assert sum("Plotly, Inc." in script for script in code) == 1
 
@@ -290,8 +286,7 @@ def test_text_colours_are_readable_in_both_schemes() -> None:
 
     style = re.findall(r"<style>(.*?)</style>", source("bare"), flags=re.DOTALL)[0]
     schemes = [
-        dict(re.findall(r"--([\w-]+): (#\w{6});", block))
-        for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+        dict(re.findall(r"--([\w-]+): (#\w{6});", block)) for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL)
     ]
     assert len(schemes) == 3
     for scheme in schemes:

@@ -148,9 +148,7 @@ def test_goals() -> None:
 
 def test_every_skipped_layer_has_its_reason() -> None:
     run = resnet20()
-    assert [(row[0], row[2]) for row in tables.skipped(run).rows] == [
-        (s.layer, s.reason) for s in run.skipped
-    ]
+    assert [(row[0], row[2]) for row in tables.skipped(run).rows] == [(s.layer, s.reason) for s in run.skipped]
 
 
 def test_steps_and_trials() -> None:

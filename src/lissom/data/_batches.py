@@ -85,9 +85,7 @@ class Batches:
         inputs, labels = self._tensors()
         mean, std = _per_channel("mean", self.mean, inputs), _per_channel("std", self.std, inputs)
         generator = generator_for("batches", self.seed, self.epoch)
-        order = (
-            torch.randperm(len(labels), generator=generator) if self.shuffle else torch.arange(len(labels))
-        )
+        order = torch.randperm(len(labels), generator=generator) if self.shuffle else torch.arange(len(labels))
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             x = inputs[rows]

@@ -26,9 +26,7 @@ _GREY = frozenset({"1", "L", "LA", "La"})
 _COLOUR = frozenset({"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB"})
 
 
-def images(
-    sources: Iterable[tuple[str, bytes | Path]], count: int, size: Size | None, channels: int | None
-) -> Tensor:
+def images(sources: Iterable[tuple[str, bytes | Path]], count: int, size: Size | None, channels: int | None) -> Tensor:
     """The decoded `sources` (each: what to call it in an error, where it is) as uint8 `(count, c, h, w)`."""
     try:
         importlib.import_module("PIL.Image")
@@ -64,9 +62,7 @@ def _box(size: Size) -> tuple[int, int]:
     return height, width
 
 
-def _image(
-    name: str, source: bytes | Path, box: tuple[int, int] | None, channels: int | None
-) -> NDArray[np.uint8]:
+def _image(name: str, source: bytes | Path, box: tuple[int, int] | None, channels: int | None) -> NDArray[np.uint8]:
     """One image as `(c, h, w)`."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -125,11 +121,8 @@ def sound(name: str, source: bytes) -> tuple[NDArray[np.int16], int]:
         ) from broken
     if layout != (1, 16):
         raise DataError(
-            f"{name} has {layout[0]} channel(s) of {layout[1]} bits; only 16 bit mono is read. "
-            f"Convert it first."
+            f"{name} has {layout[0]} channel(s) of {layout[1]} bits; only 16 bit mono is read. Convert it first."
         )
     if len(data) != 2 * frames:
-        raise DataError(
-            f"{name} is cut off: {len(data) // 2} of {frames} samples are there. Fetch or write it again."
-        )
+        raise DataError(f"{name} is cut off: {len(data) // 2} of {frames} samples are there. Fetch or write it again.")
     return np.frombuffer(data, dtype="<i2").astype(np.int16), rate_hz

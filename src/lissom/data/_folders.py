@@ -84,9 +84,7 @@ def tsv(path: str | Path, *, classes: Sequence[str] | None = None, limit: int | 
     for number, line in enumerate(lines, start=1):
         text, _, value = line.rpartition("\t")
         if not text.strip() or not value.strip():
-            raise DataError(
-                f"{path}, line {number}: expected text<TAB>label, got {line[:80]!r}. Repair the line."
-            )
+            raise DataError(f"{path}, line {number}: expected text<TAB>label, got {line[:80]!r}. Repair the line.")
         texts.append(text)
         values.append(value.strip())
     numbers = [int(value) for value in values if re.fullmatch(r"-?\d+", value)]
@@ -101,9 +99,7 @@ def existing_folder(folder: str | Path) -> Path:
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise UsageError(
-            f"{folder} is a file, a folder is expected. Pass the folder it is in: {folder.parent}."
-        )
+        raise UsageError(f"{folder} is a file, a folder is expected. Pass the folder it is in: {folder.parent}.")
     parent = next(path for path in folder.absolute().parents if path.is_dir())
     missing = folder.absolute().relative_to(parent).parts[0]
     raise UsageError(

@@ -93,8 +93,7 @@ def parquet_audio(
             rate_hz, first = rate, name
         if rate != rate_hz:
             raise DataError(
-                f"{name} has {rate} samples per second, but {first} has {rate_hz}. "
-                f"Resample all to one rate first."
+                f"{name} has {rate} samples per second, but {first} has {rate_hz}. Resample all to one rate first."
             )
         waves.append(samples)
 
@@ -151,9 +150,7 @@ class _Split:
                 start += count
 
 
-def _group_cells(
-    path: Path, file: Any, group: int, leaf: str, wanted: list[int]
-) -> Iterator[tuple[str, bytes]]:
+def _group_cells(path: Path, file: Any, group: int, leaf: str, wanted: list[int]) -> Iterator[tuple[str, bytes]]:
     start = 0
     for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=[leaf]):
         cells = batch.column(0)
@@ -184,8 +181,7 @@ def _paths(folder: Path, split: str) -> list[Path]:
         splits = {match["split"] for _, match in files}
         found = nearest(split, splits) if splits else f"It holds {listed(folder)}; no parquet file."
         raise UsageError(
-            f"{folder} has no split {split!r}: neither {split}.parquet nor {split}-00000-of-*.parquet. "
-            f"{found}"
+            f"{folder} has no split {split!r}: neither {split}.parquet nor {split}-00000-of-*.parquet. {found}"
         )
     # One unnumbered file, or as many numbered ones as they say they are.
     parts = Counter(match["parts"] for _, match in mine)
@@ -204,9 +200,7 @@ def _opened(path: Path) -> Any:
         pyarrow: Any = importlib.import_module("pyarrow")
         reader: Any = importlib.import_module("pyarrow.parquet")
     except ImportError as missing:
-        raise UsageError(
-            f"Reading parquet needs pyarrow, which is not installed. {_decode.INSTALL}"
-        ) from missing
+        raise UsageError(f"Reading parquet needs pyarrow, which is not installed. {_decode.INSTALL}") from missing
     try:
         return reader.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as broken:
@@ -216,9 +210,7 @@ def _opened(path: Path) -> Any:
 def _type(path: Path, file: Any, column: str) -> Any:
     names: list[str] = list(file.schema_arrow.names)
     if column not in names:
-        raise UsageError(
-            f"{path} has no column {column!r} among {', '.join(names)}. {nearest(column, names)}"
-        )
+        raise UsageError(f"{path} has no column {column!r} among {', '.join(names)}. {nearest(column, names)}")
     return file.schema_arrow.field(column).type
 
 

@@ -188,9 +188,7 @@ def encode(
         index = {name: number for number, name in enumerate(known)}
         for name in names:
             if name not in index:
-                raise UsageError(
-                    f"{where}: the label {name!r} is not among `classes`. {nearest(name, known)}"
-                )
+                raise UsageError(f"{where}: the label {name!r} is not among `classes`. {nearest(name, known)}")
         return torch.tensor([index[name] for name in names], dtype=torch.int64), known
 
     labels = torch.tensor(values, dtype=torch.int64)

@@ -10,7 +10,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -81,6 +81,9 @@ class Artifact(Setting):
 
 class Runtime(ABC):
     """A runtime: found or not, writes an artifact, loads it, says how it runs."""
+
+    writes_without_it: ClassVar[bool] = False
+    """Its artifact can be written where the runtime itself is not installed."""
 
     @abstractmethod
     def availability(self) -> Availability: ...

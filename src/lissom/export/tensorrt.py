@@ -33,12 +33,14 @@ MAX_BATCH = 64
 class TensorRt(Runtime):
     """NVIDIA's runtime."""
 
+    writes_without_it = True
+
     def availability(self) -> Availability:
         if importlib.util.find_spec("tensorrt") is None:
             return Availability(
                 found=False,
-                detail='pip install "lissom[tensorrt]" on a machine with an NVIDIA GPU (the QDQ ONNX file for it is '
-                "written without)",
+                detail='pip install "lissom[tensorrt]" on a machine with an NVIDIA GPU; `lissom export --target '
+                "tensorrt` writes the QDQ ONNX file without it",
             )
         if not torch.cuda.is_available():
             return Availability(found=False, detail="tensorrt is installed, but torch sees no NVIDIA GPU")

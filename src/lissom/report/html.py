@@ -73,9 +73,7 @@ def render(runs: Sequence[RunRecord]) -> str:
     if not runs:
         raise UsageError("Nothing to report: no run was given. Name at least one run folder.")
     labels = tables.run_labels(runs)
-    views = [
-        _view(run, label, f"run-{i}") for i, (run, label) in enumerate(zip(runs, labels, strict=True), 1)
-    ]
+    views = [_view(run, label, f"run-{i}") for i, (run, label) in enumerate(zip(runs, labels, strict=True), 1)]
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

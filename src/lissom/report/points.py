@@ -103,6 +103,4 @@ def _trial_point(trial: TargetTrial, run: int, axis: Vertical) -> Point | None:
         f"not chosen: {trial.note}" if trial.note else "not chosen",
     ]
     latency = Interval(median=trial.latency_ms, low=trial.latency_ms, high=trial.latency_ms)
-    return Point(
-        name, "trial", run, latency, value * axis.scale, trial.size_bytes, tuple(x for x in lines if x)
-    )
+    return Point(name, "trial", run, latency, value * axis.scale, trial.size_bytes, tuple(x for x in lines if x))

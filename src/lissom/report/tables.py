@@ -269,8 +269,7 @@ def _comparison_rows(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
         "Goal": [_short_goal(run) for run in runs],
         "Size ratio, before / after": [ratio_text(run.ratios.size) for run in runs],
         "Latency ratio, before / after": [
-            ratio_interval_text(run.ratios.latency, run.ratios.latency_low, run.ratios.latency_high)
-            for run in runs
+            ratio_interval_text(run.ratios.latency, run.ratios.latency_low, run.ratios.latency_high) for run in runs
         ],
         "Metric": [_metric_name(run) if run.after.metric else MISSING for run in runs],
         "Metric before": [metric_text(run.before.metric) for run in runs],

@@ -20,7 +20,7 @@ from lissom.graph.graph import Graph, Node
 from lissom.graph.select import select
 from lissom.graph.statistics import Statistics
 from lissom.graph.trace import Trace
-from lissom.target import Target
+from lissom.target import Granularity, Target
 from lissom.task import Split, Task
 from lissom.transforms.base import Action, Cost, Plan, Skip, Stage, Transform, clone
 from lissom.transforms.quantization import placement, rewrite
@@ -38,10 +38,11 @@ class RoundActivation(Action):
 
 
 class RoundDynamically(Action):
-    """Give the input of `node` its own range at every call; `group` 0 means one range per tensor."""
+    """Give the input of `node` its own ranges at every call: one a tensor, a row, or a run of `group` values."""
 
     kind: Literal["round-dynamically"] = "round-dynamically"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
     node: str
+    granularity: Granularity
     group: int
     dtype: IntType
 
@@ -114,10 +115,15 @@ class Quantize(Transform):
             if target.integers.integer_bias:
                 actions += _biases(graph, chosen, rounded)
         else:
-            group = target.dynamic.group if target.dynamic.granularity == "group" else 0
-            dtype = target.dynamic.dtype
+            table = target.dynamic
             actions += [
-                RoundDynamically(layer=placement.label(node), node=node.name, group=group, dtype=dtype)
+                RoundDynamically(
+                    layer=placement.label(node),
+                    node=node.name,
+                    granularity=table.granularity,
+                    group=table.group,
+                    dtype=table.dtype,
+                )
                 for node in chosen
             ]
         products = [node for node in chosen if KINDS[node.op] in ("conv", "linear")]
@@ -136,7 +142,7 @@ class Quantize(Transform):
             readers = tuple(Reader(node, position) for node, position in rounded.readers)
             rewrite.round_value_(module, rounded.value, readers, rounded.numbers)
         for dynamic in plan.of(RoundDynamically):
-            rewrite.round_dynamically_(module, dynamic.node, dynamic.group, dynamic.dtype)
+            rewrite.round_dynamically_(module, dynamic.node, dynamic.granularity, dynamic.group, dynamic.dtype)
         for bias in plan.of(RoundBias):
             rewrite.round_bias_(module, bias.parameter, bias.weight, bias.scale)
         for weight in plan.of(StoreWeight):
@@ -148,7 +154,25 @@ class Quantize(Transform):
         names = [name for node in placement.candidates(graph) for name in placement.names_of(node)]
         excluded = select(names, self.exclude, "Quantize(exclude=...)")
         ops = target.integers.ops if self.mode == "static" else target.dynamic.ops
-        return placement.partition(graph, ops, target, excluded)
+        chosen, skipped = placement.partition(graph, ops, target, excluded)
+        if self.mode == "static":
+            return chosen, skipped
+        narrow = {node.name: width for node in chosen if (width := _width(graph, node)) < target.dynamic.group}
+        skipped += [
+            Skip(
+                layer=placement.label(node),
+                reason=f"its input has {narrow[node.name]} values, fewer than the {target.dynamic.group} of a group: "
+                f"{target.title} would keep it in float",
+            )
+            for node in chosen
+            if node.name in narrow
+        ]
+        return [node for node in chosen if node.name not in narrow], skipped
+
+
+def _width(graph: Graph, node: Node) -> int:
+    """Length of the reduced axis of a linear layer."""
+    return graph.tensor_by_name[node.parameter(1) or ""].shape[1]
 
 
 def _activation(graph: Graph, point: Point, statistics: Statistics, target: Target) -> RoundActivation:

@@ -26,6 +26,7 @@ from lissom.functional.affine import (
     round_bias,
     weight_scales,
 )
+from lissom.target import Granularity
 from lissom.transforms.quantization.placement import OUTPUT, Reader
 
 OPS = torch.ops.quantized_decomposed
@@ -58,17 +59,25 @@ def round_value_(module: GraphModule, value: str, readers: tuple[Reader, ...], n
         _redirect(nodes, source, restored, reader)
 
 
-def round_dynamically_(module: GraphModule, node: str, group: int, dtype: IntType) -> None:
-    """Give the first input of `node` its own range at every call: per tensor (group 0) or per `group` values."""
+def round_dynamically_(module: GraphModule, node: str, granularity: Granularity, group: int, dtype: IntType) -> None:
+    """Give the first input of `node` its own ranges at every call, in the operators that the runtimes recognise."""
     graph = module.graph
     nodes = {n.name: n for n in graph.nodes}
     reader, source = nodes[node], nodes[node].args[0]
     assert isinstance(source, FxNode)
     with graph.inserting_before(reader):
-        if group:
+        (low, high), kind = LIMITS[dtype], DTYPES[dtype]
+        if granularity == "group":
             restored = graph.call_function(torch.ops.lissom.dynamic_quantize.default, (source, group))
+        elif granularity == "row":
+            qparams = graph.call_function(OPS.choose_qparams_per_token_asymmetric.default, (source, kind))
+            scale = graph.call_function(operator.getitem, (qparams, 0))
+            zero = graph.call_function(operator.getitem, (qparams, 1))
+            quantized = graph.call_function(OPS.quantize_per_token.default, (source, scale, zero, low, high, kind))
+            restored = graph.call_function(
+                OPS.dequantize_per_token.default, (quantized, scale, zero, low, high, kind, torch.float32)
+            )
         else:
-            (low, high), kind = LIMITS[dtype], DTYPES[dtype]
             qparams = graph.call_function(
                 OPS.choose_qparams.tensor, (source, low, high, torch.finfo(torch.float32).eps, kind)
             )
