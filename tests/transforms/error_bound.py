@@ -19,7 +19,8 @@ from torch.fx import Interpreter, Node
 from torch.utils import _pytree as pytree
 
 from lissom.functional.affine import weight_scales
-from lissom.graph.trace import Trace, op_name
+from lissom.graph.describe import op_name
+from lissom.graph.trace import Trace
 from lissom.task import Batch
 from lissom.transforms.base import Plan
 from lissom.transforms.quantization.placement import OUTPUT

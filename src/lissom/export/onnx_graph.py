@@ -13,7 +13,7 @@ from torch.fx import Node as FxNode
 from lissom.export.base import TensorSpec
 from lissom.export.origin import origin
 from lissom.graph.cost import MACS
-from lissom.graph.trace import op_name
+from lissom.graph.describe import op_name
 
 FX_NODE = "pkg.torch.onnx.fx_node"
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})

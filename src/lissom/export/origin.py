@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from torch.export import ExportedProgram
 from torch.fx import Node as FxNode
 
-from lissom.graph.trace import layer_of
+from lissom.graph.describe import layer_of
 
 KEY = "lissom"
 

@@ -35,7 +35,8 @@ from lissom.export.base import (
     writing,
 )
 from lissom.export.kernels import kind_of
-from lissom.graph.trace import export_program, op_name
+from lissom.graph.describe import op_name
+from lissom.graph.trace import export_program
 from lissom.task import Batch
 
 PLAIN = re.compile(
