@@ -211,6 +211,36 @@ def compress(  # noqa: PLR0913  one option per wish
 
 
 @app.command()
+def export(
+    project: Project,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder that the file is written into.")],
+    target: TargetName = "onnxruntime",
+    recipe: RecipeFile = None,
+    settings: Setting = None,
+    as_json: AsJson = False,
+) -> None:
+    """Transform and write the file for a runtime, without measuring: for a device that is not this one."""
+    import lissom
+    from lissom.errors import TargetError
+    from lissom.pipeline import export_model, recipes_for
+    from lissom.project import load_project
+    from lissom.terminal import quiet_native
+
+    if target == "auto":
+        raise TargetError("export writes for one runtime; auto is for compress. Give --target onnxruntime.")
+    wanted = lissom.Recipe.read(recipe) if recipe else None
+    with _work(as_json):
+        model, task = load_project(project, _settings(settings))
+        with quiet_native():
+            wanted = wanted or recipes_for(lissom.analyze(model, task), task)[0]
+            artifact = export_model(model, task, wanted, target=target, out=out)
+    if as_json:
+        _json({"folder": str(out), "recipe": wanted.to_data(), **artifact.model_dump(mode="json")})
+    else:
+        typer.echo(f"Written: {', '.join(str(out / name) for name in artifact.files)} (not measured)")
+
+
+@app.command()
 def measure(
     runs: Runs,
     batch: BatchSize = None,

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import onnx
 import pytest
 import tiny
 
@@ -134,6 +135,18 @@ def test_plan(call, tmp_path: Path) -> None:
     assert shown.code == 0
     assert "Fold" in shown.out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["r.yaml"]
+
+
+def test_export_writes_for_a_runtime_that_is_not_here(call, tmp_path: Path) -> None:
+    found = json.loads(call("export", PROJECT, "--target", "tensorrt", "--out", "build", "--json").out)
+    assert found["files"] == ["model.onnx"]
+    graph = onnx.load(tmp_path / "build" / "model.onnx").graph
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in graph.node}
+    again = call("export", PROJECT, "--target", "tensorrt", "--out", "build")
+    assert again.code == 3
+    assert "exists already" in again.err
+    assert call("export", PROJECT, "--target", "auto", "--out", "other").code == 2
+    assert not (tmp_path / "other").exists()
 
 
 def test_targets(call) -> None:

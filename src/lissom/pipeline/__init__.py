@@ -4,6 +4,7 @@ from lissom.pipeline.candidates import recipes_for as recipes_for
 from lissom.pipeline.compressing import Result as Result
 from lissom.pipeline.compressing import analyze as analyze
 from lissom.pipeline.compressing import compress as compress
+from lissom.pipeline.exporting import export_model as export_model
 from lissom.pipeline.reload import Remeasured as Remeasured
 from lissom.pipeline.reload import load as load
 from lissom.pipeline.reload import read_result as read_result
