@@ -255,7 +255,13 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(call, tmp_path: Path)
     (tmp_path / "r.yaml").write_text("- Fold\n")
     command = ["compress", PROJECT, "--recipe", "r.yaml", "-t", "onnxruntime", "--out", "run", "--json"]
     with subprocess.Popen(
-        [LISSOM, *command], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [LISSOM, *command],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background inherits an ignored SIGINT; a user's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         saved = tmp_path / "run/state/step-1-fold.json"
         until = time.monotonic() + 120

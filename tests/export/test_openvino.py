@@ -27,7 +27,7 @@ def test_what_the_probe_says_is_what_the_layer_computes(width, out, tmp_path):
     batch = Batch((torch.randn(2, width),))
     traced = trace(layer, batch)
     module = traced.module
-    rewrite.round_dynamically_(module, "linear", DYNAMIC_GROUP, "int8")
+    rewrite.round_dynamically_(module, "linear", "group", DYNAMIC_GROUP, "int8")
     rewrite.store_weight_(module, "weight", 0)
     rewrite.finish_(module)
     artifact = OpenVino().export(module, batch, "openvino", tmp_path, "m")
