@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,8 @@ from lissom.target import load_target
 from lissom.task import Batch, Task, repeated
 from lissom.transforms.folding import Fold
 
+REST_MS = 60.0
+"""Longer than in the product: twice as many contenders, and the figures are published."""
 PEERS = ("nncf", "transformers", "timm")
 Samples = dict[str, tuple[float, ...]]
 
@@ -105,14 +107,14 @@ def key(contender: Contender) -> str:
 
 
 def race(
-    contenders: Sequence[Contender], example: Batch, batch_size: int, *, rounds: int, threads: int, block_ms: float = 20
+    contenders: Sequence[Contender], example: Batch, batch_size: int, *, rounds: int, threads: int, block_ms: float = 60
 ) -> Samples:
-    """Milliseconds a call of every contender, block medians, interleaved."""
+    """Milliseconds a call of every contender, block medians, interleaved, with a rest before every block."""
     inputs = repeated(example, batch_size)
     runners = {key(c): (c, c.load(threads)) for c in contenders}
-    calls: dict[str, Callable[[], object]] = {k: caller(r, c.artifact, inputs) for k, (c, r) in runners.items()}
+    calls = {name: caller(runner, contender.artifact, inputs) for name, (contender, runner) in runners.items()}
     gc.collect()
-    return interleave(calls, rounds=rounds, block_ms=block_ms)
+    return interleave(calls, rounds=rounds, block_ms=block_ms, rest_ms=REST_MS)
 
 
 def faster(samples: Mapping[str, Sequence[float]], slow: str, fast: str, note: str = "") -> Figure:

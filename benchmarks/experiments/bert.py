@@ -57,7 +57,7 @@ def run(context: Context) -> Outcome:
     wanted = outputs(entrants[0], tried, context.threads)
     errors = {key(c): round(sqnr_db(wanted, outputs(c, tried, context.threads)), 2) for c in entrants[1:]}
     context.say("latency")
-    samples = race(entrants, job.example, 1, rounds=context.rounds, threads=context.threads, block_ms=300)
+    samples = race(entrants, job.example, 1, rounds=context.rounds, threads=context.threads, block_ms=200)
     context.say("what bounds it")
     bound = _bound(entrants, job, context)
     return judged(entrants, samples, errors, bound)

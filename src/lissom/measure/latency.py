@@ -41,6 +41,7 @@ def interleave(
     rounds: int = 30,
     block_ms: float = 20.0,
     warmup_ms: float = 200.0,
+    rest_ms: float = 20.0,
     progress: Callable[[float], None] | None = None,
     clock: Clock = time.perf_counter_ns,
 ) -> dict[str, tuple[float, ...]]:
@@ -52,6 +53,8 @@ def interleave(
         block_ms: calls repeat until a block has lasted this long: at least once, and at least three times
             when one call is shorter than a block.
         warmup_ms: untimed running of each callable first, at least one call.
+        rest_ms: nothing runs this long before each block. ONNX Runtime's threads go on spinning for some
+            milliseconds after a call; on few cores whatever is timed next has them as a neighbour.
         progress: called with the share of rounds done, in (0, 1], between blocks.
         clock: nanoseconds.
 
@@ -61,13 +64,14 @@ def interleave(
     Raises:
         UsageError: nothing to time, or a count or a duration that makes no sense.
     """
-    _check_plan(calls, rounds, block_ms, warmup_ms)
+    _check_plan(calls, rounds, {"block_ms": block_ms, "warmup_ms": warmup_ms, "rest_ms": rest_ms})
     for call in calls.values():
         _warm_up(call, round(warmup_ms * NS_PER_MS), clock)
     samples: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     for index in range(rounds):
         for name in names if index % 2 == 0 else reversed(names):
+            time.sleep(rest_ms / 1000)
             with _collector_paused():
                 durations = _block(calls[name], round(block_ms * NS_PER_MS), clock)
             samples[name].append(float(np.median(durations)) / NS_PER_MS)
@@ -145,12 +149,12 @@ def paired_ratio(
     return bootstrap_median(ratios, confidence=confidence, resamples=resamples, seed=seed)
 
 
-def _check_plan(calls: Mapping[str, Call], rounds: int, block_ms: float, warmup_ms: float) -> None:
+def _check_plan(calls: Mapping[str, Call], rounds: int, spans: Mapping[str, float]) -> None:
     if not calls:
         raise UsageError("interleave() got nothing to time. Give it a mapping from a name to a callable.")
     if rounds < 1:
         raise UsageError(f"rounds must be at least 1, got {rounds}. Use 30 for a useful interval.")
-    for name, value in (("block_ms", block_ms), ("warmup_ms", warmup_ms)):
+    for name, value in spans.items():
         if not 0.0 <= value < float("inf"):
             raise UsageError(f"{name} must be a duration in milliseconds, got {value}. Use 20 or more.")
 

@@ -12,8 +12,8 @@ from lissom.measure.judge import impossible
 from lissom.measure.records import Latency, MetricValue, Side
 from lissom.metrics import as_metric
 from lissom.recipe import Recipe
-from lissom.task import SPLITS, Split, Task
-from lissom.transforms.base import Transform
+from lissom.task import SPLITS, Task
+from lissom.transforms.base import calibration_split
 
 BUDGET_UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 FORMAT_BYTES = 100_000
@@ -42,25 +42,9 @@ def check_needs(recipe: Recipe, task: Task) -> None:
     for step in recipe.steps:
         for split in sorted(step.needs()):
             if split == "calibration":
-                calibration_split(step, task)
+                calibration_split(step.name, task)
             elif not task.has(split):
                 raise DataError(f"{step.name} needs Task({split}=...), which was not given.")
-
-
-def calibration_split(step: Transform, task: Task) -> Split:
-    """The split that activations are observed on.
-
-    Raises:
-        DataError: the task has neither calibration nor training data.
-    """
-    if task.has("calibration"):
-        return "calibration"
-    if task.has("train"):
-        return "train"
-    raise DataError(
-        f"{step.name} needs calibration data, and the task has none. Give Task(calibration=...) or Task(train=...), "
-        "or use Quantize(mode='dynamic'), which needs none."
-    )
 
 
 def check_data(task: Task) -> None:

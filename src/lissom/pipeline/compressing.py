@@ -237,7 +237,9 @@ class _Run:
             choice = self._choose(candidates, graph, deadline, tick)
         chosen = next(filter(choice.names, candidates))
         with self.stages("transform") as tick:
-            steps = transform(self.model, task, chosen.recipe, chosen.target, folder=folder, measure=True, tick=tick)
+            steps = transform(
+                self.model, task, chosen.recipe, chosen.target, folder=folder, measure=True, tick=tick, seed=self.seed
+            )
         after = steps[-1].model if steps else self.model
         with self.stages("export") as tick:
             original, compressed = self._export(after, chosen, graph, tick)

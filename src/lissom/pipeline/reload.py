@@ -51,7 +51,7 @@ def replay(model: nn.Module, example: Batch, recipe: Recipe, plans: Sequence[Pla
     """Plans carried out again, without data."""
     task = Task(example_inputs=example.args, example_kwargs=example.kwargs)
     for one, plan in zip(recipe.steps, plans, strict=True):
-        model = one.apply(model, plan, trace(model, example), task)
+        model = one.restructure(model, plan, trace(model, example), task)
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,17 +14,15 @@ import torch
 from torch import nn
 
 from lissom.errors import RunFolderError
-from lissom.graph.statistics import Statistics, observe
 from lissom.graph.trace import Trace, evaluation, trace
 from lissom.measure.quality import evaluate
 from lissom.measure.records import MetricValue
 from lissom.metrics import as_metric
-from lissom.pipeline.arguments import calibration_split
 from lissom.recipe import Recipe
 from lissom.runfolder import RunFolder, load_tensors, save_tensors
 from lissom.target import Target, load_target
 from lissom.task import Task
-from lissom.transforms.base import Plan, Transform
+from lissom.transforms.base import ALONE, Plan, Transform, Work
 
 VALIDATION_LIMIT = 1000
 """Examples of the validation split that steps and candidates are judged on; the final figure uses the whole split."""
@@ -69,18 +68,23 @@ def transform(
     folder: RunFolder | None = None,
     prefix: str = "",
     measure: bool = False,
-    tick: Callable[[float], None] | None = None,
+    work: Work = ALONE,
 ) -> list[Step]:
     """Carry out a recipe. With a folder, finished steps are saved there and replayed when found."""
     steps: list[Step] = []
     for index, one in enumerate(recipe.steps):
         name = f"{prefix}step-{index + 1}-{one.name.lower()}"
-        step = _step(model, task, one, target, folder, name, measure)
+        kept = folder.state / f"{name}.work" if folder else None
+        own = Work(kept, _share(work.tick, index, len(recipe.steps)), work.seed)
+        step = _step(model, task, one, target, folder, name, measure, own)
         steps.append(step)
         model = step.model
-        if tick:
-            tick((index + 1) / len(recipe.steps))
+        work.tick((index + 1) / len(recipe.steps))
     return steps
+
+
+def _share(tick: Callable[[float], None], index: int, count: int) -> Callable[[float], None]:
+    return lambda share: tick((index + min(share, 1.0)) / count)
 
 
 def _step(
@@ -91,20 +95,21 @@ def _step(
     folder: RunFolder | None,
     name: str,
     measure: bool,
+    work: Work,
 ) -> Step:
     started = time.perf_counter()
     traced = trace(model, task.example)
     if folder is None:
-        made = one.plan(traced.graph, _statistics(traced, task, one, target), target)
-        after = one.apply(model, made, traced, task)
+        made = one.plan(traced.graph, one.study(model, traced, task, target, work), target)
+        after = one.apply(model, made, traced, task, work)
         return Step(one, traced, made, after, time.perf_counter() - started, None)
 
     weights = folder.state / f"{name}.safetensors"
     built: list[nn.Module] = []
 
     def compute() -> StepState:
-        made = one.plan(traced.graph, _statistics(traced, task, one, target), target)
-        after = one.apply(model, made, traced, task)
+        made = one.plan(traced.graph, one.study(model, traced, task, target, work), target)
+        after = one.apply(model, made, traced, task, work)
         built.append(after)
         seconds = time.perf_counter() - started
         metric = validate(after, task) if measure else None
@@ -121,19 +126,13 @@ def _step(
         return False
 
     saved = folder.stage(name, StepState, compute, holds=holds)
+    if work.folder:
+        shutil.rmtree(work.folder, ignore_errors=True)
     made = one.read_plan(saved.plan)
-    after = built[0] if built else one.apply(model, made, traced, task)
+    after = built[0] if built else one.restructure(model, made, traced, task)
     if not built:
         load_state(after, held)
     return Step(one, traced, made, after, saved.seconds, saved.metric)
-
-
-def _statistics(traced: Trace, task: Task, one: Transform, target: Target) -> Statistics | None:
-    if "calibration" not in one.needs():
-        return None
-    split = calibration_split(one, task)
-    limit = getattr(one, "samples", None)
-    return observe(traced, task.batches(split, limit=limit), one.watch(traced.graph, target))
 
 
 def validate(model: nn.Module, task: Task, *, limit: int | None = VALIDATION_LIMIT) -> MetricValue | None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import SerializeAsAny
 from torch import nn
 
+from lissom.errors import DataError
 from lissom.graph.graph import Graph
-from lissom.graph.statistics import Statistics
 from lissom.graph.trace import Trace, quiet
 from lissom.settings import Setting
 from lissom.target import Target
@@ -58,11 +60,31 @@ class Plan(Setting):
 Stage = Literal["fold", "structure", "train", "quantize"]
 
 
+def _ignore(_: float) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Work:
+    """What long work is lent: a place for checkpoints, a listener for its progress, a seed.
+
+    `folder` may not exist yet, belongs to one step of one run, and keeps what is in it if the run is killed; None
+    means that nothing is kept. `tick` takes the share of the work done, in (0, 1].
+    """
+
+    folder: Path | None = None
+    tick: Callable[[float], None] = _ignore
+    seed: int = 0
+
+
+ALONE = Work()
+
+
 class Transform(Setting, ABC):
     """A frozen setting that plans and applies one change of a model.
 
-    `plan` is a pure function of the graph, the statistics and the target; `apply` returns a new module and never
-    touches the one it was given.
+    `study` looks at the model and its data, `plan` decides (a pure function of what was found), `apply` returns a new
+    module. None of them touches the module it was given.
     """
 
     stage: ClassVar[Stage]
@@ -75,20 +97,28 @@ class Transform(Setting, ABC):
         return type(self).__name__
 
     def needs(self) -> frozenset[Split]:
-        """Splits of the task without which it cannot work."""
+        """Splits of the task without which it cannot work; `calibration` may be taken from `train`."""
         return frozenset()
 
-    def watch(self, graph: Graph, target: Target) -> Collection[str]:
-        """Values whose statistics the plan needs."""
-        return ()
+    def study(self, model: nn.Module, trace: Trace, task: Task, target: Target, work: Work = ALONE) -> Any:
+        """What `plan` has to know beyond the graph: ranges of activations, importance of channels, or nothing.
+
+        Raises:
+            DataError: the data do not fit the model, or make it infinite.
+        """
+        return None
 
     @abstractmethod
-    def plan(self, graph: Graph, statistics: Statistics | None, target: Target) -> Plan:
+    def plan(self, graph: Graph, study: Any, target: Target) -> Plan:
         """What would be done; every selected layer is in `actions` or in `skipped`."""
 
     @abstractmethod
-    def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task) -> nn.Module:
+    def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task, work: Work = ALONE) -> nn.Module:
         """A new module with the plan carried out. `trace` is of `model`."""
+
+    def restructure(self, model: nn.Module, plan: Plan, trace: Trace, task: Task) -> nn.Module:
+        """A module of the structure that `apply` returns, whose weights are about to be loaded. Needs no data."""
+        return self.apply(model, plan, trace, task)
 
     def read_plan(self, data: dict[str, Any]) -> Plan:
         """A plan of this transform from JSON.
@@ -99,6 +129,22 @@ class Transform(Setting, ABC):
         """
         actions = tuple(self.actions[a["kind"]].model_validate(a) for a in data["actions"])
         return Plan.model_validate({**data, "actions": actions})
+
+
+def calibration_split(name: str, task: Task) -> Split:
+    """The split on which the transform `name` looks at activations.
+
+    Raises:
+        DataError: the task has neither calibration nor training data.
+    """
+    if task.has("calibration"):
+        return "calibration"
+    if task.has("train"):
+        return "train"
+    way_out = ", or use Quantize(mode='dynamic'), which needs none" if name == "Quantize" else ""
+    raise DataError(
+        f"{name} needs calibration data, and the task has none. Give Task(calibration=...) or Task(train=...){way_out}."
+    )
 
 
 def clone(model: M) -> M:

@@ -17,11 +17,10 @@ from torch.utils import _pytree as pytree
 from lissom.errors import VerificationError
 from lissom.functional.folding import Norm, fold_norm
 from lissom.graph.graph import Graph, Node
-from lissom.graph.statistics import Statistics
 from lissom.graph.trace import Trace, evaluation
 from lissom.target import Target
 from lissom.task import Task
-from lissom.transforms.base import Action, Cost, Plan, Skip, Stage, Transform, clone
+from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Transform, Work, clone
 
 FOLDABLE = {
     "conv1d": 0,
@@ -61,7 +60,7 @@ class Fold(Transform):
     stage: ClassVar[Stage] = "fold"
     actions: ClassVar[dict[str, type[Action]]] = {"fold-norm": FoldNorm}
 
-    def plan(self, graph: Graph, statistics: Statistics | None, target: Target) -> Plan:
+    def plan(self, graph: Graph, study: None, target: Target) -> Plan:
         actions: list[FoldNorm] = []
         skipped: list[Skip] = []
         calls: dict[str, int] = {}
@@ -86,7 +85,7 @@ class Fold(Transform):
             predicted=_predicted(graph, actions),
         )
 
-    def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task) -> nn.Module:
+    def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task, work: Work = ALONE) -> nn.Module:
         folded = clone(model)
         for action in plan.of(FoldNorm):
             _fold_(folded, action)

@@ -18,11 +18,11 @@ from lissom.functional.affine import Affine, IntType, affine
 from lissom.functional.ranges import Range
 from lissom.graph.graph import Graph, Node
 from lissom.graph.select import select
-from lissom.graph.statistics import Statistics
+from lissom.graph.statistics import Statistics, observe
 from lissom.graph.trace import Trace
 from lissom.target import Granularity, Target
 from lissom.task import Split, Task
-from lissom.transforms.base import Action, Cost, Plan, Skip, Stage, Transform, clone
+from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Transform, Work, calibration_split, clone
 from lissom.transforms.quantization import placement, rewrite
 from lissom.transforms.quantization.placement import KINDS, Point, Reader
 
@@ -95,7 +95,17 @@ class Quantize(Transform):
         chosen, _ = self._chosen(graph, target)
         return {point.root for point in placement.points(graph, chosen, target)}
 
-    def plan(self, graph: Graph, statistics: Statistics | None, target: Target) -> Plan:
+    def study(
+        self, model: nn.Module, trace: Trace, task: Task, target: Target, work: Work = ALONE
+    ) -> Statistics | None:
+        if self.mode == "dynamic":
+            return None
+        batches = task.batches(calibration_split(self.name, task), limit=self.samples)
+        seen = observe(trace, batches, self.watch(trace.graph, target), progress=lambda n: work.tick(n / self.samples))
+        work.tick(1.0)
+        return seen
+
+    def plan(self, graph: Graph, study: Statistics | None, target: Target) -> Plan:
         """
         Raises:
             RecipeError: an `exclude` pattern matches nothing.
@@ -104,13 +114,13 @@ class Quantize(Transform):
         chosen, skipped = self._chosen(graph, target)
         actions: list[Action] = []
         if self.mode == "static":
-            if statistics is None:
+            if study is None:
                 raise DataError(
                     "Quantize(mode='static') needs calibration data: give Task(calibration=...) or "
                     "Task(train=...), or use Quantize(mode='dynamic'), which needs none."
                 )
             found = placement.points(graph, chosen, target)
-            rounded = [_activation(graph, point, statistics, target) for point in found]
+            rounded = [_activation(graph, point, study, target) for point in found]
             actions += rounded
             if target.integers.integer_bias:
                 actions += _biases(graph, chosen, rounded)
@@ -136,7 +146,7 @@ class Quantize(Transform):
             predicted=_predicted(graph, {a.parameter for a in actions if isinstance(a, StoreWeight)}),
         )
 
-    def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task) -> nn.Module:
+    def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task, work: Work = ALONE) -> nn.Module:
         module = clone(trace.module)
         for rounded in plan.of(RoundActivation):
             readers = tuple(Reader(node, position) for node, position in rounded.readers)
