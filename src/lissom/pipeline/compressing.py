@@ -237,7 +237,8 @@ class _Run:
             choice = self._choose(candidates, graph, deadline, tick)
         chosen = next(filter(choice.names, candidates))
         with self.stages("transform") as tick:
-            steps = transform(
+            work = Work(tick=tick, seed=self.seed)
+            steps = transform(self.model, task, chosen.recipe, chosen.target, folder=folder, measure=True, work=work)
                 self.model, task, chosen.recipe, chosen.target, folder=folder, measure=True, tick=tick, seed=self.seed
             )
         after = steps[-1].model if steps else self.model
