@@ -239,8 +239,6 @@ class _Run:
         with self.stages("transform") as tick:
             work = Work(tick=tick, seed=self.seed)
             steps = transform(self.model, task, chosen.recipe, chosen.target, folder=folder, measure=True, work=work)
-                self.model, task, chosen.recipe, chosen.target, folder=folder, measure=True, tick=tick, seed=self.seed
-            )
         after = steps[-1].model if steps else self.model
         with self.stages("export") as tick:
             original, compressed = self._export(after, chosen, graph, tick)
