@@ -51,7 +51,7 @@ from lissom.runfolder import (
 )
 from lissom.target import Target
 from lissom.task import Batch, Task
-from lissom.transforms.base import Plan
+from lissom.transforms.base import Plan, Work
 
 RESULT = "result.json"
 REPORT = "report.html"
