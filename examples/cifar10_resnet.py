@@ -40,13 +40,14 @@ class Block(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.stride = stride
-        self.grown = outputs - inputs
+        grown = outputs - inputs
+        self.padding = (0, 0, 0, 0, grown // 2, grown // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         if self.stride == 2:
-            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.grown // 2, self.grown // 2))
+            x = F.pad(x[:, :, ::2, ::2], self.padding)
         return F.relu(out + x)
 
 
