@@ -1,0 +1,180 @@
+"""Which slices of which parameters have to be cut together.
+
+The traced graph is walked once. Every parameter axis starts as an atom of its own; the rule of each operator
+(`coupling_table`) states which axes meet. What is still an atom at the end is a group of channels: cutting channel i
+means cutting the places of i in every parameter axis that holds the atom. The inputs and outputs of the model are
+never cut.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch.fx import Node as FxNode
+
+from lissom.graph.axes import Atom, Axes, Fixed, Indices, Term
+from lissom.graph.coupling import Call, Terms, Value, shape_of
+from lissom.graph.coupling_table import rule_of
+from lissom.graph.describe import layer_of, op_name
+from lissom.graph.graph import LOOKS
+from lissom.graph.trace import Trace
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """An axis of a parameter that holds a group: `places[i]` are the indices that channel i has there."""
+
+    parameter: str
+    axis: int
+    places: Indices
+    """(channels, places of one channel)"""
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels that can only be cut together. `reason` says why they cannot be cut at all; None where they can."""
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+    atom: Atom
+    reason: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Channels:
+    """The coupling of one traced model."""
+
+    axes: Axes
+    parameters: Mapping[str, Terms]
+    values: Mapping[str, Value]
+    """Node name to the terms of what it makes."""
+    groups: tuple[Group, ...]
+    unknown: Mapping[str, int]
+    """Operators without a rule, and how often they occur."""
+
+    def term(self, parameter: str, axis: int) -> Term:
+        return self.axes.look(self.parameters[parameter][axis])
+
+
+def find_channels(trace: Trace) -> Channels:
+    """Walk the traced graph. Time is near-linear in its nodes."""
+    axes = Axes()
+    names = {tensor.name: tensor for tensor in trace.graph.tensors}
+    canonical = _canonical(trace)
+    parameters: dict[str, Terms] = {}
+    values: dict[FxNode, Value] = {}
+    unknown: dict[str, int] = {}
+    for node in trace.module.graph.nodes:
+        axes.reason = f"{op_name(node)} in {layer_of(node) or 'the model'} has no rule for it"
+        if node.op == "placeholder":
+            values[node] = tuple(Fixed(size) for size in shape_of(node.meta.get("val")))
+        elif node.op == "get_attr":
+            name = canonical.get(str(node.target))
+            if name is not None:
+                if name not in parameters:
+                    info = names[name]
+                    parameters[name] = tuple(_fresh(size, info.dtype) for size in info.shape)
+                values[node] = parameters[name]
+        elif node.op == "output":
+            for source in node.all_input_nodes:
+                for term in _flat(values.get(source)):
+                    axes.freeze(term, "it is an output of the model")
+        elif node.target is operator.getitem:
+            source = values.get(cast(FxNode, node.args[0]))
+            if isinstance(source, list):
+                values[node] = source[cast(int, node.args[1])]
+        elif op_name(node) not in LOOKS and _has_tensor(node):
+            values[node] = _walk(Call.of(axes, node, values), unknown)
+    return Channels(
+        axes=axes,
+        parameters=parameters,
+        values={node.name: value for node, value in values.items()},
+        groups=_groups(axes, parameters),
+        unknown=unknown,
+    )
+
+
+def _walk(call: Call, unknown: dict[str, int]) -> Value:
+    sources = call.every()
+    rule = rule_of(call.op, len(sources))
+    if rule is rule_of("", 0):
+        unknown[call.op] = unknown.get(call.op, 0) + 1
+        call.axes.reason = f"{call.op} is an operator that Lissom does not know"
+    made = rule(call)
+    shapes = [call.shape] if isinstance(made, tuple) else [shape_of(v) for v in call.node.meta["val"]]
+    for terms, shape in zip([made] if isinstance(made, tuple) else made, shapes, strict=True):
+        sizes = tuple(term.size for term in terms)
+        if sizes != shape:
+            raise AssertionError(f"the rule of {call.op} gives {sizes} for {call.node.name} of shape {shape}")
+    return made
+
+
+def _fresh(size: int, dtype: str) -> Term:
+    return Atom(size) if size > 1 and dtype.startswith(("float", "bfloat")) else Fixed(size)
+
+
+def _has_tensor(node: FxNode) -> bool:
+    made = node.meta.get("val")
+    return isinstance(made, torch.Tensor) or (isinstance(made, (list, tuple)) and bool(made))
+
+
+def _flat(value: Value | None) -> list[Term]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, tuple) else [term for terms in value for term in terms]
+
+
+def _canonical(trace: Trace) -> dict[str, str]:
+    """Every name of a parameter or buffer to the one that the graph lists it under."""
+    known = {tensor.name for tensor in trace.graph.tensors}
+    by_id: dict[int, str] = {}
+    found: dict[str, str] = {}
+    targets = [str(node.target) for node in trace.module.graph.nodes if node.op == "get_attr"]
+    for name in (*known, *targets):
+        value: object = operator.attrgetter(name)(trace.module)
+        if name in known:
+            by_id[id(value)] = name
+    for name in targets:
+        value = operator.attrgetter(name)(trace.module)
+        if id(value) in by_id:
+            found[name] = by_id[id(value)]
+    return found
+
+
+def _groups(axes: Axes, parameters: Mapping[str, Terms]) -> tuple[Group, ...]:
+    members: dict[Atom, list[Member]] = {}
+    for name, terms in parameters.items():
+        for at, term in enumerate(terms):
+            for atom, places in axes.places(term):
+                members.setdefault(atom, []).append(Member(name, at, places))
+    found: list[Group] = []
+    for atom, own in members.items():
+        merged = tuple(_merged(own))
+        found.append(Group(_name(merged, found), atom.size, merged, atom, atom.reason))
+    return tuple(found)
+
+
+def _merged(members: list[Member]) -> list[Member]:
+    """An axis that holds an atom twice is one member."""
+    import numpy as np
+
+    by_axis: dict[tuple[str, int], list[Indices]] = {}
+    for member in members:
+        by_axis.setdefault((member.parameter, member.axis), []).append(member.places)
+    return [
+        Member(name, axis, places[0] if len(places) == 1 else np.concatenate(places, axis=1))
+        for (name, axis), places in by_axis.items()
+    ]
+
+
+def _name(members: tuple[Member, ...], before: list[Group]) -> str:
+    """Named after the first parameter that makes its channels."""
+    first = next((m for m in members if m.axis == 0), members[0])
+    name = first.parameter if first.axis == 0 else f"{first.parameter}[{first.axis}]"
+    taken = sum(1 for group in before if group.name.split("#")[0] == name)
+    return f"{name}#{taken + 1}" if taken else name
