@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 from torch.fx import Node as FxNode
 
 from lissom.graph.axes import Atom, Axes, Fixed, Indices, Term
-from lissom.graph.coupling import Call, Terms, Value, shape_of
+from lissom.graph.coupling import SLIDES, Call, Terms, Value, shape_of
 from lissom.graph.coupling_table import rule_of
 from lissom.graph.describe import layer_of, op_name
 from lissom.graph.graph import LOOKS
@@ -65,12 +66,12 @@ def find_channels(trace: Trace) -> Channels:
     """Walk the traced graph. Time is near-linear in its nodes."""
     axes = Axes()
     names = {tensor.name: tensor for tensor in trace.graph.tensors}
-    canonical = _canonical(trace)
+    canonical = listed_names(trace)
     parameters: dict[str, Terms] = {}
     values: dict[FxNode, Value] = {}
     unknown: dict[str, int] = {}
     for node in trace.module.graph.nodes:
-        axes.reason = f"{op_name(node)} in {layer_of(node) or 'the model'} has no rule for it"
+        axes.reason = f"{op_name(node)} in {layer_of(node) or 'the model'} ties it to an axis that cannot be cut"
         if node.op == "placeholder":
             values[node] = tuple(Fixed(size) for size in shape_of(node.meta.get("val")))
         elif node.op == "get_attr":
@@ -129,7 +130,7 @@ def _flat(value: Value | None) -> list[Term]:
     return list(value) if isinstance(value, tuple) else [term for terms in value for term in terms]
 
 
-def _canonical(trace: Trace) -> dict[str, str]:
+def listed_names(trace: Trace) -> dict[str, str]:
     """Every name of a parameter or buffer to the one that the graph lists it under."""
     known = {tensor.name for tensor in trace.graph.tensors}
     by_id: dict[int, str] = {}
@@ -153,16 +154,20 @@ def _groups(axes: Axes, parameters: Mapping[str, Terms]) -> tuple[Group, ...]:
             for atom, places in axes.places(term):
                 members.setdefault(atom, []).append(Member(name, at, places))
     found: list[Group] = []
+    taken: dict[str, int] = {}
     for atom, own in members.items():
+        if atom.reason == SLIDES:
+            continue
         merged = tuple(_merged(own))
-        found.append(Group(_name(merged, found), atom.size, merged, atom, atom.reason))
+        name = _name(merged)
+        taken[name] = taken.get(name, 0) + 1
+        number = f"#{taken[name]}" if taken[name] > 1 else ""
+        found.append(Group(name + number, atom.size, merged, atom, atom.reason))
     return tuple(found)
 
 
 def _merged(members: list[Member]) -> list[Member]:
     """An axis that holds an atom twice is one member."""
-    import numpy as np
-
     by_axis: dict[tuple[str, int], list[Indices]] = {}
     for member in members:
         by_axis.setdefault((member.parameter, member.axis), []).append(member.places)
@@ -172,9 +177,7 @@ def _merged(members: list[Member]) -> list[Member]:
     ]
 
 
-def _name(members: tuple[Member, ...], before: list[Group]) -> str:
-    """Named after the first parameter that makes its channels."""
+def _name(members: tuple[Member, ...]) -> str:
+    """The first parameter that makes the channels."""
     first = next((m for m in members if m.axis == 0), members[0])
-    name = first.parameter if first.axis == 0 else f"{first.parameter}[{first.axis}]"
-    taken = sum(1 for group in before if group.name.split("#")[0] == name)
-    return f"{name}#{taken + 1}" if taken else name
+    return first.parameter if first.axis == 0 else f"{first.parameter}[{first.axis}]"

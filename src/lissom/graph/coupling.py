@@ -17,7 +17,8 @@ Terms = tuple[Term, ...]
 Value = Terms | list[Terms]
 """The axes of a tensor, outermost first, or those of several tensors."""
 
-NORMALIZED = "normalization"
+SLIDES = "a window slides over it"
+"""Height, width and the like: no channels, and nothing to tell a user about."""
 
 
 @dataclass(frozen=True, eq=False)

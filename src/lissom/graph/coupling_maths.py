@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from lissom.graph.axes import Fixed, Term, cat, product
-from lissom.graph.coupling import Call, Terms, Value
+from lissom.graph.coupling import SLIDES, Call, Terms, Value, shape_of
 from lissom.graph.coupling_moves import unknown
 
 NO_TERMS: Terms = ()
@@ -106,9 +106,7 @@ def convolution(call: Call) -> Value:
     groups = call.number("groups")
     at = len(source) - (len(weight) - 1)
     given, made, inner = source[at], weight[0], weight[1]
-    if transposed:
-        given, made = source[at], weight[0]
-    call.freeze(*source[at + 1 :], *weight[2:], reason="a convolution slides over it")
+    call.freeze(*source[at + 1 :], *weight[2:], reason=SLIDES)
     if groups == 1:
         call.unify(given, inner if not transposed else made)
         out = made if not transposed else inner
@@ -207,8 +205,6 @@ def along(call: Call) -> Value:
 
 
 def _sizes(made: Sequence[object]) -> tuple[int, ...]:
-    from lissom.graph.coupling import shape_of
-
     return shape_of(made[0])
 
 
@@ -230,7 +226,7 @@ def spatial(call: Call) -> Value:
     kept = tuple(t if t.size == s and i < 2 else Fixed(s) for i, (t, s) in enumerate(zip(source, shape, strict=True)))
     for at, term in enumerate(source):
         if kept[at] is not term:
-            call.freeze(term, reason=f"{call.op} slides over it")
+            call.freeze(term, reason=SLIDES)
     return [kept] * len(cast(list[object], made)) if isinstance(made, (list, tuple)) else kept
 
 
