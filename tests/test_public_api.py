@@ -12,7 +12,7 @@ import pytest
 import lissom
 
 NAMES = {
-    "Batch", "Fold", "Goal", "Graph", "LissomError", "Quantize", "Recipe", "Result", "Task",
+    "Batch", "Finetune", "Fold", "Goal", "Graph", "LissomError", "Quantize", "Recipe", "Result", "Task",
     "analyze", "compress", "load", "plan",
     "data", "errors", "metrics",
 }  # fmt: skip

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from lissom.recipe import Recipe as Recipe
     from lissom.task import Batch as Batch
     from lissom.task import Task as Task
+    from lissom.transforms.finetuning import Finetune as Finetune
     from lissom.transforms.folding import Fold as Fold
     from lissom.transforms.quantization import Quantize as Quantize
 
 # Loaded when first used: `lissom --version`, reports and errors do not wait for torch.
 _HOMES = {
     "Batch": "lissom.task",
+    "Finetune": "lissom.transforms.finetuning",
     "Fold": "lissom.transforms.folding",
     "Goal": "lissom.goal",
     "Graph": "lissom.graph.graph",

@@ -43,10 +43,10 @@ def _whole(path: Path) -> Generator[Path]:
             part.unlink(missing_ok=True)
 
 
-def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Weights as safetensors, whole or not at all; tied tensors are stored once each by name."""
     with _whole(path) as part:
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part)
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part, metadata)
         part.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
 
 

@@ -14,6 +14,7 @@ import yaml
 from lissom.errors import RecipeError, nearest
 from lissom.settings import Setting
 from lissom.transforms.base import Plan, Transform
+from lissom.transforms.finetuning import Finetune
 from lissom.transforms.folding import Fold
 from lissom.transforms.quantization import Quantize
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from lissom.pipeline import Result
     from lissom.task import Task
 
-TRANSFORMS: Mapping[str, type[Transform]] = {"Fold": Fold, "Quantize": Quantize}
+TRANSFORMS: Mapping[str, type[Transform]] = {"Fold": Fold, "Finetune": Finetune, "Quantize": Quantize}
 
 
 class Recipe(Setting):
@@ -148,6 +149,11 @@ def _check(steps: Sequence[object]) -> None:
         if quantized and step.stage in ("fold", "structure"):
             raise RecipeError(
                 f"{step.name} comes after {quantized}: it changes weights that {quantized} has already rounded. Put "
+                f"{step.name} before {quantized}."
+            )
+        if quantized and step.stage == "train":
+            raise RecipeError(
+                f"{step.name} comes after {quantized}: weights that are already integers cannot be trained. Put "
                 f"{step.name} before {quantized}."
             )
         if step.stage == "quantize":

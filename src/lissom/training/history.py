@@ -1,0 +1,52 @@
+"""What a training was, epoch by epoch, as data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+
+from lissom.settings import Setting
+
+
+class Pace(Setting):
+    """In which precision and memory order a step is computed, and what each possibility took."""
+
+    precision: Literal["float32", "bfloat16"]
+    channels_last: bool
+    step_ms: dict[str, float] = pydantic.Field(default_factory=dict[str, float])
+    """Median milliseconds of a forward and backward pass; empty if nothing was left to choose."""
+
+
+class Epoch(Setting):
+    """One pass over the training data."""
+
+    loss: float
+    """Mean over the examples, as trained on: augmented, with penalty."""
+    learning_rate: float
+    """Of its last step."""
+    metric: float | None
+    """On the validation split, of the weights that would be handed out; None without metric or split."""
+    seconds: float
+
+
+class History(Setting):
+    """A whole training. Kept weights are those after epoch `chosen` (from 0)."""
+
+    pace: Pace
+    metric_name: str | None
+    epochs: tuple[Epoch, ...]
+    chosen: int
+
+
+def best_of(epochs: tuple[Epoch, ...]) -> int:
+    """The first epoch with the highest validation metric."""
+    metrics = [-float("inf") if epoch.metric is None else epoch.metric for epoch in epochs]
+    return metrics.index(max(metrics))
+
+
+def is_over(epochs: tuple[Epoch, ...], wanted: int, patience: int | None) -> bool:
+    """Whether training ends here: enough epochs, or `patience` of them without a better validation metric."""
+    if len(epochs) >= wanted:
+        return True
+    return patience is not None and bool(epochs) and len(epochs) - 1 - best_of(epochs) >= patience

@@ -1,0 +1,81 @@
+"""`Finetune`: the task's training data and loss, one loop, a model of the same structure with better weights.
+
+The loop is `lissom.training.finetune`. What it computes in (float32 or bfloat16, which memory order) is measured while
+the model is studied and stands in the plan.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from lissom.graph.graph import Graph
+from lissom.graph.trace import Trace
+from lissom.target import Target
+from lissom.task import Split, Task
+from lissom.training.finetune import check, finetune
+from lissom.training.history import Pace
+from lissom.training.objective import supervised
+from lissom.training.pace import pace_of
+from lissom.training.settings import Training
+from lissom.transforms.base import ALONE, Action, Cost, Plan, Stage, Transform, Work, clone
+
+
+class Train(Action):
+    """Train the whole model: `parameters` numbers, computed in `precision` and in that memory order.
+
+    "auto" is what a plan made without a look at the data says: measured when training begins.
+    """
+
+    kind: Literal["train"] = "train"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
+    layer: str = ""
+    """The root: the model itself."""
+    parameters: int
+    precision: Literal["auto", "float32", "bfloat16"]
+    channels_last: bool | Literal["auto"]
+
+
+class Finetune(Training, Transform):
+    """Train the model on `Task.train` with `Task.loss`; every field of `lissom.training.settings.Training`."""
+
+    stage: ClassVar[Stage] = "train"
+    actions: ClassVar[dict[str, type[Action]]] = {"train": Train}
+
+    def needs(self) -> frozenset[Split]:
+        return frozenset({"train"} if self.patience is None else {"train", "validation"})
+
+    def study(self, model: nn.Module, trace: Trace, task: Task, target: Target, work: Work = ALONE) -> Pace:
+        """The faster way to compute, measured on two training batches.
+
+        Raises:
+            DataError: no training data or loss, or they do not fit the model.
+        """
+        check(model, task, self)
+        return pace_of(model, task, self._training(), supervised, folder=work.folder, seed=work.seed)
+
+    def plan(self, graph: Graph, study: Pace | None, target: Target) -> Plan:
+        action = Train(
+            parameters=graph.parameters,
+            precision=study.precision if study else self.precision,
+            channels_last=study.channels_last if study else self.channels_last,
+        )
+        return Plan(
+            transform=self.name,
+            settings=self.model_dump(mode="json"),
+            actions=(action,),
+            skipped=(),
+            predicted=Cost(macs=graph.macs, parameters=graph.parameters, bytes=graph.bytes),
+        )
+
+    def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task, work: Work = ALONE) -> nn.Module:
+        (action,) = plan.of(Train)
+        measured = {"precision": action.precision, "channels_last": action.channels_last}
+        settings = self._training().model_copy(update=measured)
+        return finetune(model, task, settings, folder=work.folder, tick=work.tick, seed=work.seed).model
+
+    def restructure(self, model: nn.Module, plan: Plan, trace: Trace, task: Task) -> nn.Module:
+        return clone(model)
+
+    def _training(self) -> Training:
+        return Training.model_validate(self.model_dump(include=set(Training.model_fields)))
