@@ -14,7 +14,7 @@ NO_TERMS: Terms = ()
 
 def elementwise(call: Call) -> Value:
     """Axes are aligned from the right; places that meet are the same channel."""
-    return broadcast(call, [terms for terms in call.every()])
+    return broadcast(call, call.every())
 
 
 def broadcast(call: Call, sources: Sequence[Terms]) -> Terms:

@@ -236,15 +236,7 @@ def _trailing(site: _Site) -> list[Change]:
     return site.put("normalized_shape", [site.sizes.after(term) for term in terms])
 
 
-_CONVOLUTIONS = [
-    "conv1d",
-    "conv2d",
-    "conv3d",
-    "conv_transpose1d",
-    "conv_transpose2d",
-    "conv_transpose3d",
-    "convolution",
-]
+_CONVOLUTIONS = [*(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)), "convolution"]
 REWRITES: Mapping[str, Callable[[_Site], list[Change]]] = {
     **dict.fromkeys(("view", "_unsafe_view"), _shape("size")),
     "reshape": _shape("shape"),

@@ -126,9 +126,7 @@ def _own_class(
     slice_parameters_(smaller, sizes, _own_names(model, traced))
     _set_sizes_(smaller, model)
     stacks = {node.name: _stack(node) for node in traced.module.graph.nodes}
-    reason = _set_constants_(smaller, changes, stacks)
-    if reason:
-        return None, reason
+    _set_constants_(smaller, changes, stacks)
     try:
         again = trace(smaller, example)
     except ExportError as wrong:
@@ -199,27 +197,29 @@ def _set_sizes_(smaller: nn.Module, model: nn.Module) -> None:
             layer.num_parameters = shape[0]
 
 
-def _set_constants_(smaller: nn.Module, changes: Sequence[Change], stacks: Mapping[str, list[str]]) -> str:
-    """Attributes of the modules around a call that hold its old constant get the new one; a reason where they clash."""
-    wanted: dict[tuple[str, str], Any] = {}
+def _set_constants_(smaller: nn.Module, changes: Sequence[Change], stacks: Mapping[str, list[str]]) -> None:
+    """The innermost module around a call that keeps its old constant gets the new one.
+
+    An attribute that would need two values at once is left alone: the trace of the result decides.
+    """
+    wanted: dict[tuple[str, str], set[Any]] = {}
     for change in changes:
         for old, new in _pairs(change.before, change.after):
             for path in stacks.get(change.node, []):
-                for name in _holding(smaller.get_submodule(path), old, wanted, path):
-                    if wanted.setdefault((path, name), new) != new:
-                        return f"{path}.{name} = {old} would have to be {wanted[path, name]} and {new} at once"
-    for (path, name), new in wanted.items():
-        holder = smaller.get_submodule(path)
-        kind = type(getattr(holder, name))
-        setattr(holder, name, kind(new) if kind in (list, tuple) else new)
-    for path, layer in smaller.named_modules():
-        if isinstance(layer, (*_CONV, *_TRANSPOSED)) and (path, "groups") in wanted:
-            inside = cast(torch.Tensor, layer.weight).shape
-            if isinstance(layer, _CONV):
-                layer.in_channels = inside[1] * layer.groups
-            else:
-                layer.out_channels = inside[1] * layer.groups
-    return ""
+                names = _holding(smaller.get_submodule(path), old)
+                for name in names:
+                    wanted.setdefault((path, name), set()).add(new)
+                if names:
+                    break
+    for (path, name), values in wanted.items():
+        if len(values) == 1:
+            holder, (new,) = smaller.get_submodule(path), values
+            kind = type(getattr(holder, name))
+            setattr(holder, name, kind(new) if kind in (list, tuple) else new)
+            if name == "groups" and isinstance(holder, _CONV):
+                holder.in_channels = cast(torch.Tensor, holder.weight).shape[1] * holder.groups
+            elif name == "groups" and isinstance(holder, _TRANSPOSED):
+                holder.out_channels = cast(torch.Tensor, holder.weight).shape[1] * holder.groups
 
 
 def _pairs(before: Any, after: Any) -> Iterator[tuple[Any, Any]]:
@@ -235,8 +235,8 @@ def _pairs(before: Any, after: Any) -> Iterator[tuple[Any, Any]]:
         yield before, after
 
 
-def _holding(module: nn.Module, value: Any, wanted: Mapping[tuple[str, str], Any], path: str) -> list[str]:
-    """Public attributes of a module that equal a constant; those set by weights (`in_channels`) are done already."""
+def _holding(module: nn.Module, value: Any) -> list[str]:
+    """Public attributes of a module that equal a constant; the sizes of torch's own layers are set already."""
     found: list[str] = []
     for name, held in vars(module).items():
         if name.startswith("_") or isinstance(held, bool) or name in ("in_channels", "out_channels", "training"):
