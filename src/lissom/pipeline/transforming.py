@@ -51,12 +51,21 @@ class Step:
 def plan(model: nn.Module, task: Task, recipe: Recipe, target: str | Target = "onnxruntime") -> list[Plan]:
     """Dry run: the plan of every step. The model is not changed; later plans come from a copy after earlier steps.
 
+    Training is planned and not done: the plans after it are those of the weights before it.
+
     Raises:
         TargetError: no such target.
         DataError: a step needs data that the task lacks.
     """
     found = load_target(target) if isinstance(target, str) else target
-    return [step.plan for step in transform(model, task, recipe, found)]
+    plans: list[Plan] = []
+    for one in recipe.steps:
+        traced = trace(model, task.example)
+        made = one.plan(traced.graph, one.study(model, traced, task, found), found)
+        carry_out = one.restructure if one.stage == "train" else one.apply
+        model = carry_out(model, made, traced, task)
+        plans.append(made)
+    return plans
 
 
 def transform(
