@@ -14,8 +14,8 @@ import math
 
 def learning_rate(step: int, total: int, peak: float, warmup: float) -> float:
     """The rate of `step` (from 0) out of `total`; steps beyond the last have the last one's rate."""
-    rising = round(warmup * total)
+    step, rising = min(step, total - 1), round(warmup * total)
     if step < rising:
         return peak * (step + 1) / rising
-    done = (min(step, total - 1) - rising) / max(total - rising, 1)
+    done = (step - rising) / max(total - rising, 1)
     return peak * (1 + math.cos(math.pi * done)) / 2
