@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lissom
-from lissom import Fold, Quantize, Recipe
+from lissom import Finetune, Fold, Quantize, Recipe
 from lissom.errors import RecipeError
 
 quantizers = st.builds(
@@ -27,6 +27,15 @@ recipes = st.one_of(
     st.lists(st.just(Fold()), min_size=1, max_size=2).map(Recipe),
     quantizers.map(lambda q: Recipe([q])),
     quantizers.map(lambda q: Recipe([Fold(), q])),
+    st.builds(
+        lambda epochs, order, patience, q: Recipe(
+            [Fold(), Finetune(epochs=epochs, channels_last=order, patience=patience, ema=0.99), q]
+        ),
+        st.integers(1, 300),
+        st.sampled_from([True, False, "auto"]),
+        st.none() | st.integers(1, 9),
+        quantizers,
+    ),
 )
 
 
@@ -75,6 +84,10 @@ def test_a_recipe_is_frozen() -> None:
     [
         ([Quantize(), Fold()], r"Fold comes after Quantize: it changes weights .* Put Fold before Quantize\."),
         ([Quantize(), Quantize(mode="dynamic")], r"Quantize comes twice: .* Keep one\."),
+        (
+            [Quantize(), Finetune()],
+            r"Finetune comes after Quantize: weights that are already integers cannot be trained\.",
+        ),
         ([], r"needs at least one transform, got none\. Write Recipe\(\[Fold\(\), Quantize\(\)\]\)"),
         ([Fold], r"holds transforms, got <class .*Fold.*>\. Write Recipe\(\[Fold\(\), Quantize\(\)\]\), with brackets"),
         (["Fold"], r"holds transforms, got 'Fold'"),
@@ -93,6 +106,8 @@ def test_a_recipe_that_cannot_work_says_why(steps: object, said: str) -> None:
         ("- Fodl: {}", r"r\.yaml, step 1: unknown transform 'Fodl'. Did you mean 'Fold'\?"),
         ("- Fold\n- Quantize: {mod: static}", r"step 2, Quantize: unknown field 'mod'. Did you mean 'mode'\?"),
         ("- Quantize: {mode: sttaic}", r"Quantize: mode: .*'static' or 'dynamic'.*got 'sttaic'"),
+        ("- Finetune: {epochs: 0}", r"step 1, Finetune: epochs: .*greater than or equal to 1, got 0"),
+        ("- Finetune: {learning_rat: 0.1}", r"unknown field 'learning_rat'. Did you mean 'learning_rate'\?"),
         ("- Quantize: {samples: 0}", r"samples: .*greater than or equal to 1.*got 0"),
         ("- Quantize: [1]", r"step 1, Quantize"),
         ("- Fold: 0", r"step 1, Fold"),
@@ -126,6 +141,11 @@ def test_a_recipe_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecipeError, match=r"b\.yaml cannot be read: "):
         Recipe.read(tmp_path / "b.yaml")
+
+
+def test_training_stands_anywhere_before_quantization() -> None:
+    Recipe([Finetune()])
+    Recipe([Finetune(), Fold(), Finetune(), Quantize()])
 
 
 def test_json_is_readable_as_a_recipe_and_by_others() -> None:

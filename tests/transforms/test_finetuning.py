@@ -1,0 +1,165 @@
+"""`Finetune` as a step: its plan, the checkpoint it keeps, a recipe run around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import lissom
+from lissom import Finetune, Fold, Quantize, Recipe, metrics
+from lissom.errors import DataError
+from lissom.graph.trace import trace
+from lissom.pipeline import plan, transforming
+from lissom.target import load_target
+from lissom.task import Batch, Task
+from lissom.training import finetune as loop
+from lissom.training.history import Pace
+from lissom.training.settings import Training
+from lissom.transforms.base import Work
+from lissom.transforms.finetuning import Train
+from small_models import build
+
+TARGET = load_target("onnxruntime")
+PLAIN: dict[str, Any] = {"precision": "float32", "channels_last": False, "learning_rate": 0.1}
+
+
+def task(**more: Any) -> Task:
+    generator = torch.Generator().manual_seed(0)
+    data = [(torch.randn(12, 3, 8, 8, generator=generator), torch.arange(12) % 5) for _ in range(4)]
+    given = {"train": data, "validation": data, "metric": metrics.accuracy, "loss": F.cross_entropy}
+    return Task(example_inputs=(torch.zeros(1, 3, 8, 8),), **{**given, **more})
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return build("residual")[0]
+
+
+def done(one: Finetune, model: nn.Module, work: Work | None = None) -> tuple[Any, nn.Module]:
+    work = work or Work()
+    made = trace(model, task().example)
+    planned = one.plan(made.graph, one.study(model, made, task(), TARGET, work), TARGET)
+    return planned, one.apply(model, planned, made, task(), work)
+
+
+def loss(model: nn.Module) -> float:
+    with torch.no_grad():
+        return float(torch.stack([F.cross_entropy(model(x), y) for x, y in task().train or ()]).mean())
+
+
+def test_its_fields_are_those_of_a_training() -> None:
+    assert set(Finetune.model_fields) == set(Training.model_fields)
+    assert Finetune(epochs=3, ema=0.9).model_dump() == Training(epochs=3, ema=0.9).model_dump()
+
+
+def test_the_plan_is_one_action_on_the_whole_model(model: nn.Module) -> None:
+    made = trace(model, task().example)
+    one = Finetune(epochs=3)
+    planned = one.plan(made.graph, Pace(precision="bfloat16", channels_last=True, step_ms={"float32": 3.0}), TARGET)
+    count = sum(p.numel() for p in model.parameters())
+    assert planned.actions == (Train(layer="", parameters=count, precision="bfloat16", channels_last=True),)
+    assert planned.skipped == ()
+    assert planned.predicted.macs == made.graph.macs
+    assert planned.predicted.bytes == made.graph.bytes
+    (unseen,) = one.plan(made.graph, None, TARGET).actions
+    assert (unseen.precision, unseen.channels_last) == ("auto", "auto")
+
+
+def test_it_trains_what_was_folded(model: nn.Module) -> None:
+    folded = Fold()
+    made = trace(model, task().example)
+    bare = folded.apply(model, folded.plan(made.graph, None, TARGET), made, task())
+    _, after = done(Finetune(epochs=3, **PLAIN), bare)
+    assert loss(after) < loss(bare)
+    assert {type(m) for m in after.modules()} == {type(m) for m in bare.modules()}
+
+
+def test_the_seed_of_the_work_decides(model: nn.Module) -> None:
+    one = Finetune(epochs=1, flip=True, **PLAIN)
+    weights = [done(one, model, Work(seed=seed))[1].state_dict()["fc.weight"] for seed in (1, 1, 2)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_killed_in_the_middle_it_goes_on_as_it_was_studied(
+    model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The measured choice and the checkpoint are in the step's folder: another measurement would begin anew."""
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    shares: list[float] = []
+
+    def tick(share: float) -> None:
+        shares.append(share)
+        if len(shares) == 5:
+            raise KeyboardInterrupt
+
+    one = Finetune(epochs=2, learning_rate=0.1)
+    with pytest.raises(KeyboardInterrupt):
+        done(one, model, Work(tmp_path / "work", tick))
+    planned, after = done(one, model, Work(tmp_path / "work", shares.append))
+    assert shares[5:] == [0.625, 0.75, 0.875, 1.0, 1.0]
+    settled = one.model_copy(update={k: getattr(planned.actions[0], k) for k in ("precision", "channels_last")})
+    unbroken = done(settled, model)[1].state_dict()
+    assert all(torch.equal(unbroken[name], value) for name, value in after.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ({"train": None}, r"Give Task\(train=\.\.\.\)"),
+        ({"loss": None}, r"Give Task\(loss=\.\.\.\)"),
+    ],
+)
+def test_what_is_missing_is_said_before_anything_is_done(model: nn.Module, missing: dict[str, Any], said: str) -> None:
+    lacking = task(**missing)
+    with pytest.raises(DataError, match=said):
+        Finetune().study(model, trace(model, lacking.example), lacking, TARGET)
+
+
+def test_patience_needs_validation_data() -> None:
+    assert Finetune().needs() == {"train"}
+    assert Finetune(patience=2).needs() == {"train", "validation"}
+
+
+def test_the_dry_run_does_not_train(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop._Run, "carry_out", lambda *_: pytest.fail("trained"))
+    made = plan(model, task(), Recipe([Fold(), Finetune(**PLAIN), Quantize()]), TARGET)
+    assert [one.transform for one in made] == ["Fold", "Finetune", "Quantize"]
+
+
+def test_in_a_recipe_it_is_run_saved_and_loaded(model: nn.Module, tmp_path: Path) -> None:
+    recipe = Recipe([Fold(), Finetune(epochs=2, **PLAIN), Quantize(samples=12)])
+    result = lissom.compress(model, task(), recipe=recipe, target="torch", out=tmp_path / "run", seed=4)
+    assert [step.transform for step in result.record.steps] == ["Fold", "Finetune", "Quantize"]
+    loaded = lissom.load(tmp_path / "run", build("residual")[0])
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), result.model(x))
+
+
+def test_a_finished_step_is_not_trained_again(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights are loaded into `restructure`, which needs no data."""
+    one = Finetune(epochs=1, **PLAIN)
+    made = trace(model, task().example)
+    monkeypatch.setattr(loop._Run, "carry_out", lambda *_: pytest.fail("trained"))
+    again = one.restructure(model, one.plan(made.graph, None, TARGET), made, Task(example_inputs=task().example_inputs))
+    assert again is not model
+    assert again.state_dict().keys() == model.state_dict().keys()
+    assert transforming.state_of(again).keys() == transforming.state_of(model).keys()
+
+
+def test_an_objective_gets_the_loops_own_batch() -> None:
+    """What later transforms rely on: the frame of an objective is stable."""
+
+    def mine(model: nn.Module, batch: Batch, criterion: Any) -> Tensor:
+        return criterion(model(*batch.args, **batch.kwargs), batch.target)
+
+    model, _ = build("residual")
+    settings = Training(epochs=1, **PLAIN)
+    left, right = (loop.finetune(model, task(), settings, **more).model for more in ({}, {"objective": mine}))
+    assert all(torch.equal(a, b) for a, b in zip(left.parameters(), right.parameters(), strict=True))
