@@ -7,7 +7,9 @@
 
 The networks are those of section 4.2. Their shortcuts are of option A, without parameters: where the image
 halves, every second pixel is taken and the new channels are zero. ResNet-20 has 0.27 million parameters,
-ResNet-56 0.85 million.
+ResNet-56 0.85 million. Training images are cropped and flipped as there, so `Finetune` has nothing to add:
+
+    - Finetune: {epochs: 5, learning_rate: 0.01}
 
 K. He, X. Zhang, S. Ren, J. Sun: Deep Residual Learning for Image Recognition, CVPR 2016.
 """

@@ -20,6 +20,7 @@ from lissom.runfolder import Manifest, Source
 from lissom.target import Dynamic, Integers
 from lissom.task import Task
 from lissom.transforms.base import Transform
+from lissom.transforms.finetuning import Finetune
 from lissom.transforms.folding import Fold
 from lissom.transforms.quantization import Quantize
 
@@ -225,6 +226,7 @@ DESCRIBED: list[tuple[str, type[pydantic.BaseModel]]] = [
     ("targets.md", Integers),
     ("targets.md", Dynamic),
     ("quantize.md", Quantize),
+    ("finetune.md", Finetune),
 ]
 
 
@@ -240,7 +242,9 @@ def test_every_task_field_is_described() -> None:
     assert not [field for field in Task.__dataclass_fields__ if f"| `{field}` |" not in text]
 
 
-@pytest.mark.parametrize(("page", "transform"), [("quantize.md", Quantize), ("fold.md", Fold)])
+@pytest.mark.parametrize(
+    ("page", "transform"), [("quantize.md", Quantize), ("fold.md", Fold), ("finetune.md", Finetune)]
+)
 def test_every_action_is_described(page: str, transform: type[Transform]) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")
     for kind, action in transform.actions.items():

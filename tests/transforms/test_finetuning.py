@@ -14,7 +14,7 @@ import lissom
 from lissom import Finetune, Fold, Quantize, Recipe, metrics
 from lissom.errors import DataError
 from lissom.graph.trace import trace
-from lissom.pipeline import plan, transforming
+from lissom.pipeline import measuring, plan, transforming
 from lissom.target import load_target
 from lissom.task import Batch, Task
 from lissom.training import finetune as loop
@@ -132,7 +132,11 @@ def test_the_dry_run_does_not_train(model: nn.Module, monkeypatch: pytest.Monkey
     assert [one.transform for one in made] == ["Fold", "Finetune", "Quantize"]
 
 
-def test_in_a_recipe_it_is_run_saved_and_loaded(model: nn.Module, tmp_path: Path) -> None:
+def test_in_a_recipe_it_is_run_saved_and_loaded(
+    model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "peak_memory", lambda *_: 1_000_000)
+    monkeypatch.setattr(measuring, "ROUNDS", 3)
     recipe = Recipe([Fold(), Finetune(epochs=2, **PLAIN), Quantize(samples=12)])
     result = lissom.compress(model, task(), recipe=recipe, target="torch", out=tmp_path / "run", seed=4)
     assert [step.transform for step in result.record.steps] == ["Fold", "Finetune", "Quantize"]
