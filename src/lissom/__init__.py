@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from lissom.task import Task as Task
     from lissom.transforms.finetuning import Finetune as Finetune
     from lissom.transforms.folding import Fold as Fold
+    from lissom.transforms.pruning import Prune as Prune
     from lissom.transforms.quantization import Quantize as Quantize
 
 # Loaded when first used: `lissom --version`, reports and errors do not wait for torch.
 _HOMES = {
     "Batch": "lissom.task",
     "Finetune": "lissom.transforms.finetuning",
+    "Prune": "lissom.transforms.pruning",
     "Fold": "lissom.transforms.folding",
     "Goal": "lissom.goal",
     "Graph": "lissom.graph.graph",

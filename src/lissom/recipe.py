@@ -16,6 +16,7 @@ from lissom.settings import Setting
 from lissom.transforms.base import Plan, Transform
 from lissom.transforms.finetuning import Finetune
 from lissom.transforms.folding import Fold
+from lissom.transforms.pruning import Prune
 from lissom.transforms.quantization import Quantize
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from lissom.pipeline import Result
     from lissom.task import Task
 
-TRANSFORMS: Mapping[str, type[Transform]] = {"Fold": Fold, "Finetune": Finetune, "Quantize": Quantize}
+TRANSFORMS: Mapping[str, type[Transform]] = {"Fold": Fold, "Prune": Prune, "Finetune": Finetune, "Quantize": Quantize}
 
 
 class Recipe(Setting):

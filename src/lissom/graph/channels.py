@@ -21,7 +21,7 @@ from lissom.graph.axes import Atom, Axes, Fixed, Indices, Term
 from lissom.graph.coupling import SLIDES, Call, Terms, Value, shape_of
 from lissom.graph.coupling_table import rule_of
 from lissom.graph.describe import layer_of, op_name
-from lissom.graph.graph import LOOKS
+from lissom.graph.graph import LOOKS, Tensor
 from lissom.graph.trace import Trace
 
 
@@ -65,32 +65,15 @@ class Channels:
 def find_channels(trace: Trace) -> Channels:
     """Walk the traced graph. Time is near-linear in its nodes."""
     axes = Axes()
-    names = {tensor.name: tensor for tensor in trace.graph.tensors}
-    canonical = listed_names(trace)
     parameters: dict[str, Terms] = {}
     values: dict[FxNode, Value] = {}
     unknown: dict[str, int] = {}
+    tensors = _Tensors({t.name: t for t in trace.graph.tensors}, listed_names(trace), parameters)
     for node in trace.module.graph.nodes:
         axes.reason = f"{op_name(node)} in {layer_of(node) or 'the model'} ties it to an axis that cannot be cut"
-        if node.op == "placeholder":
-            values[node] = tuple(Fixed(size) for size in shape_of(node.meta.get("val")))
-        elif node.op == "get_attr":
-            name = canonical.get(str(node.target))
-            if name is not None:
-                if name not in parameters:
-                    info = names[name]
-                    parameters[name] = tuple(_fresh(size, info.dtype) for size in info.shape)
-                values[node] = parameters[name]
-        elif node.op == "output":
-            for source in node.all_input_nodes:
-                for term in _flat(values.get(source)):
-                    axes.freeze(term, "it is an output of the model")
-        elif node.target is operator.getitem:
-            source = values.get(cast(FxNode, node.args[0]))
-            if isinstance(source, list):
-                values[node] = source[cast(int, node.args[1])]
-        elif op_name(node) not in LOOKS and _has_tensor(node):
-            values[node] = _walk(Call.of(axes, node, values), unknown)
+        made = _value(node, axes, values, tensors, unknown)
+        if made is not None:
+            values[node] = made
     return Channels(
         axes=axes,
         parameters=parameters,
@@ -98,6 +81,41 @@ def find_channels(trace: Trace) -> Channels:
         groups=_groups(axes, parameters),
         unknown=unknown,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Tensors:
+    listed: Mapping[str, Tensor]
+    names: Mapping[str, str]
+    """Every name in the graph to the listed one."""
+    terms: dict[str, Terms]
+
+    def of(self, target: str) -> Terms | None:
+        name = self.names.get(target)
+        if name is not None and name not in self.terms:
+            info = self.listed[name]
+            self.terms[name] = tuple(_fresh(size, info.dtype) for size in info.shape)
+        return None if name is None else self.terms[name]
+
+
+def _value(
+    node: FxNode, axes: Axes, values: dict[FxNode, Value], tensors: _Tensors, unknown: dict[str, int]
+) -> Value | None:
+    if node.op == "placeholder":
+        return tuple(Fixed(size) for size in shape_of(node.meta.get("val")))
+    if node.op == "get_attr":
+        return tensors.of(str(node.target))
+    if node.op == "output":
+        for source in node.all_input_nodes:
+            for term in _flat(values.get(source)):
+                axes.freeze(term, "it is an output of the model")
+        return None
+    if node.target is operator.getitem:
+        source = values.get(cast(FxNode, node.args[0]))
+        return source[cast(int, node.args[1])] if isinstance(source, list) else None
+    if op_name(node) in LOOKS or not _has_tensor(node):
+        return None
+    return _walk(Call.of(axes, node, values), unknown)
 
 
 def _walk(call: Call, unknown: dict[str, int]) -> Value:

@@ -9,7 +9,7 @@ from lissom.graph.axes import Fixed, Term, cat, product
 from lissom.graph.coupling import SLIDES, Call, Terms, Value, shape_of
 from lissom.graph.coupling_moves import unknown
 
-NO_TERMS: Terms = ()
+NO_TERMS: tuple[Term, ...] = ()
 
 
 def elementwise(call: Call) -> Value:
@@ -45,9 +45,9 @@ def matmul(call: Call) -> Value:
 
 
 def _matmul(call: Call, first: Terms, second: Terms) -> Terms:
-    call.unify(first[-1], second[-2] if len(second) > 1 else second[-1])
+    call.unify(first[-1], second[-2:][0])
     ahead = broadcast(call, [first[:-2], second[:-2]])
-    rows = first[-2:-1] if len(first) > 1 else NO_TERMS
+    rows = first[-2:-1]
     columns = second[-1:] if len(second) > 1 else NO_TERMS
     return (*ahead, *rows, *columns)
 
@@ -76,14 +76,14 @@ def einsum(call: Call) -> Value:
 def attention(call: Call) -> Value:
     """softmax(q k' / sqrt(width)) v, heads on the third axis from the right."""
     query, key, value = call.need("query"), call.need("key"), call.need("value")
-    heads = query[-3] if len(query) > 2 else None
+    heads = None if len(query) < 3 else query[len(query) - 3]
     call.unify(query[-1], key[-1])
     if call.given.get("scale") is None:
         call.freeze(query[-1], reason="the scale of the attention follows from its size")
     call.unify(key[-2], value[-2])
     call.freeze(key[-2], reason="softmax runs over it")
     if heads is not None:
-        if key[-3].size != heads.size:  # grouped queries
+        if key[-3:][0].size != heads.size:  # grouped queries
             outer, inner = call.axes.divide(heads, [key[-3].size, heads.size // key[-3].size])
             call.unify(outer, key[-3])
             call.freeze(inner, reason="queries of one group share their keys")

@@ -15,7 +15,7 @@ from torch.fx import Node as FxNode
 
 from lissom.graph.axes import Atom, Indices, Term
 from lissom.graph.channels import Channels
-from lissom.graph.coupling import Call, Terms, Value
+from lissom.graph.coupling import Call, Terms
 from lissom.graph.describe import op_name, schema_of
 
 Kept = Mapping[Atom, Indices]
@@ -41,7 +41,9 @@ class Sizes:
 
     def of_parameter(self, name: str) -> dict[int, Indices]:
         """Axis to the places that stay, for the axes of a parameter that change."""
-        terms = self.channels.parameters.get(name, ())
+        return self.of_axes(self.channels.parameters.get(name, ()))
+
+    def of_axes(self, terms: Terms) -> dict[int, Indices]:
         return {at: self.places(term) for at, term in enumerate(terms) if self.changed([term])}
 
 
@@ -160,7 +162,7 @@ def _repeat(site: _Site) -> list[Change]:
 
 
 def _split(site: _Site) -> list[Change]:
-    pieces = cast(list[Terms], cast(Value, site.call.values[site.node]))
+    pieces = cast(list[Terms], site.call.values[site.node])
     source = site.call.every()[0]
     at = site.call.axis("dim", len(source))
     if not site.sizes.changed([source[at]]):

@@ -54,19 +54,7 @@ def observe(
         DataError: a batch does not fit the model, or a value became infinite or NaN.
     """
     watcher = _Watcher(trace, watch)
-    examples = 0
-    with torch.no_grad():
-        for batch in batches:
-            for piece in fitting(batch, trace.graph.fixed_batch):
-                inputs = pytree.tree_leaves((piece.args, dict(piece.kwargs)))
-                _check_shapes(trace.graph, inputs)
-                try:
-                    watcher.run(*inputs, enable_io_processing=False)
-                except (RuntimeError, IndexError) as wrong:
-                    raise _misfit(trace.graph, inputs, str(wrong).splitlines()[0]) from wrong
-            examples += batch.size
-            if progress:
-                progress(examples)
+    examples = run_over(watcher, trace.graph, batches, progress=progress)
     broken = [name for name, seen in watcher.ranges.items() if not seen.finite]
     if broken:
         where = trace.graph.by_name[broken[0]].layer if broken[0] in trace.graph.by_name else broken[0]
@@ -77,8 +65,40 @@ def observe(
     return Statistics(ranges=watcher.ranges, examples=examples)
 
 
-def _check_shapes(graph: Graph, inputs: Sequence[object]) -> None:
-    """Many a wrong size runs through a graph without an error, and gives wrong ranges."""
+@torch.no_grad()
+def run_over(
+    interpreter: Interpreter,
+    graph: Graph,
+    batches: Iterable[Batch],
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Run an interpreter of the traced graph over `batches`; how many examples there were.
+
+    Raises:
+        DataError: a batch does not fit the model.
+    """
+    examples = 0
+    for batch in batches:
+        for piece in fitting(batch, graph.fixed_batch):
+            inputs = pytree.tree_leaves((piece.args, dict(piece.kwargs)))
+            check_inputs(graph, inputs)
+            try:
+                interpreter.run(*inputs, enable_io_processing=False)
+            except (RuntimeError, IndexError) as wrong:
+                raise _misfit(graph, inputs, str(wrong).splitlines()[0]) from wrong
+        examples += batch.size
+        if progress:
+            progress(examples)
+    return examples
+
+
+def check_inputs(graph: Graph, inputs: Sequence[object]) -> None:
+    """Many a wrong size runs through a graph without an error, and gives wrong ranges.
+
+    Raises:
+        DataError: the flat inputs of a call have another number, shape or type than those traced.
+    """
     if len(inputs) != len(graph.inputs):
         raise _misfit(graph, inputs, f"{len(inputs)} inputs instead of {len(graph.inputs)}")
     for name, shape, dtype, given in zip(graph.inputs, graph.input_shapes, graph.input_dtypes, inputs, strict=True):

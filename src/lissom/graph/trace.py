@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 import sysconfig
 import traceback
 import warnings
@@ -79,9 +80,15 @@ def _module_of(program: ExportedProgram) -> GraphModule:
 @contextlib.contextmanager
 def quiet() -> Generator[None]:
     """torch.export remarks on its own and torch's internals; what a user can act on is an `ExportError`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    talkative = logging.getLogger("torch._subclasses.fake_tensor")
+    level = talkative.level
+    talkative.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        talkative.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,3 @@
+from lissom.transforms.pruning.prune import Cut, Prune
+
+__all__ = ["Cut", "Prune"]

@@ -1,0 +1,66 @@
+"""Least squares from second moments, in one pass over any number of rows.
+
+A layer that lost inputs is fitted again to what the whole layer computed (He, Zhang and Sun, "Channel Pruning for
+Accelerating Very Deep Neural Networks", ICCV 2017, equation 2, with the kept channels given):
+
+    min over W, b of   sum over rows |y - W x - b|^2  +  l tr((W - W0) D (W - W0)')
+
+x are the inputs that are left, W0 the weights that were sliced, D the diagonal of the inputs' covariance C, so that l
+is free of units. With means taken out the solution is
+
+    W = (Y'X + l W0 D) (C + l D)^-1,      b = mean(y) - W mean(x)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(eq=False)
+class Moments:
+    """Sums over rows of inputs (rows, d) and wanted outputs (rows, k), in float64."""
+
+    xx: Tensor
+    """(d, d)"""
+    yx: Tensor
+    """(k, d)"""
+    x: Tensor
+    y: Tensor
+    rows: int = 0
+
+    @classmethod
+    def of(cls, inputs: int, outputs: int) -> Moments:
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64)
+
+        return cls(zeros(inputs, inputs), zeros(outputs, inputs), zeros(inputs), zeros(outputs))
+
+    def add_(self, inputs: Tensor, wanted: Tensor) -> None:
+        # Products in the type of the data, sums over batches in float64.
+        self.xx += (inputs.T @ inputs).double()
+        self.yx += (wanted.T @ inputs).double()
+        self.x += inputs.sum(0).double()
+        self.y += wanted.sum(0).double()
+        self.rows += inputs.shape[0]
+
+
+def solve(moments: Moments, start: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """The fitted weights (k, d) and bias (k,). `start` (k, d) is what the ridge pulls to.
+
+    Inputs that never vary keep their starting weight.
+    """
+    mean_x, mean_y = moments.x / moments.rows, moments.y / moments.rows
+    covariance = moments.xx / moments.rows - torch.outer(mean_x, mean_x)
+    cross = moments.yx / moments.rows - torch.outer(mean_y, mean_x)
+    scale = covariance.diagonal().clamp_min(0)
+    alive = scale > 1e-12 * scale.max().clamp_min(1e-30)
+    pull = torch.where(alive, ridge * scale, torch.ones_like(scale))
+    live = alive.to(scale.dtype)
+    left = covariance * torch.outer(live, live) + torch.diag(pull)
+    first = start.double()
+    right = cross * live + first * pull
+    weights = torch.linalg.solve(left, right.T).T
+    return weights.to(start.dtype), (mean_y - weights @ mean_x).to(start.dtype)

@@ -1,0 +1,180 @@
+"""The user's own class at the new sizes, if its trace proves that it computes the pruned graph."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+from torch.fx import Node as FxNode
+from torch.utils import _pytree as pytree
+
+from lissom.errors import ExportError
+from lissom.graph.channels import listed_names
+from lissom.graph.resize import Change, Sizes, slice_parameters_
+from lissom.graph.trace import Trace, trace
+from lissom.task import Batch
+from lissom.transforms.base import clone
+
+
+def own_class(
+    model: nn.Module, traced: Trace, sizes: Sizes, changes: Sequence[Change], wanted: GraphModule, example: Batch
+) -> tuple[nn.Module | None, str]:
+    """A smaller copy of `model`, or None and the reason. `wanted` is the graph that it has to compute."""
+    smaller = clone(model)
+    slice_parameters_(smaller, sizes, _own_names(model, traced))
+    _set_sizes_(smaller, model)
+    stacks = {node.name: _stack(node) for node in traced.module.graph.nodes}
+    _set_constants_(smaller, changes, stacks)
+    try:
+        again = trace(smaller, example)
+    except ExportError as wrong:
+        return None, f"its own forward() does not run at the new sizes ({str(wrong).split('. torch.export')[0]})"
+    except (RuntimeError, ValueError, TypeError, AssertionError) as wrong:
+        return None, f"its own forward() does not run at the new sizes ({str(wrong).splitlines()[0]})"
+    for mine, its in zip(_signature(wanted), _signature(again.module), strict=False):
+        if mine != its:
+            return None, f"its own forward() computes {its} where the pruned graph has {mine}"
+    return smaller, ""
+
+
+def _own_names(model: nn.Module, traced: Trace) -> dict[str, str]:
+    """Every name of a tensor of the user's module to the one it is listed under, aliases included."""
+    listed = listed_names(traced)
+    state = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    known = {id(state[name]): found for name, found in listed.items() if name in state}
+    return {name: known[id(tensor)] for name, tensor in state.items() if id(tensor) in known}
+
+
+def _stack(node: FxNode) -> list[str]:
+    """The modules that an operator was called in, innermost first."""
+    stack = cast(Mapping[str, Any], node.meta.get("nn_module_stack") or {})
+    paths = [str(path).split("@")[0] for path, _ in stack.values()]
+    return [path for path in reversed(paths) if not path.startswith("_empty_nn_module_stack")]
+
+
+_Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+_CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+
+
+def _set_sizes_(smaller: nn.Module, model: nn.Module) -> None:
+    """The sizes that torch's own layers keep beside their weights."""
+    for path, layer in smaller.named_modules():
+        before = model.get_submodule(path) if path else model
+        if isinstance(layer, (nn.LSTM, nn.GRU, nn.RNN)):
+            layer.hidden_size = cast(torch.Tensor, layer.weight_hh_l0).shape[1]
+            layer.input_size = cast(torch.Tensor, layer.weight_ih_l0).shape[1]
+            layer.flatten_parameters()
+        weight, old = getattr(layer, "weight", None), getattr(before, "weight", None)
+        if not isinstance(weight, torch.Tensor) or not isinstance(old, torch.Tensor) or weight.shape == old.shape:
+            continue
+        for kinds, names in _SIZES:
+            if isinstance(layer, kinds):
+                for name, value in zip(names, weight.shape, strict=False):
+                    setattr(layer, name, value)
+        if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
+            layer.normalized_shape = tuple(weight.shape)
+        elif isinstance(layer, (*_CONV, *_TRANSPOSED)):
+            _set_channels_(layer)
+
+
+_SIZES: tuple[tuple[tuple[type[nn.Module], ...], tuple[str, ...]], ...] = (
+    ((nn.Linear,), ("out_features", "in_features")),
+    (_BATCH_NORM, ("num_features",)),
+    ((nn.GroupNorm,), ("num_channels",)),
+    ((nn.Embedding,), ("num_embeddings", "embedding_dim")),
+    ((nn.PReLU,), ("num_parameters",)),
+)
+"""Layers, and the attributes that repeat the shape of their weight."""
+
+
+def _set_channels_(layer: _Convolution) -> None:
+    """From the weight. Depthwise: groups follow the channels; other groups come from the graph's constants."""
+    first, second = layer.weight.shape[:2]
+    transposed = isinstance(layer, _TRANSPOSED)
+    if layer.groups > 1 and second == 1 and layer.groups == layer.in_channels:
+        each = max(1, layer.out_channels // layer.in_channels)
+        layer.groups = first if transposed else first // each
+    inside = second * layer.groups
+    layer.out_channels, layer.in_channels = (inside, first) if transposed else (first, inside)
+
+
+def _set_constants_(smaller: nn.Module, changes: Sequence[Change], stacks: Mapping[str, list[str]]) -> None:
+    """The innermost module around a call that keeps its old constant gets the new one.
+
+    An attribute that would need two values at once is left alone: the trace of the result decides.
+    """
+    wanted: dict[tuple[str, str], set[Any]] = {}
+    for change in changes:
+        for old, new in _pairs(change.before, change.after):
+            for path in stacks.get(change.node, []):
+                names = _holding(smaller.get_submodule(path), old)
+                for name in names:
+                    wanted.setdefault((path, name), set()).add(new)
+                if names:
+                    break
+    for (path, name), values in wanted.items():
+        if len(values) == 1:
+            holder, (new,) = smaller.get_submodule(path), values
+            kind = type(getattr(holder, name))
+            setattr(holder, name, kind(new) if kind in (list, tuple) else new)
+            if name == "groups" and isinstance(holder, (*_CONV, *_TRANSPOSED)):
+                _set_channels_(holder)
+
+
+def _pairs(before: Any, after: Any) -> Iterator[tuple[Any, Any]]:
+    """A changed list of sizes as a whole, and each of its sizes that changed."""
+    if isinstance(before, (list, tuple)) and isinstance(after, (list, tuple)):
+        first, second = cast(Sequence[Any], before), cast(Sequence[Any], after)
+        if all(isinstance(size, int) for size in (*first, *second)):
+            yield tuple(first), tuple(second)
+        for old, new in zip(first, second, strict=False):
+            if isinstance(old, int) and isinstance(new, int) and old != new:
+                yield old, new
+    elif isinstance(before, int) and isinstance(after, int):
+        yield before, after
+
+
+def _holding(module: nn.Module, value: Any) -> list[str]:
+    """Public attributes of a module that equal a constant; the sizes of torch's own layers are set already."""
+    found: list[str] = []
+    for name, held in vars(module).items():
+        if name.startswith("_") or isinstance(held, bool) or name in ("in_channels", "out_channels", "training"):
+            continue
+        if isinstance(value, tuple):
+            same = isinstance(held, (list, tuple)) and tuple(cast(Sequence[Any], held)) == value
+        else:
+            same = type(held) is int and held == value
+        if same:
+            found.append(name)
+    return found
+
+
+def _signature(module: GraphModule) -> list[str]:
+    """Operators with their arguments, in order, free of names."""
+    number: dict[FxNode, str] = {}
+    lines: list[str] = []
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            value: object = operator.attrgetter(str(node.target))(module)
+            shape = tuple(value.shape) if isinstance(value, torch.Tensor) else value
+            number[node] = f"{node.target}{shape}"
+            continue
+        if str(node.target).startswith("aten._assert_tensor_metadata"):
+            continue
+        number[node] = f"%{len(lines)}"
+        shown = pytree.tree_map(
+            lambda leaf: number.get(leaf, "?") if isinstance(leaf, FxNode) else repr(leaf),
+            (node.args, dict(node.kwargs)),
+            is_leaf=lambda leaf: isinstance(leaf, FxNode),
+        )
+        lines.append(f"{node.target if node.op == 'call_function' else node.op}{shown}")
+    return lines

@@ -1,0 +1,279 @@
+"""`Prune`: whole channels, features, heads and groups removed, wherever the graph proves that they can be.
+
+What has to be cut together is found on the traced graph (`graph.channels`); which of it, by a criterion
+(`functional.importance`) and a ranking (`functional.selection`); what is left is fitted again to what the whole model
+computed (`recovery`). The result is checked against the masked original before it is handed back.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import pydantic
+import torch
+from torch import nn
+
+from lissom.errors import DataError
+from lissom.functional.importance import Normalization, Reduction
+from lissom.functional.selection import Scope, select, select_to_budget
+from lissom.graph.axes import Atom
+from lissom.graph.channels import Channels, Group, find_channels
+from lissom.graph.graph import Graph
+from lissom.graph.narrowed import Narrowed, narrowed
+from lissom.graph.resize import Kept, Sizes
+from lissom.graph.select import select as match
+from lissom.graph.trace import Trace
+from lissom.target import Target
+from lissom.task import Batch, Split, Task
+from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Transform, Work, calibration_split
+from lissom.transforms.pruning.recovery import Recovery
+from lissom.transforms.pruning.scores import ACTIVATION, GRADIENT, Criterion, Reading, Scores, score
+from lissom.transforms.pruning.surgery import Pruned, Refit, prune
+
+Share = Annotated[float, pydantic.Field(ge=0.0, lt=1.0)]
+Times = Annotated[float, pydantic.Field(ge=1.0)]
+BUDGETS = ("macs_ratio", "parameters_ratio", "size_ratio")
+
+
+class Cut(Action):
+    """Keep only these places of one axis of a parameter; `groups` are the channel groups that lie on it."""
+
+    kind: Literal["cut"] = "cut"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
+    parameter: str
+    axis: int
+    kept: tuple[int, ...]
+    size: int
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """The coupled channels of a model and how much each matters."""
+
+    channels: Channels
+    costs: Narrowed
+    scores: Scores
+
+
+class Prune(Transform):
+    """Structured pruning.
+
+    How much is given by one of: `ratio`, the share of channels to cut; `macs_ratio`, `parameters_ratio`,
+    `size_ratio`, how many times smaller the model gets (before / after). `max_ratio` bounds the share cut from any one
+    group. `exclude` holds patterns of layers whose output channels stay whole. `round_to` keeps multiples of a number
+    of channels.
+
+    `criterion` with `reduction` over the members of a group and `normalization` inside it give the ranking, `scope`
+    says who competes: the channels of one group, of all, or of groups of the same structure.
+
+    `recovery` fits the layers that lost inputs again to what they computed, from `samples` unlabelled examples:
+    "auto" does so where the task has calibration or training data.
+    """
+
+    stage: ClassVar[Stage] = "structure"
+    actions: ClassVar[dict[str, type[Action]]] = {"cut": Cut}
+
+    ratio: Share | None = None
+    macs_ratio: Times | None = None
+    parameters_ratio: Times | None = None
+    size_ratio: Times | None = None
+    criterion: Criterion = "magnitude"
+    reduction: Reduction = "mean"
+    normalization: Normalization = "mean"
+    scope: Scope = "global"
+    max_ratio: Share = 0.9
+    round_to: Annotated[int, pydantic.Field(ge=1)] = 1
+    exclude: tuple[str, ...] = ()
+    recovery: Literal["auto"] | Recovery = "auto"
+    samples: Annotated[int, pydantic.Field(ge=1)] = 512
+    seed: int = 0
+
+    @pydantic.model_validator(mode="after")
+    def _one_wish(self) -> Prune:
+        named = [name for name in ("ratio", *BUDGETS) if getattr(self, name) is not None]
+        if len(named) != 1:
+            raise ValueError(
+                f"Prune needs exactly one of ratio, {', '.join(BUDGETS)}, got {' and '.join(named) or 'none'}. Write "
+                "Prune(ratio=0.3) for 30 % of the channels, or Prune(macs_ratio=2) for half the multiplications."
+            )
+        return self
+
+    def needs(self) -> frozenset[Split]:
+        data = self.criterion in GRADIENT | ACTIVATION or self.recovery in ("reconstruct", "bias")
+        return frozenset({"calibration"}) if data else frozenset()
+
+    def study(self, model: nn.Module, trace: Trace, task: Task, target: Target, work: Work = ALONE) -> Study:
+        """
+        Raises:
+            DataError: the criterion needs data or a loss that the task lacks.
+        """
+        if self.criterion in GRADIENT and task.loss is None:
+            raise DataError(
+                f"Prune(criterion={self.criterion!r}) needs Task(loss=...), which was not given. Choose "
+                "criterion='magnitude' or 'reconstruction', which need none."
+            )
+        channels = find_channels(trace)
+        groups = _cuttable(channels)
+        reading = Reading(self.criterion, self.reduction, self.normalization, self.seed)
+        found = score(trace, channels, groups, reading, lambda: self._batches(task), task.loss)
+        work.tick(0.3)
+        return Study(channels, narrowed(trace, channels), found)
+
+    def plan(self, graph: Graph, study: Study, target: Target) -> Plan:
+        """
+        Raises:
+            RecipeError: an `exclude` pattern matches nothing.
+            GoalError: the budget is below what is left when every group is at its floor.
+        """
+        groups = {g.name: g for g in _cuttable(study.channels)}
+        whole = self._excluded(graph, study.channels)
+        racing = {name: study.scores[name] for name in groups if name not in whole}
+        kept = self._select(racing, groups, study)
+        atoms: dict[Atom, np.ndarray] = {
+            groups[name].atom: np.array(places, dtype=np.int64)
+            for name, places in kept.items()
+            if len(places) < groups[name].size
+        }
+        counts = {atom: len(places) for atom, places in atoms.items()}
+        return Plan(
+            transform=self.name,
+            settings=self.model_dump(mode="json"),
+            actions=tuple(_cuts(study.channels, atoms)),
+            skipped=tuple(_skips(study.channels, atoms, whole)),
+            predicted=Cost(
+                macs=study.costs.macs(counts),
+                parameters=study.costs.parameters(counts),
+                bytes=study.costs.bytes(counts),
+            ),
+        )
+
+    def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task, work: Work = ALONE) -> nn.Module:
+        """
+        Raises:
+            VerificationError: the smaller network does not equal the masked original.
+        """
+        how: Recovery = "none"
+        if self.recovery != "auto":
+            how = self.recovery
+        elif task.has("calibration") or task.has("train"):
+            how = "reconstruct"
+        batches = self._batches(task) if how != "none" else ()
+        return self._cut(model, plan, trace, task.example, Refit(how, batches, work.tick)).module
+
+    def restructure(self, model: nn.Module, plan: Plan, trace: Trace, task: Task) -> nn.Module:
+        return self._cut(model, plan, trace, task.example, Refit()).module
+
+    def _cut(self, model: nn.Module, plan: Plan, trace: Trace, example: Batch, refit: Refit) -> Pruned:
+        channels = find_channels(trace)
+        return prune(model, trace, kept_by(plan, channels), example, channels, refit)
+
+    def _batches(self, task: Task) -> Iterable[Batch]:
+        return task.batches(calibration_split(self.name, task), limit=self.samples)
+
+    def _select(
+        self, racing: Mapping[str, torch.Tensor], groups: Mapping[str, Group], study: Study
+    ) -> Mapping[str, tuple[int, ...]]:
+        if not racing:
+            return {}
+        floors = {name: max(1, round(groups[name].size * (1 - self.max_ratio))) for name in racing}
+        classes = {name: _structure(groups[name]) for name in racing}
+        if self.ratio is not None:
+            return select(racing, self.ratio, scope=self.scope, classes=classes, floors=floors, round_to=self.round_to)
+        name = next(n for n in BUDGETS if getattr(self, n) is not None)
+        measure = {
+            "macs_ratio": study.costs.macs,
+            "parameters_ratio": study.costs.parameters,
+            "size_ratio": study.costs.bytes,
+        }[name]
+
+        def cost(counts: Mapping[str, int]) -> float:
+            return float(measure({groups[group].atom: count for group, count in counts.items()}))
+
+        budget = cost({}) / float(getattr(self, name))
+        what = {"macs_ratio": "MACs", "parameters_ratio": "parameters", "size_ratio": "bytes"}[name]
+        return select_to_budget(
+            racing,
+            cost,
+            budget,
+            scope=self.scope,
+            classes=classes,
+            floors=floors,
+            round_to=self.round_to,
+            what=what,
+        ).kept
+
+    def _excluded(self, graph: Graph, channels: Channels) -> frozenset[str]:
+        """Groups that hold output channels of an excluded layer."""
+        if not self.exclude:
+            return frozenset()
+        layers = {parameter.rpartition(".")[0]: parameter for parameter in channels.parameters}
+        named = match([layer for layer in layers if layer], self.exclude, "Prune(exclude=...)")
+        return frozenset(
+            group.name
+            for group in channels.groups
+            if any(member.axis == 0 and member.parameter.rpartition(".")[0] in named for member in group.members)
+        )
+
+
+def kept_by(plan: Plan, channels: Channels) -> Kept:
+    """The channels that a plan's cuts leave, by atom."""
+    cuts: dict[tuple[str, int], Cut] = {(cut.parameter, cut.axis): cut for cut in plan.of(Cut)}
+    kept: dict[Atom, np.ndarray] = {}
+    for group in channels.groups:
+        for member in group.members:
+            cut = cuts.get((member.parameter, member.axis))
+            if cut is not None and group.name in cut.groups:
+                # Where two groups share the axis, the other one may have cut some of a channel's places.
+                stays = np.isin(member.places, np.array(cut.kept, dtype=np.int64)).any(axis=1)
+                kept[group.atom] = np.flatnonzero(stays)
+                break
+    return kept
+
+
+def _cuttable(channels: Channels) -> list[Group]:
+    return [group for group in channels.groups if group.reason is None and group.size > 1]
+
+
+def _structure(group: Group) -> str:
+    """Groups with the same number of members of the same kinds on the same axes compete (isomorphic scope)."""
+    parts = sorted(f"{member.parameter.rpartition('.')[2]}/{member.axis}" for member in group.members)
+    return f"{len(parts)}-{zlib.crc32(' '.join(parts).encode()):08x}"
+
+
+def _cuts(channels: Channels, atoms: Kept) -> Iterable[Cut]:
+    sizes = Sizes(channels, atoms)
+    groups: dict[tuple[str, int], list[str]] = {}
+    for group in channels.groups:
+        if group.atom in atoms:
+            for member in group.members:
+                groups.setdefault((member.parameter, member.axis), []).append(group.name)
+    for (name, axis), own in groups.items():
+        term = channels.term(name, axis)
+        yield Cut(
+            layer=name.rpartition(".")[0],
+            parameter=name,
+            axis=axis,
+            kept=tuple(int(place) for place in sizes.places(term)),
+            size=term.size,
+            groups=tuple(own),
+        )
+
+
+def _skips(channels: Channels, atoms: Kept, excluded: frozenset[str]) -> Iterable[Skip]:
+    seen: set[Skip] = set()
+    for group in channels.groups:
+        if group.atom in atoms:
+            continue
+        reason = group.reason or "none of its channels is among the least important"
+        if group.name in excluded:
+            reason = "it is excluded"
+        elif group.reason is None and group.size == 1:
+            reason = "it has one channel"
+        skip = Skip(layer=group.name.split("#")[0].rpartition(".")[0] or group.name, reason=reason)
+        if skip not in seen:
+            seen.add(skip)
+            yield skip

@@ -1,0 +1,252 @@
+"""Recovery without labels and without training: layers fitted again to what they computed before the cut.
+
+The original and the smaller graph run side by side, node by node, on the calibration data. A convolution or linear
+layer whose inputs changed is fitted by least squares (`functional.leastsquares`) to the outputs of the original,
+from the inputs that it really gets now, so that later layers correct what earlier ones left. A batch normalization
+whose input changed takes its statistics from the data again. `bias` alone moves the mean only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter
+from torch.fx import Node as FxNode
+from torch.utils import _pytree as pytree
+
+from lissom.functional.leastsquares import Moments, solve
+from lissom.graph.coupling import Call, Terms
+from lissom.graph.describe import op_name
+from lissom.graph.resize import Sizes, sliced_tensor
+from lissom.task import Batch, fitting
+
+Recovery = Literal["reconstruct", "bias", "none"]
+RIDGE = 1e-3
+WIDEST = 4608
+"""Inputs of a layer, kernel included, above which its covariance (float64, squared) does not pay; its bias moves."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """The original and the smaller graph; their nodes have the same names."""
+
+    before: GraphModule
+    after: GraphModule
+    sizes: Sizes
+    fixed_batch: int | None
+    """The only batch size the graphs take, if there is one."""
+
+
+@torch.no_grad()
+def recover_(pair: Pair, batches: Iterable[Batch], how: Recovery, tick: Callable[[float], None]) -> list[str]:
+    """Fit the layers of `pair.after` in place; the names of the parameters that changed.
+
+    All batches are held at the values that are still to be read, so memory grows with their number.
+    """
+    pieces = [piece for batch in batches for piece in fitting(batch, pair.fixed_batch)]
+    if how == "none" or not pieces:
+        return []
+    walk = _Walk(pair, pieces)
+    nodes = list(pair.after.graph.nodes)
+    changed: set[str] = set()
+    for index, node in enumerate(nodes):
+        if node.name in walk.twins:
+            fitted = walk.fit(node, how)
+            changed.update(fitted)
+            walk.step(node)
+        tick((index + 1) / len(nodes))
+    return sorted(changed)
+
+
+class _Walk:
+    def __init__(self, pair: Pair, pieces: list[Batch]) -> None:
+        self.pair = pair
+        self.twins: dict[str, FxNode] = {node.name: node for node in pair.before.graph.nodes}
+        self.moved: set[str] = set()
+        """Nodes of the smaller graph whose values are no longer those of the original."""
+        self._runs: list[tuple[Interpreter, Interpreter]] = []
+        for piece in pieces:
+            inputs = pytree.tree_leaves((piece.args, dict(piece.kwargs)))
+            self._runs.append((_interpreter(pair.before, inputs), _interpreter(pair.after, inputs)))
+        self._last = _last_uses(pair.after)
+        self._last_before = _last_uses(pair.before)
+        self._done: set[str] = set()
+        self._values = {
+            node: pair.sizes.channels.values[node.name]
+            for node in pair.after.graph.nodes
+            if node.name in pair.sizes.channels.values
+        }
+        self._readers = _readers(pair.after)
+
+    def step(self, node: FxNode) -> None:
+        """Compute the node in both graphs, for all batches, and drop what nobody reads any more."""
+        twin = self.twins[node.name]
+        if self._has_moved(node):
+            self.moved.add(node.name)
+        for before, after in self._runs:
+            _run(before, twin)
+            same = node.op == "call_function" and node.name not in self.moved
+            if same and twin in before.env:
+                after.env[node] = before.env[twin]
+            else:
+                # Nodes that only the resized graph has: sizes computed in proportion.
+                for source in node.all_input_nodes:
+                    if source not in after.env:
+                        _run(after, source)
+                _run(after, node)
+            for gone in self._last.get(node, ()):
+                after.env.pop(gone, None)
+            for gone in self._last_before.get(twin, ()):
+                before.env.pop(gone, None)
+
+    def _has_moved(self, node: FxNode) -> bool:
+        if node.op == "get_attr":
+            return node.name in self.moved
+        terms = self._values.get(node)
+        own = isinstance(terms, tuple) and self.pair.sizes.changed(terms)
+        several = isinstance(terms, list) and any(self.pair.sizes.changed(t) for t in terms)
+        return own or several or any(s.name in self.moved or self._sliced(s) for s in node.all_input_nodes)
+
+    def _sliced(self, source: FxNode) -> bool:
+        terms = self._values.get(source)
+        return source.op == "get_attr" and isinstance(terms, tuple) and self.pair.sizes.changed(terms)
+
+    def fit(self, node: FxNode, how: Recovery) -> list[str]:
+        op = op_name(node)
+        if node.op != "call_function":
+            return []
+        source = node.all_input_nodes[0] if node.all_input_nodes else None
+        if source is None or source.name not in self.moved:
+            return []
+        call = Call.of(self.pair.sizes.channels.axes, node, self._values)
+        if op == "batch_norm":
+            return self._renormalize(node, call)
+        if op in ("conv1d", "conv2d", "conv3d", "linear") and call.given.get("groups", 1) == 1:
+            return self._refit(node, call, how)
+        return []
+
+    def _refit(self, node: FxNode, call: Call, how: Recovery) -> list[str]:
+        weight_node = cast(FxNode, call.given["weight"])
+        if weight_node.op != "get_attr" or self._readers.get(str(weight_node.target), 0) > 1:
+            return []
+        if isinstance(call.given.get("padding"), str):
+            return []
+        weight = _tensor(self.pair.after, weight_node)
+        rows = cast(Terms, self._values[node])
+        out_axis = len(rows) - 1 if op_name(node) == "linear" else 1
+        twin = self.twins[node.name]
+        kept = self.pair.sizes.of_axes(rows)
+        inputs = weight[0].numel()
+        full = how == "reconstruct" and inputs <= WIDEST
+        moments = Moments.of(inputs if full else 0, weight.shape[0])
+        shift = torch.zeros(weight.shape[0], dtype=torch.float64)
+        for before, after in self._runs:
+            wanted = sliced_tensor(_run(before, twin, keep=False), kept).movedim(out_axis, -1).flatten(0, -2)
+            given = after.env[node.all_input_nodes[0]]
+            if full:
+                moments.add_(_rows(given, call, weight), wanted)
+            else:
+                got = _run(after, node, keep=False).movedim(out_axis, -1).flatten(0, -2)
+                shift += (wanted - got).double().sum(0)
+                moments.rows += len(wanted)
+        changed: list[str] = []
+        bias_node = call.given.get("bias")
+        if full:
+            fitted, bias = solve(moments, weight.flatten(1), RIDGE)
+            _set(self.pair.after, weight_node, fitted.reshape(weight.shape))
+            changed.append(str(weight_node.target))
+        else:
+            bias = (shift / max(1, moments.rows)).to(weight.dtype)
+        if isinstance(bias_node, FxNode) and bias_node.op == "get_attr":
+            if self._readers.get(str(bias_node.target), 0) > 1:
+                return changed
+            old = _tensor(self.pair.after, bias_node)
+            _set(self.pair.after, bias_node, bias if full else old + bias)
+            changed.append(str(bias_node.target))
+        return changed
+
+    def _renormalize(self, node: FxNode, call: Call) -> list[str]:
+        names: list[Any] = [call.given[name] for name in ("running_mean", "running_var")]
+        if any(not isinstance(n, FxNode) or n.op != "get_attr" for n in names) or call.given.get("training"):
+            return []
+        if any(self._readers.get(str(name.target), 0) > 1 for name in names):
+            return []
+        source = cast(FxNode, call.given["input"])
+        count, total, squares = 0, torch.zeros(()), torch.zeros(())
+        for _, after in self._runs:
+            rows = after.env[source].movedim(1, -1).flatten(0, -2).double()
+            count, total, squares = count + len(rows), total + rows.sum(0), squares + rows.square().sum(0)
+        mean = total / count
+        variance = (squares / count - mean.square()).clamp_min(0)
+        for name, value in zip(names, (mean, variance), strict=True):
+            _set(self.pair.after, name, value.to(_tensor(self.pair.after, name).dtype))
+        return [str(name.target) for name in names]
+
+
+def _rows(given: Tensor, call: Call, weight: Tensor) -> Tensor:
+    """The inputs of every output place: (places, inputs of a channel)."""
+    if op_name(call.node) == "linear":
+        return given.reshape(-1, given.shape[-1])
+    kernel = weight.shape[2:]
+    stride, padding, dilation = (_spread(call.numbers(n), len(kernel)) for n in ("stride", "padding", "dilation"))
+    pads = [amount for p in reversed(padding) for amount in (p, p)]
+    wide = F.pad(given, pads)
+    for axis, (size, step, gap) in enumerate(zip(kernel, stride, dilation, strict=True)):
+        reach = gap * (size - 1) + 1
+        wide = wide.unfold(2 + axis, reach, step)[..., ::gap]
+    # (n, c, *places, *kernel) to (n, *places, c, *kernel)
+    spatial = len(kernel)
+    order = [0, *range(2, 2 + spatial), 1, *range(2 + spatial, 2 + 2 * spatial)]
+    return wide.permute(order).reshape(-1, weight[0].numel())
+
+
+def _spread(values: list[int], count: int) -> list[int]:
+    return values * count if len(values) == 1 else values
+
+
+def _interpreter(module: GraphModule, inputs: list[Any]) -> Interpreter:
+    made = Interpreter(module, garbage_collect_values=False)
+    made.args_iter = iter(inputs)
+    return made
+
+
+def _run(interpreter: Interpreter, node: FxNode, *, keep: bool = True) -> Any:
+    value = interpreter.run_node(node)
+    if keep:
+        interpreter.env[node] = value
+    return value
+
+
+def _last_uses(module: GraphModule) -> Mapping[FxNode, tuple[FxNode, ...]]:
+    """Node to the values that nothing after it reads."""
+    seen: set[FxNode] = set()
+    found: dict[FxNode, tuple[FxNode, ...]] = {}
+    for node in reversed(list(module.graph.nodes)):
+        gone = tuple(dict.fromkeys(s for s in node.all_input_nodes if s not in seen))
+        seen.update(gone)
+        unread = (node,) if not node.users and node.op != "output" else ()
+        found[node] = gone + unread
+    return found
+
+
+def _readers(module: GraphModule) -> dict[str, int]:
+    """How many calls read each parameter."""
+    found: dict[str, int] = {}
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            found[str(node.target)] = found.get(str(node.target), 0) + len(node.users)
+    return found
+
+
+def _tensor(module: GraphModule, node: FxNode) -> Tensor:
+    owner, _, name = str(node.target).rpartition(".")
+    return getattr(module.get_submodule(owner), name)
+
+
+def _set(module: GraphModule, node: FxNode, value: Tensor) -> None:
+    _tensor(module, node).copy_(value)
