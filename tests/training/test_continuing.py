@@ -15,6 +15,7 @@ import torch
 from loops import EVERYTHING, equal, net, settings, shuffled, task
 from torch import nn
 
+from lissom import metrics
 from lissom.training import checkpoint
 from lissom.training import finetune as loop
 from lissom.training.finetune import Trained, finetune
@@ -121,6 +122,21 @@ def test_killed_around_every_checkpoint(moment: str, tmp_path: Path, monkeypatch
     else:
         pytest.fail("it never ended")
     assert [p.name for p in tmp_path.iterdir()] == [checkpoint.NAME]
+
+
+def test_the_best_weights_are_remembered(tmp_path: Path) -> None:
+    """A metric that falls while the model learns: the first epoch stays the best, and is over when the kill comes."""
+    shy = metrics.Metric("shy", whole=lambda outputs, _: -float(outputs.abs().mean()))
+
+    def train(folder: Path | None, tick: Any = lambda _: None) -> Trained:
+        aim = task(shuffled(), metric=shy)
+        return finetune(net(), aim, settings(epochs=9, learning_rate=0.2, patience=3), folder=folder, tick=tick)
+
+    unbroken = train(None)
+    assert (unbroken.history.chosen, len(unbroken.history.epochs)) == (0, 4)
+    with pytest.raises(Killed):
+        train(tmp_path, After(8))
+    assert equal(train(tmp_path).model, unbroken.model)
 
 
 def test_an_exported_graph_continues_too(tmp_path: Path) -> None:

@@ -225,11 +225,17 @@ class Untouchable:
 def test_patience_stops_and_hands_out_the_best_on_validation() -> None:
     script = Scripted(0.1, 0.5, 0.5, 0.4, 0.9)
     aim = task(metric=script.whole, test=Untouchable())
-    made = finetune(net(), aim, settings(epochs=9, patience=2))
+    before_steps: list[dict[str, Tensor]] = []
+
+    def watch(model: nn.Module) -> Tensor:
+        before_steps.append(weights(model))
+        return torch.zeros(())
+
+    made = finetune(net(), aim, settings(epochs=9, patience=2), penalty=watch)
     assert [epoch.metric for epoch in made.history.epochs] == [0.1, 0.5, 0.5, 0.4]
     assert made.history.chosen == 1
-    shorter = finetune(net(), task(metric=Scripted(0.1, 0.5, 0.5, 0.4).whole), settings(epochs=9, patience=2))
-    assert equal(made.model, shorter.model)
+    best = before_steps[6]  # after two epochs of three steps
+    assert all(torch.equal(best[name], parameter) for name, parameter in made.model.named_parameters())
     last = finetune(net(), task(metric=Scripted(*range(4)).whole), settings(epochs=4))
     assert last.history.chosen == 3
     assert not equal(made.model, last.model)
@@ -296,6 +302,13 @@ def test_what_cannot_work_says_why(more: dict[str, Any], loop: dict[str, Any], s
     aim = task(**more) if "train" not in more else Task(example_inputs=(torch.zeros(1),), loss=F.cross_entropy)
     with pytest.raises(DataError, match=re.escape(said)):
         finetune(net(), aim, settings(**loop))
+
+
+def test_weights_that_the_last_step_broke_are_not_handed_out() -> None:
+    with pytest.raises(
+        DataError, match=r"Training diverged: the parameter 'conv\.weight' is not finite at epoch 1, step 1"
+    ):
+        finetune(net(), task(batches(16), loss=bad_gradient), settings(epochs=1))
 
 
 def test_a_frozen_model_is_refused() -> None:

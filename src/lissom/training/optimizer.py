@@ -58,7 +58,7 @@ def state_of(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Paramete
 def load_state_(
     optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], state: dict[str, Tensor]
 ) -> None:
-    """Back from `state_of`, in the parameters' own memory order: another one would round differently."""
+    """Back from `state_of`, in the parameters' own memory order: kernels for another one may round differently."""
     for key, value in state.items():
         name, _, what = key.rpartition("/")
         parameter = parameters[name]
