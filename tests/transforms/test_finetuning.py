@@ -146,6 +146,16 @@ def test_in_a_recipe_it_is_run_saved_and_loaded(
         assert torch.equal(loaded(x), result.model(x))
 
 
+def test_progress_is_weighed_by_what_steps_take(model: nn.Module) -> None:
+    shares: list[float] = []
+    recipe = Recipe([Fold(), Finetune(epochs=2, **PLAIN), Quantize(samples=12)])
+    transforming.transform(model, task(), recipe, TARGET, work=Work(tick=shares.append))
+    assert shares == sorted(shares)
+    assert shares[0] == pytest.approx(1 / 62)  # after Fold: one second of 62
+    assert shares[-1] == pytest.approx(1.0)
+    assert len([share for share in shares if 1 / 62 < share < 61 / 62]) >= 7  # a tick for every step of training
+
+
 def test_a_finished_step_is_not_trained_again(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its weights are loaded into `restructure`, which needs no data."""
     one = Finetune(epochs=1, **PLAIN)

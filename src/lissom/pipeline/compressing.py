@@ -204,10 +204,8 @@ def _expected(recipe: Recipe | None, targets: int) -> list[tuple[str, float]]:
     return [
         ("analyze", 1.0),
         ("try candidates", 4.0 * candidates if candidates > 1 else 0.0),
-        ("transform", 1.0 * len(recipe.steps) if recipe else 2.0),
-        ("export", 2.0),
-        ("measure", 8.0),
-        ("report", 0.5),
+        ("transform", sum(step.expected_seconds for step in recipe.steps) if recipe else 2.0),
+        *(("export", 2.0), ("measure", 8.0), ("report", 0.5)),
     ]
 
 

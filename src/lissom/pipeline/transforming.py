@@ -84,16 +84,19 @@ def transform(
     for index, one in enumerate(recipe.steps):
         name = f"{prefix}step-{index + 1}-{one.name.lower()}"
         kept = folder.state / f"{name}.work" if folder else None
-        own = Work(kept, _share(work.tick, index, len(recipe.steps)), work.seed)
+        own = Work(kept, _share(work.tick, recipe, index), work.seed)
         step = _step(model, task, one, target, folder, name, measure, own)
         steps.append(step)
         model = step.model
-        work.tick((index + 1) / len(recipe.steps))
+        own.tick(1.0)
     return steps
 
 
-def _share(tick: Callable[[float], None], index: int, count: int) -> Callable[[float], None]:
-    return lambda share: tick((index + min(share, 1.0)) / count)
+def _share(tick: Callable[[float], None], recipe: Recipe, index: int) -> Callable[[float], None]:
+    """Progress of one step as progress of the recipe, by the seconds that its steps are expected to take."""
+    seconds = [step.expected_seconds for step in recipe.steps]
+    before, total = sum(seconds[:index]), sum(seconds)
+    return lambda share: tick((before + min(share, 1.0) * seconds[index]) / total)
 
 
 def _step(

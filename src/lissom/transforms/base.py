@@ -96,6 +96,11 @@ class Transform(Setting, ABC):
     def name(self) -> str:
         return type(self).__name__
 
+    @property
+    def expected_seconds(self) -> float:
+        """On a small convolutional network: what the shares of a progress bar are weighed by."""
+        return 1.0
+
     def needs(self) -> frozenset[Split]:
         """Splits of the task without which it cannot work; `calibration` may be taken from `train`."""
         return frozenset()

@@ -21,6 +21,9 @@ from lissom.training.pace import pace_of
 from lissom.training.settings import Training
 from lissom.transforms.base import ALONE, Action, Cost, Plan, Stage, Transform, Work, clone
 
+SECONDS_PER_EPOCH = 30.0
+"""Of tens of thousands of small images, on a few cores: far above everything else in a recipe."""
+
 
 class Train(Action):
     """Train the whole model: `parameters` numbers, computed in `precision` and in that memory order.
@@ -41,6 +44,10 @@ class Finetune(Training, Transform):
 
     stage: ClassVar[Stage] = "train"
     actions: ClassVar[dict[str, type[Action]]] = {"train": Train}
+
+    @property
+    def expected_seconds(self) -> float:
+        return SECONDS_PER_EPOCH * self.epochs
 
     def needs(self) -> frozenset[Split]:
         return frozenset({"train"} if self.patience is None else {"train", "validation"})
