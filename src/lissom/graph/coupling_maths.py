@@ -76,14 +76,15 @@ def einsum(call: Call) -> Value:
 def attention(call: Call) -> Value:
     """softmax(q k' / sqrt(width)) v, heads on the third axis from the right."""
     query, key, value = call.need("query"), call.need("key"), call.need("value")
-    heads = None if len(query) < 3 else query[len(query) - 3]
+    rank = len(query)
+    heads = query[-3] if rank > 2 else None
     call.unify(query[-1], key[-1])
     if call.given.get("scale") is None:
         call.freeze(query[-1], reason="the scale of the attention follows from its size")
     call.unify(key[-2], value[-2])
     call.freeze(key[-2], reason="softmax runs over it")
     if heads is not None:
-        if key[-3:][0].size != heads.size:  # grouped queries
+        if key[-3].size != heads.size:  # grouped queries
             outer, inner = call.axes.divide(heads, [key[-3].size, heads.size // key[-3].size])
             call.unify(outer, key[-3])
             call.freeze(inner, reason="queries of one group share their keys")
