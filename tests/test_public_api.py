@@ -12,7 +12,8 @@ import pytest
 import lissom
 
 NAMES = {
-    "Batch", "Finetune", "Fold", "Goal", "Graph", "LissomError", "Quantize", "Recipe", "Result", "Task",
+    "Batch", "Finetune", "Fold", "Goal", "Graph", "LissomError", "Prune", "Quantize", "Recipe", "Result",
+    "Sparsify", "Task",
     "analyze", "compress", "load", "plan",
     "data", "errors", "metrics",
 }  # fmt: skip

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lissom.transforms.folding import Fold as Fold
     from lissom.transforms.pruning import Prune as Prune
     from lissom.transforms.quantization import Quantize as Quantize
+    from lissom.transforms.sparsity import Sparsify as Sparsify
 
 # Loaded when first used: `lissom --version`, reports and errors do not wait for torch.
 _HOMES = {
@@ -39,6 +40,7 @@ _HOMES = {
     "Quantize": "lissom.transforms.quantization",
     "Recipe": "lissom.recipe",
     "Result": "lissom.pipeline",
+    "Sparsify": "lissom.transforms.sparsity",
     "Task": "lissom.task",
     "analyze": "lissom.pipeline",
     "compress": "lissom.pipeline",

@@ -18,6 +18,7 @@ from lissom.transforms.finetuning import Finetune
 from lissom.transforms.folding import Fold
 from lissom.transforms.pruning import Prune
 from lissom.transforms.quantization import Quantize
+from lissom.transforms.sparsity import Sparsify
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +26,13 @@ if TYPE_CHECKING:
     from lissom.pipeline import Result
     from lissom.task import Task
 
-TRANSFORMS: Mapping[str, type[Transform]] = {"Fold": Fold, "Prune": Prune, "Finetune": Finetune, "Quantize": Quantize}
+TRANSFORMS: Mapping[str, type[Transform]] = {
+    "Fold": Fold,
+    "Prune": Prune,
+    "Sparsify": Sparsify,
+    "Finetune": Finetune,
+    "Quantize": Quantize,
+}
 
 
 class Recipe(Setting):

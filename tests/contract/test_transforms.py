@@ -23,6 +23,7 @@ from lissom.transforms.base import Plan, Transform
 from lissom.transforms.finetuning import Finetune
 from lissom.transforms.folding import Fold
 from lissom.transforms.quantization import Quantize
+from lissom.transforms.sparsity import Shares, Sparsify
 from small_models import MODELS, build, call, fingerprint, same
 
 TRANSFORMS: Mapping[str, Transform] = {
@@ -31,6 +32,8 @@ TRANSFORMS: Mapping[str, Transform] = {
     "dynamic": Quantize(mode="dynamic"),
     # Nothing measured: a plan with another precision is another plan.
     "finetune": Finetune(epochs=2, learning_rate=0.01, precision="float32", channels_last=False),
+    "sparse": Sparsify(scope="global"),
+    "sparsegpt": Sparsify(criterion="sparsegpt"),
 }
 UNTRAINABLE = ("in place",)
 """torch itself cannot differentiate it."""
@@ -101,7 +104,7 @@ def test_planning_gets_no_weights(transform):
     """Its arguments are data: a plan can be made where the model is not."""
     parameters = list(inspect.signature(TRANSFORMS[transform].plan).parameters)
     assert parameters == ["graph", "study", "target"]
-    for kind in (Graph, Statistics, Pace, Target):
+    for kind in (Graph, Statistics, Pace, Shares, Target):
         assert not any("torch" in str(field.annotation) for field in kind.model_fields.values())
 
 
@@ -144,7 +147,7 @@ def test_replay_on_a_fresh_original_is_the_same_bit_for_bit(transform, model, ta
     plan, after, _ = carried_out(transform, model, target)
     fresh, example, made, task = anew(model)
     one = TRANSFORMS[transform]
-    if one.stage == "train":  # replayed by its weights; done again, it needs its data
+    if one.stage == "train" or transform == "sparsegpt":  # replayed by its weights; done again, it needs its data
         task = prepared(model)[3]
     again = one.apply(fresh, one.read_plan(json.loads(plan.model_dump_json())), made, task)
     left, right = tensors(after), tensors(again)
