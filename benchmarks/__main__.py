@@ -107,6 +107,7 @@ def run_one(name: str, asked: argparse.Namespace) -> Result:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
         context = Context(
             scratch=Path(scratch),
+            kept=results.FOLDER.parent / "kept" / name,
             threads=threads,
             rounds=asked.rounds,
             data=asked.data,

@@ -20,9 +20,13 @@ class MissingDataError(Exception):
 
 @dataclass(frozen=True)
 class Context:
-    """`scratch` is an empty folder that is removed afterwards; `say` reports progress to the person who waits."""
+    """`scratch` is an empty folder that is removed afterwards; `say` reports progress to the person who waits.
+
+    `kept` stays from one call to the next: what takes long continues there after it was killed.
+    """
 
     scratch: Path
+    kept: Path
     threads: int
     rounds: int
     data: Path | None = None

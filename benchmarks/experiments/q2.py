@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 from torch import nn
 
 from benchmarks import peers
+from benchmarks.cifar import trained
 from benchmarks.context import Context
 from benchmarks.protocol import Contender, Samples, accuracy, compressed, faster, folded, key, race, retarget
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
@@ -25,7 +23,6 @@ DEPTHS = (20, 56)
 TARGETS = ("openvino", "onnxruntime")
 BATCHES = (1, 64)
 DROP_PT, SIZE, SPEED = 0.1, 3.3, 0.97
-PROJECT = Path(__file__).parents[2] / "examples" / "cifar10_resnet.py"
 
 
 def run(context: Context) -> Outcome:
@@ -72,11 +69,7 @@ PUBLISHED = (
 def _network(context: Context, depth: int) -> Outcome:
     name = f"resnet{depth}"
     context.say(f"{name}: quantize")
-    model, task = _project().build(
-        data=context.folder("data", "cifar10"),
-        weights=context.folder("weights", f"{name}-cifar10.safetensors").parent,
-        depth=depth,
-    )
+    model, task = trained(context, depth)
     folder = context.scratch / name
     entrants = contenders(model, task, folder)
     right = {}
@@ -144,14 +137,3 @@ def _rivals(name: str, right: dict[str, float]) -> Iterator[Beside]:
         target = rival.split("/")[0]
         drop = round(right[f"{target}/float"] - right[rival], 4)
         yield Beside(what=f"{name} drop with {rival}", value=drop, unit="points", source="the same run")
-
-
-def _project() -> ModuleType:
-    """The example project, which users run as a file."""
-    spec = importlib.util.spec_from_file_location("cifar10_resnet", PROJECT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
