@@ -23,6 +23,7 @@ from lissom.transforms.base import Transform
 from lissom.transforms.finetuning import Finetune
 from lissom.transforms.folding import Fold
 from lissom.transforms.quantization import Quantize
+from lissom.transforms.sparsity import Sparsify
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -227,6 +228,7 @@ DESCRIBED: list[tuple[str, type[pydantic.BaseModel]]] = [
     ("targets.md", Dynamic),
     ("quantize.md", Quantize),
     ("finetune.md", Finetune),
+    ("sparsify.md", Sparsify),
 ]
 
 
@@ -243,7 +245,8 @@ def test_every_task_field_is_described() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "transform"), [("quantize.md", Quantize), ("fold.md", Fold), ("finetune.md", Finetune)]
+    ("page", "transform"),
+    [("quantize.md", Quantize), ("fold.md", Fold), ("finetune.md", Finetune), ("sparsify.md", Sparsify)],
 )
 def test_every_action_is_described(page: str, transform: type[Transform]) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")
