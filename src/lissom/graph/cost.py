@@ -124,7 +124,7 @@ hardsigmoid hardswish hardtanh im2col index index_add index_copy index_put index
 isinf isnan item layer_norm le leaky_relu lerp lift_fresh_copy linalg_vector_norm log log1p log2 log_sigmoid
 log_softmax logical_and logical_not logical_or logit logsumexp lt masked_fill masked_scatter max max_pool1d
 max_pool2d max_pool3d maximum mean meshgrid min minimum mish movedim mul nan_to_num narrow
-native_channel_shuffle ne neg new_ones new_zeros nonzero norm normalize numel numpy_T one_hot ones ones_like
+mT native_channel_shuffle ne neg new_ones new_zeros nonzero norm normalize numel numpy_T one_hot ones ones_like
 pad permute pixel_shuffle pixel_unshuffle pow prelu prod quantize_per_tensor reciprocal reflection_pad1d
 reflection_pad2d relu relu6 remainder repeat repeat_interleave replication_pad1d replication_pad2d reshape
 rms_norm roll round rrelu rsqrt rsub scalar_tensor scatter scatter_add searchsorted select select_scatter selu

@@ -66,6 +66,11 @@ def reverse(call: Call) -> Value:
     return tuple(reversed(call.every()[0]))
 
 
+def transpose_last(call: Call) -> Value:
+    source = call.every()[0]
+    return (*source[:-2], source[-1], source[-2])
+
+
 def movedim(call: Call) -> Value:
     source = call.need("self")
     start = [at % len(source) for at in call.numbers("source")]

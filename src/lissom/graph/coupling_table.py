@@ -25,6 +25,7 @@ _RULES: Mapping[Rule, str] = {
     moves.permute: "permute",
     moves.transpose: "transpose swapaxes swapdims",
     moves.reverse: "t numpy_T",
+    moves.transpose_last: "mT",
     moves.movedim: "movedim",
     moves.expand: "expand expand_as broadcast_to",
     moves.repeat: "repeat tile",
