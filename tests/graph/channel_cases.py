@@ -496,6 +496,9 @@ CASES: dict[str, Case] = {
     "filled": Case(
         lambda m, x: m.b(torch.cat([m.a(x), torch.zeros(2, 8), x.new_ones(2, 8)], 0)), lin(), (ROWS,), {AB: 8}
     ),
+    "counted": Case(
+        lambda m, x: m.b(m.a(x) + torch.arange(8)), lin(), (ROWS,), {}, {"a.w0": "add in the model ties it"}
+    ),
     "filled alike": Case(lambda m, x: m.b(m.a(x) + torch.ones_like(m.a(x))), lin(), (ROWS,), {AB: 8}),
     # reductions and neighbours
     "sum and mean": Case(lambda m, x: m.b(m.a(x) * m.a(x).sum(-1, keepdim=True)), lin(), (ROWS,), {AB: 8}),

@@ -154,6 +154,9 @@ def listed_names(trace: Trace) -> dict[str, str]:
     by_id: dict[int, str] = {}
     found: dict[str, str] = {}
     targets = [str(node.target) for node in trace.module.graph.nodes if node.op == "get_attr"]
+    # A tied parameter has names that the graph never reads.
+    targets += [name for name, _ in trace.module.named_parameters(remove_duplicate=False)]
+    targets += [name for name, _ in trace.module.named_buffers(remove_duplicate=False)]
     for name in (*known, *targets):
         value: object = operator.attrgetter(name)(trace.module)
         if name in known:

@@ -18,8 +18,9 @@ _RULES: Mapping[Rule, str] = {
         threshold abs neg exp expm1 log log2 log1p sqrt rsqrt square reciprocal sin cos tan asin acos atan sinh cosh erf
         erfinv floor ceil round trunc frac sign isnan isinf isfinite logical_not bitwise_not logit rrelu
     """,
-    moves.like: "zeros_like ones_like full_like empty_like",
+    moves.like: "zero zeros_like ones_like full_like empty_like",
     moves.fill: "zeros ones full empty new_zeros new_ones new_full new_empty scalar_tensor",
+    moves.counted: "arange linspace eye",
     moves.reshape: "view reshape _unsafe_view flatten unflatten reshape_as view_as",
     moves.squeeze: "squeeze unsqueeze",
     moves.permute: "permute",

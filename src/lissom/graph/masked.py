@@ -22,8 +22,8 @@ from lissom.graph.describe import op_name
 from lissom.graph.resize import Sizes
 from lissom.graph.trace import Trace
 
-NORMS = frozenset({"layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm"})
-"""The last two normalize weights over their inputs in networks that standardize them."""
+NORMS = frozenset({"layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm", "_weight_norm"})
+"""`batch_norm` and `instance_norm` normalize weights over their inputs in networks that standardize them."""
 CONTRACTIONS = frozenset({"matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "scaled_dot_product_attention"})
 
 

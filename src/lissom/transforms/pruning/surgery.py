@@ -108,11 +108,22 @@ def difference(traced: Trace, sizes: Sizes, pruned: nn.Module, example: Batch) -
         if a.shape != b.shape:
             return math.inf
         if a.numel() and a.is_floating_point():
-            scale = float(a.abs().max().clamp_min(1e-30))
-            worst = max(worst, float((a.double() - b.double()).abs().max()) / scale)
+            worst = max(worst, _gap(a.double(), b.double()))
         elif a.numel() and not torch.equal(a, b):
             return math.inf
     return worst
+
+
+def _gap(wanted: torch.Tensor, got: torch.Tensor) -> float:
+    """As a share of the largest finite value; infinite where one is NaN or infinite and the other is not the same."""
+    finite = wanted.isfinite() & got.isfinite()
+    same = (wanted == got) | (wanted.isnan() & got.isnan())
+    if not bool((finite | same).all()):
+        return math.inf
+    if not bool(finite.any()):
+        return 0.0
+    scale = float(wanted[finite].abs().max().clamp_min(1e-30))
+    return float((wanted[finite] - got[finite]).abs().max()) / scale
 
 
 def _batch_for(traced: Trace, example: Batch) -> Batch:
