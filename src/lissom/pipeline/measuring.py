@@ -139,7 +139,7 @@ def measure(  # noqa: PLR0913  keywords of one call site
             metrics,
             (samples.before, samples.after),
             artifacts,
-            (graph, _counted(steps, graph)),
+            (graph, _counted(steps, graph, after_trace.graph)),
             (memory.before, memory.after),
             strict=True,
         )
@@ -166,9 +166,11 @@ def _ratio(before: int, after: int) -> float:
     return before / after if after else 1.0
 
 
-def _counted(steps: Sequence[Step], graph: Graph) -> Graph:
-    """The graph whose parameters and products the compressed model has: the last one before rounding."""
-    return steps[-1].trace.graph if steps else graph
+def _counted(steps: Sequence[Step], graph: Graph, after: Graph) -> Graph:
+    """The graph whose parameters and products the compressed model has: before rounding, which hides them."""
+    if not steps:
+        return graph
+    return steps[-1].trace.graph if steps[-1].transform.stage == "quantize" else after
 
 
 def _metric(task: Task, split: Split, predict: Callable[[Batch], object]) -> MetricValue | None:
