@@ -373,6 +373,9 @@ CASES: dict[str, Case] = {
         (TOKENS,),
         {AB: 8},
     ),
+    "division that is zero by zero where a channel is masked": Case(
+        between(lambda y: y / y.norm(dim=1, keepdim=True)), lin(), (TOKENS,), {AB: 8}
+    ),
     "weight norm": Case(
         lambda m, x: m.b(m.n(m.a(x))),
         {**lin(), "n": weight_norm(nn.Linear(8, 8))},

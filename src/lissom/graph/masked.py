@@ -24,7 +24,11 @@ from lissom.graph.trace import Trace
 
 NORMS = frozenset({"layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm", "_weight_norm"})
 """`batch_norm` and `instance_norm` normalize weights over their inputs in networks that standardize them."""
-CONTRACTIONS = frozenset({"matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "scaled_dot_product_attention"})
+CONTRACTIONS = frozenset({
+    "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "scaled_dot_product_attention", "linear",
+    *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)), "convolution",
+})  # fmt: skip
+"""Sums over values. Where the other factor is a parameter, its zeros leave only what is not finite to be zeroed."""
 
 
 class Masked(Interpreter):
