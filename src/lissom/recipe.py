@@ -56,7 +56,7 @@ class Recipe(Setting):
 
     @property
     def title(self) -> str:
-        return " > ".join(_title(step) for step in self.steps)
+        return " > ".join(title_of(step) for step in self.steps)
 
     def to_data(self) -> list[dict[str, Any]]:
         """`[{"Fold": {}}, {"Quantize": {"mode": "static", ...}}]`."""
@@ -121,7 +121,8 @@ class Recipe(Setting):
         return tuple(step.read_plan(plan) for step, plan in zip(self.steps, data, strict=True))
 
 
-def _title(step: Transform) -> str:
+def title_of(step: Transform) -> str:
+    """`Prune(macs_ratio=2.1)`: a step with the settings that differ from the defaults."""
     settings = step.model_dump(mode="json", exclude_defaults=True)
     mode = {"mode": step.mode} if isinstance(step, Quantize) else {}
     shown = ", ".join(f"{key}={value}" for key, value in {**mode, **settings}.items())

@@ -93,6 +93,28 @@ class Layer(Setting):
     bytes: int
 
 
+class ChannelMember(Setting):
+    """An axis of a parameter that holds the channels of a group."""
+
+    parameter: str
+    axis: int
+
+
+class ChannelGroup(Setting):
+    """Channels that can only be cut together. `reason` says why they cannot be cut at all; None where they can."""
+
+    name: str
+    """The first parameter that makes them."""
+    size: int
+    """Channels."""
+    members: tuple[ChannelMember, ...]
+    layers: tuple[str, ...]
+    """The coupled layers, as `Layer.name`: those that make the channels, read them, or scale them."""
+    macs: int
+    """Multiply-accumulates of one example that depend on them: what would go if every one of them went."""
+    reason: str | None
+
+
 class Graph(Setting):
     """A model as data: operators in order, layers with costs. Made by `lissom.analyze`."""
 
@@ -106,8 +128,8 @@ class Graph(Setting):
     """Whether the traced program accepts other batch sizes than the example's."""
     uncounted: dict[str, int]
     """Operators whose cost is not known, and how often they occur."""
-    groups: tuple[tuple[str, ...], ...] = ()
-    """Channel groups that must be cut together."""
+    groups: tuple[ChannelGroup, ...] = ()
+    """Channels that must be cut together; filled by `lissom.analyze`."""
 
     @cached_property
     def by_name(self) -> dict[str, Node]:

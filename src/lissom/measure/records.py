@@ -75,12 +75,36 @@ class StepRecord(Setting):
     seconds: float
     metric: MetricValue | None
     """On the validation split, of the torch model after this step."""
+    title: str = ""
+    """With the settings that differ from the defaults: `Prune(macs_ratio=2.1)`."""
+    did: str = ""
+    """What its plan holds, in words: "9 layers narrower"."""
+    macs: int | None = None
+    """Of one example, after this step."""
+    parameters: int | None = None
+    module: Literal["own class", "exported graph"] | None = None
+    """What the torch model is after this step: of the original's class, or a graph exported from it."""
 
 
 class SkipRecord(Setting):
     transform: str
     layer: str
     reason: str
+
+
+class ChannelRecord(Setting):
+    """A layer's output channels (and input channels, where its weight shows them) before and after pruning."""
+
+    layer: str
+    op: str
+    before: int
+    after: int
+    inputs_before: int | None = None
+    inputs_after: int | None = None
+    coupled: tuple[str, ...] = ()
+    """Other layers whose channels can only be cut with these."""
+    reason: str = ""
+    """Why they are all still there; empty where some were cut."""
 
 
 class LayerRecord(Setting):
@@ -146,6 +170,8 @@ class RunRecord(Setting):
     steps: tuple[StepRecord, ...]
     skipped: tuple[SkipRecord, ...]
     layers: tuple[LayerRecord, ...]
+    channels: tuple[ChannelRecord, ...] = ()
+    """Of every layer with channels, over all pruning steps; empty where nothing was pruned."""
     parity: Parity | None
     trials: tuple[TargetTrial, ...]
     notes: tuple[str, ...]
@@ -154,3 +180,37 @@ class RunRecord(Setting):
     """Reproduces the run; shown in the report."""
     environment: Environment
     seed: int
+
+
+class CutEffect(Setting):
+    """The model with one group cut alone, and nothing else done."""
+
+    ratio: float
+    """Share of the group's channels that was to go."""
+    kept: int
+    macs: int
+    """Of the whole model, for one example."""
+    metric: float | None
+    loss: float | None
+
+
+class GroupSensitivity(Setting):
+    group: str
+    size: int
+    layers: tuple[str, ...]
+    effects: tuple[CutEffect, ...]
+
+
+class Sensitivity(Setting):
+    """How much the model suffers when single groups of channels are cut, without recovery or training."""
+
+    criterion: str
+    split: Literal["validation", "calibration", "train"]
+    examples: int
+    metric_name: str | None
+    metric: float | None
+    """Of the uncut model, on the same examples."""
+    loss: float | None
+    macs: int
+    ratios: tuple[float, ...]
+    groups: tuple[GroupSensitivity, ...]

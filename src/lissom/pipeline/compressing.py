@@ -21,10 +21,11 @@ from lissom.export.base import Artifact, digest
 from lissom.export.catalogue import runtime_of
 from lissom.goal import Goal
 from lissom.graph.graph import Graph
+from lissom.graph.groups import with_groups
 from lissom.graph.trace import trace
 from lissom.measure.environment import available_cores, environment
 from lissom.measure.judge import impossible, judge
-from lissom.measure.records import GoalItem, Ratios, RunRecord, Side, SkipRecord, StepRecord, TargetTrial
+from lissom.measure.records import GoalItem, Ratios, RunRecord, Side, TargetTrial
 from lissom.pipeline.arguments import (
     check_arguments,
     check_data,
@@ -35,6 +36,7 @@ from lissom.pipeline.arguments import (
 )
 from lissom.pipeline.candidates import Candidate, choose, recipes_for, targets_for
 from lissom.pipeline.measuring import Measured, measure
+from lissom.pipeline.recording import channel_records, skip_records, step_records
 from lissom.pipeline.transforming import Step, state_of, transform, validate
 from lissom.progress import Report, Stages
 from lissom.recipe import Recipe
@@ -108,12 +110,12 @@ class _Choice(pydantic.BaseModel):
 
 
 def analyze(model: nn.Module, task: Task) -> Graph:
-    """Layers, shapes and costs of a model, traced on the task's example inputs. The model is not changed.
+    """Layers, shapes, costs and coupled channels of a model, traced on the task's example inputs. Nothing is changed.
 
     Raises:
         ExportError: the model does not export; names the reason and the source line.
     """
-    return trace(model, task.example).graph
+    return with_groups(trace(model, task.example))
 
 
 def compress(  # noqa: PLR0913  one keyword per wish
@@ -324,20 +326,9 @@ class _Run:
             after=measured.after,
             ratios=measured.ratios,
             goal=judge(self.goal, measured.before, measured.after, measured.ratios),
-            steps=tuple(
-                StepRecord(
-                    transform=s.transform.name,
-                    settings=s.transform.model_dump(mode="json"),
-                    seconds=round(s.seconds, 3),
-                    metric=s.metric,
-                )
-                for s in steps
-            ),
-            skipped=tuple(
-                SkipRecord(transform=s.transform.name, layer=skip.layer, reason=skip.reason)
-                for s in steps
-                for skip in s.plan.skipped
-            ),
+            steps=step_records(steps),
+            skipped=skip_records(steps),
+            channels=channel_records(steps),
             layers=measured.layers,
             parity=measured.parity,
             trials=trials,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,16 @@ class Step:
     metric: MetricValue | None
 
 
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A step of a dry run."""
+
+    transform: Transform
+    trace: Trace
+    study: Any
+    plan: Plan
+
+
 def plan(model: nn.Module, task: Task, recipe: Recipe, target: str | Target = "onnxruntime") -> list[Plan]:
     """Dry run: the plan of every step. The model is not changed; later plans come from a copy after earlier steps.
 
@@ -57,15 +67,20 @@ def plan(model: nn.Module, task: Task, recipe: Recipe, target: str | Target = "o
         TargetError: no such target.
         DataError: a step needs data that the task lacks.
     """
+    return [planned.plan for planned in dry_run(model, task, recipe, target)]
+
+
+def dry_run(model: nn.Module, task: Task, recipe: Recipe, target: str | Target = "onnxruntime") -> Iterator[Planned]:
+    """As `plan`, step by step, with the trace and the study that each plan came from."""
     found = load_target(target) if isinstance(target, str) else target
-    plans: list[Plan] = []
-    for one in recipe.steps:
+    for index, one in enumerate(recipe.steps):
         traced = trace(model, task.example)
-        made = one.plan(traced.graph, one.study(model, traced, task, found), found)
-        carry_out = one.restructure if one.stage == "train" else one.apply
-        model = carry_out(model, made, traced, task)
-        plans.append(made)
-    return plans
+        study = one.study(model, traced, task, found)
+        made = one.plan(traced.graph, study, found)
+        yield Planned(one, traced, study, made)
+        if index + 1 < len(recipe.steps):
+            carry_out = one.restructure if one.stage == "train" else one.apply
+            model = carry_out(model, made, traced, task)
 
 
 def transform(

@@ -131,8 +131,7 @@ class Prune(Transform):
         """
         groups = {g.name: g for g in _cuttable(study.channels)}
         whole = self._excluded(graph, study.channels)
-        racing = {name: study.scores[name] for name in groups if name not in whole}
-        kept = self._select(racing, groups, study)
+        kept = self.kept(graph, study)
         atoms: dict[Atom, np.ndarray] = {
             groups[name].atom: np.array(places, dtype=np.int64)
             for name, places in kept.items()
@@ -150,6 +149,17 @@ class Prune(Transform):
                 bytes=study.costs.bytes(counts),
             ),
         )
+
+    def kept(self, graph: Graph, study: Study) -> Mapping[str, tuple[int, ...]]:
+        """Group to the channels that stay, for every group that may be cut.
+
+        Raises:
+            RecipeError: an `exclude` pattern matches nothing.
+            GoalError: the budget is below what is left when every group is at its floor.
+        """
+        groups = {g.name: g for g in _cuttable(study.channels)}
+        whole = self._excluded(graph, study.channels)
+        return self._select({name: study.scores[name] for name in groups if name not in whole}, groups, study)
 
     def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task, work: Work = ALONE) -> nn.Module:
         """

@@ -1,0 +1,47 @@
+"""What a recipe would do, as data: plans, channels of each layer, what other amounts would cost and save."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from lissom.measure.records import ChannelRecord
+from lissom.pipeline.recording import layer_channels
+from lissom.pipeline.transforming import Planned, dry_run
+from lissom.recipe import Recipe
+from lissom.settings import Setting
+from lissom.target import Target
+from lissom.task import Task
+from lissom.transforms.base import Cost, Plan
+from lissom.transforms.pruning import Outlook, Prune, outlook
+
+
+class Foresight(Setting):
+    """One step of a dry run. `channels` and `outlook` are empty for a step that cuts none."""
+
+    plan: Plan
+    before: Cost
+    """Of the model that the step starts from."""
+    channels: tuple[ChannelRecord, ...]
+    outlook: tuple[Outlook, ...]
+    """The recipe's own amount first, then 10 % to 90 % of the channels."""
+
+
+def foresee(model: nn.Module, task: Task, recipe: Recipe, target: str | Target = "onnxruntime") -> list[Foresight]:
+    """The dry run of a recipe with everything a user decides by. The model is not changed.
+
+    Raises:
+        TargetError: no such target.
+        DataError: a step needs data that the task lacks.
+    """
+    return [_of(planned) for planned in dry_run(model, task, recipe, target)]
+
+
+def _of(planned: Planned) -> Foresight:
+    graph, one = planned.trace.graph, planned.transform
+    pruning = isinstance(one, Prune)
+    return Foresight(
+        plan=planned.plan,
+        before=Cost(macs=graph.macs, parameters=graph.parameters, bytes=graph.bytes),
+        channels=layer_channels(planned.trace, planned.plan) if pruning else (),
+        outlook=outlook(one, graph, planned.study) if pruning else (),
+    )

@@ -1,0 +1,166 @@
+"""Steps as records: what the report says about each transform, and about the channels of each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch.fx import GraphModule
+
+from lissom.graph.graph import ChannelGroup, Graph, Layer, Node
+from lissom.graph.groups import with_groups
+from lissom.graph.trace import Trace
+from lissom.measure.records import ChannelRecord, SkipRecord, StepRecord
+from lissom.pipeline.transforming import Step
+from lissom.recipe import title_of
+from lissom.transforms.base import Plan
+from lissom.transforms.finetuning import Train
+from lissom.transforms.pruning import Cut
+
+RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
+PLAIN = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
+"""Products whose weight is (outputs, inputs, ...)."""
+Axes = tuple[str, int, tuple[str, int] | None]
+"""The parameter and axis of a layer's output channels, and those of its input channels."""
+
+
+def step_records(steps: Sequence[Step]) -> tuple[StepRecord, ...]:
+    return tuple(
+        StepRecord(
+            transform=step.transform.name,
+            settings=step.transform.model_dump(mode="json"),
+            seconds=round(step.seconds, 3),
+            metric=step.metric,
+            title=title_of(step.transform),
+            did=done_text(step.plan),
+            macs=step.plan.predicted.macs,
+            parameters=step.plan.predicted.parameters,
+            module="exported graph" if isinstance(step.model, GraphModule) else "own class",
+        )
+        for step in steps
+    )
+
+
+def skip_records(steps: Sequence[Step]) -> tuple[SkipRecord, ...]:
+    return tuple(
+        SkipRecord(transform=step.transform.name, layer=skip.layer, reason=skip.reason)
+        for step in steps
+        for skip in step.plan.skipped
+    )
+
+
+def channel_records(steps: Sequence[Step]) -> tuple[ChannelRecord, ...]:
+    """Every layer's channels before the first pruning step and after the last; empty where nothing was pruned."""
+    found: dict[str, ChannelRecord] = {}
+    for step in steps:
+        if Cut not in step.transform.actions.values():
+            continue
+        for one in layer_channels(step.trace, step.plan):
+            first = found.get(one.layer)
+            if first is not None:
+                one = one.model_copy(update={"before": first.before, "inputs_before": first.inputs_before})
+            found[one.layer] = one if one.before == one.after else one.model_copy(update={"reason": ""})
+    return tuple(found.values())
+
+
+def done_text(plan: Plan) -> str:
+    """A plan in a few words: "9 layers narrower", "272,474 parameters trained in bfloat16"."""
+    cuts, trained = plan.of(Cut), plan.of(Train)
+    parts: list[str] = []
+    if cuts:
+        layers = {cut.layer for cut in cuts}
+        groups = {group for cut in cuts for group in cut.groups}
+        parts.append(f"{_count(len(layers), 'layer')} narrower, {_count(len(groups), 'group')} of channels cut")
+    for train in trained:
+        order = ", channels last" if train.channels_last is True else ""
+        parts.append(f"{train.parameters:,} parameters trained in {train.precision}{order}")
+    kinds: dict[str, int] = {}
+    for action in plan.actions:
+        if not isinstance(action, (Cut, Train)):
+            kinds[action.kind] = kinds.get(action.kind, 0) + 1
+    parts += [f"{count} x {kind}" for kind, count in kinds.items()]
+    return "; ".join(parts) or "nothing"
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def layer_channels(trace: Trace, plan: Plan) -> tuple[ChannelRecord, ...]:
+    """The channels of every layer of the traced model before and after the cuts of a plan."""
+    graph = with_groups(trace)
+    cuts: dict[tuple[str, int], Cut] = {(cut.parameter, cut.axis): cut for cut in plan.of(Cut)}
+    reasons = {skip.layer: skip.reason for skip in plan.skipped}
+    groups = {(m.parameter, m.axis): group for group in reversed(graph.groups) for m in group.members}
+    found: dict[str, ChannelRecord] = {}
+    for layer in graph.layers:
+        axes = _axes(graph, layer)
+        if axes is None or layer.name in found:
+            continue
+        parameter, axis, inputs = axes
+        group = groups.get((parameter, axis))
+        before, after = _size(graph, cuts, parameter, axis)
+        sizes = _size(graph, cuts, *inputs) if inputs else (None, None)
+        found[layer.name] = ChannelRecord(
+            layer=layer.name,
+            op=layer.op,
+            before=before,
+            after=after,
+            inputs_before=sizes[0],
+            inputs_after=sizes[1],
+            coupled=_coupled(graph, group, layer),
+            reason="" if after < before else _reason(group, reasons),
+        )
+    return tuple(found.values())
+
+
+def _axes(graph: Graph, layer: Layer) -> Axes | None:
+    """None for a layer without channels of its own, such as a normalization."""
+    node = graph.by_name[layer.node]
+    held = [o.source for o in node.operands if o.kind == "parameter" and len(graph.tensor_by_name[o.source].shape) > 1]
+    if not held:
+        return None
+    first = held[0]
+    shape = graph.tensor_by_name[first].shape
+    if node.op in PLAIN:
+        grouped = node.op != "linear" and _grouped(graph, node, shape[1])
+        return first, 0, None if grouped else (first, 1)
+    if node.op.startswith("conv_transpose"):
+        # Depthwise: both are on the first axis. Otherwise grouped ones: the axis holds a group's share.
+        return (first, 0, None) if shape[1] == 1 and shape[0] > 1 else (first, 1, (first, 0))
+    if node.op == "embedding":
+        return first, 1, None
+    if node.op in RECURRENT:
+        return (held[1] if len(held) > 1 else first, 1, (first, 1))
+    return (first, len(shape) - 1, (first, len(shape) - 2)) if node.op in ("matmul", "mm") else None
+
+
+def _grouped(graph: Graph, node: Node, of_weight: int) -> bool:
+    source = graph.shape_of(node.values[0]) if node.values else ()
+    channels = source[1] if len(source) > 1 else None
+    return channels != of_weight
+
+
+def _size(graph: Graph, cuts: dict[tuple[str, int], Cut], parameter: str, axis: int) -> tuple[int, int]:
+    before = graph.tensor_by_name[parameter].shape[axis]
+    cut = cuts.get((parameter, axis))
+    return before, len(cut.kept) if cut else before
+
+
+def _coupled(graph: Graph, group: ChannelGroup | None, layer: Layer) -> tuple[str, ...]:
+    """Layers that make the same channels."""
+    if group is None:
+        return ()
+    made = {m.parameter for m in group.members if m.axis == 0}
+    own = {one.name: graph.by_name[one.node] for one in graph.layers if one.macs and one.name in group.layers}
+    return tuple(
+        name
+        for name, node in own.items()
+        if name != layer.name and any(o.source in made for o in node.operands if o.kind == "parameter")
+    )
+
+
+def _reason(group: ChannelGroup | None, reasons: dict[str, str]) -> str:
+    if group is None:
+        return "its outputs are not channels that can be cut"
+    own = group.name.split("#")[0].rpartition(".")[0] or group.name
+    return reasons.get(own) or group.reason or "none of its channels is among the least important"
