@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from lissom.errors import DataError
-from lissom.graph.trace import evaluation, quiet
+from lissom.graph.trace import evaluation, quiet, trace
 from lissom.measure.quality import evaluate
 from lissom.metrics import Metric, as_metric
 from lissom.task import Batch, Task
@@ -34,6 +34,7 @@ from lissom.training.history import Epoch, History, Pace, best_of, is_over
 from lissom.training.objective import Objective, Penalty, checked, criterion_of, one_number, supervised
 from lissom.training.optimizer import average_, load_state_, optimizer_of, state_of, trainable
 from lissom.training.pace import autocast, computed, device_of, order_, pace_of, train_mode_
+from lissom.training.regularization import Regularizer, regularizer_of
 from lissom.training.schedule import learning_rate
 from lissom.training.settings import Training
 
@@ -73,9 +74,10 @@ def finetune(
         tick: told the share of the steps that are done, in (0, 1].
         seed: with the settings, decides every draw.
         objective: what a step minimizes; the task's loss by default.
-        penalty: added to it, a function of the model in training.
+        penalty: added to it, a function of the model in training; so is that of `settings.regularizer`.
 
     Raises:
+        RecipeError: a regularizer, and no channel of the model can be cut.
         DataError: no training data or loss, data that do not fit the settings, a loss that is not finite, or
             `patience` without validation data and metric.
         RunFolderError: the folder cannot be written.
@@ -143,6 +145,8 @@ class _Run:
             self.average = copy.deepcopy(self.model) if settings.ema else None
         self.best: dict[str, Tensor] = {}
 
+        self.regularizer = self._regularizer()
+
         of = checkpoints.identity(self.model, settings, seed, self.steps)
         held = checkpoints.parse(team.from_first(lambda: checkpoints.read(folder) if folder else b""), of)
         pace = held.standing.pace if held else self._pace()
@@ -153,6 +157,13 @@ class _Run:
         if held:
             self._load(held)
         self.saved = time.monotonic()
+
+    def _regularizer(self) -> Regularizer | None:
+        """Of the weights at the start, whatever the checkpoint holds."""
+        if self.settings.regularizer is None:
+            return None
+        example = computed(self.task.example, self.device, Pace(precision="float32", channels_last=False))
+        return regularizer_of(self.model, trace(self.model, example), self.settings, self._total)
 
     def _pace(self) -> Pace:
         def measure() -> bytes:
@@ -246,6 +257,8 @@ class _Run:
                 loss = checked(self.aim.objective(self.model, mine, self.criterion))
             if self.aim.penalty is not None:
                 loss = loss + one_number(self.aim.penalty(self.model), "penalty")
+            if self.regularizer is not None:
+                loss = loss + self.regularizer(self.model, epoch * self.steps + step)
             (loss * share).backward()
         total = float(self.team.sum_(self.parameters.values(), loss.detach() * share))
         if not math.isfinite(total):

@@ -13,6 +13,14 @@ RATES = {"sgd": 0.01, "adamw": 3e-4}
 
 Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
+Kind = Literal["slimming", "group_lasso", "growing"]
+
+STRENGTHS: dict[Kind, float] = {"slimming": 1e-4, "group_lasso": 1e-4, "growing": 1.0}
+"""Strengths of a regularizer that was not told one."""
+
+
+def _unset(value: object) -> bool:
+    return value is None
 
 
 class Training(Setting):
@@ -36,6 +44,11 @@ class Training(Setting):
             one are handed out. None: all epochs, and the last one counts.
         precision: "auto" measures whether bfloat16 autocast is faster.
         channels_last: "auto" measures whether that memory order is faster.
+        regularizer: makes whole channels small, for a `Prune` that follows. "slimming": L1 on the scales of
+            normalizations; "group_lasso": the norm of everything that is cut with a channel; "growing": weight decay
+            that grows, on the channels that are to be cut. Only channels that can be cut are pulled.
+        strength: of the regularizer, for "growing" the one it ends at; None: 0.0001, for "growing" 1.
+        ratio: share of the channels that are to be cut; for "growing" alone.
     """
 
     epochs: Annotated[int, pydantic.Field(ge=1)] = 10
@@ -54,6 +67,36 @@ class Training(Setting):
     patience: Annotated[int, pydantic.Field(ge=1)] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: bool | Literal["auto"] = "auto"
+    # Left out of JSON where they are not set: recipes without them keep their ids.
+    regularizer: Annotated[Kind | None, pydantic.Field(exclude_if=_unset)] = None
+    strength: Annotated[Positive | None, pydantic.Field(exclude_if=_unset)] = None
+    ratio: Annotated[float | None, pydantic.Field(gt=0, lt=1, exclude_if=_unset)] = None
+
+    @pydantic.model_validator(mode="after")
+    def _whole_regularizer(self) -> Training:
+        if self.regularizer is None and self.strength is not None:
+            raise ValueError(
+                f"strength={self.strength:g} is of a regularizer, and there is none. Add regularizer='group_lasso', "
+                "or leave strength out"
+            )
+        if self.ratio is not None and self.regularizer != "growing":
+            raise ValueError(
+                f"ratio={self.ratio:g} is for regularizer='growing', got {self.regularizer!r}: only that one has to "
+                "know beforehand how many channels will be cut. Leave ratio out"
+            )
+        if self.regularizer == "growing" and self.ratio is None:
+            raise ValueError(
+                "regularizer='growing' pulls at the channels that are to be cut and has to know how many: give ratio, "
+                "such as the ratio of the Prune that follows"
+            )
+        return self
+
+    @property
+    def pull(self) -> float:
+        """The regularizer's strength; 0 without one."""
+        if self.regularizer is None:
+            return 0.0
+        return STRENGTHS[self.regularizer] if self.strength is None else self.strength
 
     @property
     def rate(self) -> float:

@@ -18,6 +18,7 @@ from lissom.training.finetune import check, finetune
 from lissom.training.history import Pace
 from lissom.training.objective import supervised
 from lissom.training.pace import pace_of
+from lissom.training.regularization import regularizer_of
 from lissom.training.settings import Training
 from lissom.transforms.base import ALONE, Action, Cost, Plan, Stage, Transform, Work, clone
 
@@ -57,8 +58,10 @@ class Finetune(Training, Transform):
 
         Raises:
             DataError: no training data or loss, or they do not fit the model.
+            RecipeError: a regularizer, and no channel of the model can be cut.
         """
         check(model, task, self)
+        regularizer_of(model, trace, self._training(), 1)
         return pace_of(model, task, self._training(), supervised, folder=work.folder, seed=work.seed)
 
     def plan(self, graph: Graph, study: Pace | None, target: Target) -> Plan:
