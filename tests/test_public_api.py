@@ -14,7 +14,7 @@ import lissom
 NAMES = {
     "Batch", "Finetune", "Fold", "Goal", "Graph", "LissomError", "Prune", "Quantize", "Recipe", "Result",
     "Sparsify", "Task",
-    "analyze", "compress", "load", "plan",
+    "analyze", "compress", "load", "plan", "progressive",
     "data", "errors", "metrics",
 }  # fmt: skip
 LATE = (

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lissom.pipeline import compress as compress
     from lissom.pipeline import load as load
     from lissom.pipeline import plan as plan
+    from lissom.progression import progressive as progressive
     from lissom.recipe import Recipe as Recipe
     from lissom.task import Batch as Batch
     from lissom.task import Task as Task
@@ -46,6 +47,7 @@ _HOMES = {
     "compress": "lissom.pipeline",
     "load": "lissom.pipeline",
     "plan": "lissom.pipeline",
+    "progressive": "lissom.progression",
 }
 _MODULES = ("data", "errors", "metrics")
 

@@ -12,6 +12,7 @@ import pydantic
 import yaml
 
 from lissom.errors import RecipeError, nearest
+from lissom.progression import Progressive
 from lissom.settings import Setting
 from lissom.transforms.base import Plan, Transform
 from lissom.transforms.finetuning import Finetune
@@ -75,7 +76,7 @@ class Recipe(Setting):
                 f"{where}: a recipe is a list of transforms, got {type(data).__name__}. Write `- Fold: {{}}` and "
                 "`- Quantize: {mode: static}` on lines of their own."
             )
-        return cls([_step(item, f"{where}, step {i + 1}") for i, item in enumerate(data)])
+        return cls([step for i, item in enumerate(data) for step in _steps(item, f"{where}, step {i + 1}")])
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_data(), sort_keys=False)
@@ -129,15 +130,20 @@ def title_of(step: Transform) -> str:
     return f"{step.name}({shown})" if shown else step.name
 
 
-def _step(item: object, where: str) -> Transform:
+def _steps(item: object, where: str) -> Sequence[Transform]:
+    """The transform that an item names; for `Progressive`, those that it stands for."""
     if isinstance(item, str):
         item = {item: {}}
     if not isinstance(item, Mapping) or len(item) != 1:
         raise RecipeError(f"{where}: a step is one transform with its settings, like `Fold: {{}}`, got {item!r}.")
     ((name, settings),) = item.items()
+    settings = {} if settings is None else settings
+    if name == "Progressive":
+        return Progressive.parse(settings, f"{where}, {name}", RecipeError).expand()
     if name not in TRANSFORMS:
-        raise RecipeError(f"{where}: unknown transform {name!r}. {nearest(str(name), TRANSFORMS)}")
-    return TRANSFORMS[name].parse({} if settings is None else settings, f"{where}, {name}", RecipeError)
+        known = (*TRANSFORMS, "Progressive")
+        raise RecipeError(f"{where}: unknown transform {name!r}. {nearest(str(name), known)}")
+    return [TRANSFORMS[name].parse(settings, f"{where}, {name}", RecipeError)]
 
 
 def _check(steps: Sequence[object]) -> None:
