@@ -8,12 +8,14 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch._ops import OpOverload
 from torch.fx import GraphModule
 from torch.fx import Node as FxNode
 from torch.utils import _pytree as pytree
 
 from lissom.errors import ExportError
 from lissom.graph.channels import listed_names
+from lissom.graph.describe import schema_of
 from lissom.graph.resize import Change, Sizes, slice_parameters_
 from lissom.graph.trace import Trace, trace
 from lissom.task import Batch
@@ -35,7 +37,7 @@ def own_class(
         return None, f"its own forward() does not run at the new sizes ({str(wrong).split('. torch.export')[0]})"
     except (RuntimeError, ValueError, TypeError, AssertionError) as wrong:
         return None, f"its own forward() does not run at the new sizes ({str(wrong).splitlines()[0]})"
-    for mine, its in zip(_signature(wanted), _signature(again.module), strict=False):
+    for mine, its in zip(signature(wanted), signature(again.module), strict=False):
         if mine != its:
             return None, f"its own forward() computes {its} where the pruned graph has {mine}"
     return smaller, ""
@@ -158,7 +160,7 @@ def _holding(module: nn.Module, value: Any) -> list[str]:
     return found
 
 
-def _signature(module: GraphModule) -> list[str]:
+def signature(module: GraphModule) -> list[str]:
     """Operators with their arguments, in order, free of names."""
     number: dict[FxNode, str] = {}
     lines: list[str] = []
@@ -173,8 +175,18 @@ def _signature(module: GraphModule) -> list[str]:
         number[node] = f"%{len(lines)}"
         shown = pytree.tree_map(
             lambda leaf: number.get(leaf, "?") if isinstance(leaf, FxNode) else repr(leaf),
-            (node.args, dict(node.kwargs)),
+            _arguments(node),
             is_leaf=lambda leaf: isinstance(leaf, FxNode),
         )
         lines.append(f"{node.target if node.op == 'call_function' else node.op}{shown}")
     return lines
+
+
+def _arguments(node: FxNode) -> object:
+    """In the order of the operator's schema, defaults filled in: a constant may be written out or not."""
+    if not isinstance(node.target, OpOverload):
+        return node.args, dict(node.kwargs)
+    return [
+        node.args[position] if position < len(node.args) else node.kwargs.get(argument.name, argument.default_value)
+        for position, argument in enumerate(schema_of(node.target).arguments)
+    ]
