@@ -104,31 +104,53 @@ def demo(
 
 
 @app.command()
-def inspect(project: Project, settings: Setting = None, as_json: AsJson = False) -> None:
-    """Layers, shapes and costs of a model."""
+def inspect(
+    project: Project,
+    groups: Annotated[bool, typer.Option("--groups", help="The channels that can only be cut together.")] = False,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="What cutting each group alone does to metric and loss.")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Layers, groups, sensitivity as a page.")] = None,
+    settings: Setting = None,
+    as_json: AsJson = False,
+) -> None:
+    """Layers, shapes and costs of a model; coupled channels, and how much it suffers when they are cut."""
     import lissom
+    from lissom.pipeline import sensitivity as sense
     from lissom.project import load_project
-    from lissom.terminal import quiet_native, show_graph
+    from lissom.report.inspection import write
+    from lissom.terminal import progress_bar, quiet_native, show_graph, show_groups, show_sensitivity
 
     with _work(as_json):
         model, task = load_project(project, _settings(settings))
-        with quiet_native():
+        with progress_bar(silent=as_json or not sensitivity) as progress, quiet_native():
             graph = lissom.analyze(model, task)
+            found = sense(model, task, progress=progress) if sensitivity else None
+    page = write(graph, task.name, html, found) if html else None
     if as_json:
         layers = [layer.model_dump(mode="json") for layer in graph.layers]
         totals = {"macs": graph.macs, "parameters": graph.parameters, "bytes": graph.bytes}
+        more = {"sensitivity": found.model_dump(mode="json")} if found else {}
         _json(
             {
                 "name": task.name,
                 **totals,
                 "dynamic_batch": graph.dynamic_batch,
                 "uncounted": graph.uncounted,
-                "groups": graph.groups,
+                "groups": [group.model_dump(mode="json") for group in graph.groups],
                 "layers": layers,
+                **more,
+                **({"html": str(page)} if page else {}),
             }
         )
-    else:
-        show_graph(graph, task.name)
+        return
+    show_graph(graph, task.name)
+    if groups:
+        show_groups(graph)
+    if found:
+        show_sensitivity(found)
+    if page:
+        typer.echo(f"\nPage: {page}")
 
 
 @app.command()
@@ -142,8 +164,7 @@ def plan(
     """Dry run: what would change, what is skipped and why, predicted cost."""
     import lissom
     from lissom.errors import TargetError
-    from lissom.pipeline import plan as make_plans
-    from lissom.pipeline import recipes_for
+    from lissom.pipeline import foresee, recipes_for
     from lissom.project import load_project
     from lissom.target import load_target
     from lissom.terminal import quiet_native, show_plans
@@ -157,17 +178,18 @@ def plan(
         with quiet_native():
             graph = lissom.analyze(model, task)
             wanted = wanted or recipes_for(graph, task)[0]
-            plans = make_plans(model, task, wanted, chosen)
+            steps = foresee(model, task, wanted, chosen)
     if as_json:
         _json(
             {
                 "recipe": wanted.to_data(),
                 "target": chosen.name,
-                "plans": [p.model_dump(mode="json") for p in plans],
+                "plans": [step.plan.model_dump(mode="json") for step in steps],
+                "outlook": [step.model_dump(mode="json", exclude={"plan"}) for step in steps],
             }
         )
     else:
-        show_plans(graph, plans, chosen)
+        show_plans(graph, steps, chosen)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -23,13 +24,13 @@ from rich.table import Table as RichTable
 
 from lissom.export.base import Availability
 from lissom.graph.graph import Graph, Shape
-from lissom.measure.records import RunRecord
-from lissom.pipeline import Remeasured
-from lissom.report import tables
+from lissom.measure.records import RunRecord, Sensitivity
+from lissom.pipeline import Foresight, Remeasured
+from lissom.pipeline.recording import done_text
+from lissom.report import groups, tables
 from lissom.report.headline import summary
-from lissom.report.units import bytes_text, count_text, interval_text, ratio_interval_text
+from lissom.report.units import bytes_text, count_text, interval_text, ratio_interval_text, ratio_text
 from lissom.target import Target
-from lissom.transforms.base import Plan
 
 
 def _console() -> Console:
@@ -47,7 +48,7 @@ def rich_table(table: tables.Table) -> RichTable:
     """A table of the report, for the terminal."""
     shown = RichTable(title=table.caption, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in table.columns:
-        shown.add_column(column.name, justify="left" if column.kind == "text" else "right", overflow="fold")
+        shown.add_column(column.name, justify="right" if column.kind == "number" else "left", overflow="fold")
     for row in table.rows:
         shown.add_row(*(escape(cell) for cell in row))
     return shown
@@ -79,25 +80,95 @@ def show_graph(graph: Graph, name: str) -> None:
         console.print(f"Cost not counted for: {', '.join(sorted(graph.uncounted))}.")
 
 
-def show_plans(graph: Graph, plans: Sequence[Plan], target: Target) -> None:
+def show_groups(graph: Graph) -> None:
+    console = _console()
+    console.print()
+    console.print(rich_table(groups.groups_table(graph)))
+    console.print(f"\n{groups.groups_text(graph)}")
+
+
+SPARKS = " ▁▂▃▄▅▆▇█"
+"""From no harm to the worst of the table."""
+
+
+def show_sensitivity(found: Sensitivity) -> None:
+    """A row a group: a spark line over the shares cut, and the figures."""
+    console = _console()
+    table = _table(f"{groups.change_title(found)}, when one group alone is cut", "group", "channels", "picture")
+    for ratio in found.ratios:
+        table.add_column(f"{ratio:.0%} cut", justify="right")
+    harms = {one.group: [groups.harm(found, effect) for effect in one.effects] for one in found.groups}
+    worst = max((one.value for row in harms.values() for one in row), default=0.0)
+    drawn = console.encoding.lower().startswith("utf")
+    for one in found.groups:
+        row = harms[one.group]
+        spark = "".join(_spark(harm.value, worst) for harm in row) if drawn else ""
+        table.add_row(escape(one.group), str(one.size), spark, *(harm.text for harm in row))
+    console.print()
+    console.print(table)
+    console.print(f"\n{groups.whole_text(found)} {groups.sensitivity_text(found)}")
+    console.print(f"Least important channels by {found.criterion}; nothing fitted again, nothing trained.")
+
+
+def _spark(harm: float, worst: float) -> str:
+    share = max(0.0, harm) / worst if worst > 0 else 0.0
+    return SPARKS[math.ceil(share * (len(SPARKS) - 1) - 1e-9)]
+
+
+def show_plans(graph: Graph, steps: Sequence[Foresight], target: Target) -> None:
     console = _console()
     console.print(f"Target: {target.title}\n")
-    for plan in plans:
-        kinds: dict[str, int] = {}
-        for action in plan.actions:
-            kinds[action.kind] = kinds.get(action.kind, 0) + 1
-        done = ", ".join(f"{count} x {kind}" for kind, count in kinds.items()) or "nothing"
-        cost = plan.predicted
-        console.print(f"[bold]{plan.transform}[/bold]: {done}; {len(plan.skipped)} skipped")
+    for step in steps:
+        plan, cost = step.plan, step.plan.predicted
+        console.print(f"[bold]{plan.transform}[/bold]: {done_text(plan)}; {len(plan.skipped)} skipped")
         console.print(
             f"  then {count_text(cost.macs)} MACs, {count_text(cost.parameters)} parameters, {bytes_text(cost.bytes)} "
-            f"(original: {bytes_text(graph.bytes)})"
+            f"(original: {count_text(graph.macs)} MACs, {count_text(graph.parameters)} parameters, "
+            f"{bytes_text(graph.bytes)})"
         )
+        narrower = [one for one in step.channels if one.after < one.before or one.inputs_after != one.inputs_before]
+        if narrower:
+            table = _table("", "layer", "operator", "channels", "", "inputs", "")
+            for one in narrower:
+                table.add_row(
+                    escape(one.layer),
+                    one.op,
+                    *_arrow(one.before, one.after),
+                    *_arrow(one.inputs_before, one.inputs_after),
+                )
+            console.print(table)
         if plan.skipped:
             table = _table("", "skipped", "why")
+            table.columns[1].justify = "left"
             for skip in plan.skipped:
                 table.add_row(escape(skip.layer), escape(skip.reason))
             console.print(table)
+        if step.outlook:
+            console.print()
+            console.print(_outlook_table(step))
+        console.print()
+
+
+def _arrow(before: int | None, after: int | None) -> tuple[str, str]:
+    if before is None or after is None:
+        return "", ""
+    return (str(before), "") if before == after else (f"{before} -> {after}", f"{after / before:.0%}")
+
+
+def _outlook_table(step: Foresight) -> RichTable:
+    title = "What other shares would cost and save: left, before / after, share of importance left"
+    table = _table(title, "cut", "channels", "MACs", "parameters", "size", "importance")
+    for one in step.outlook:
+        table.add_row(
+            "this recipe" if one.ratio is None else f"{one.ratio:.0%}",
+            f"{one.channels_after} of {one.channels_before}",
+            f"{count_text(one.cost.macs)} ({ratio_text(one.macs_ratio)})",
+            ratio_text(one.parameters_ratio),
+            f"{bytes_text(one.cost.bytes)} ({ratio_text(one.size_ratio)})",
+            "not a share" if one.importance is None else f"{one.importance:.1%}",
+            style="bold" if one.ratio is None else None,
+        )
+    return table
 
 
 def show_run(record: RunRecord, folder: Path, report: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from lissom.measure.records import (
+    ChannelRecord,
     Environment,
     GoalItem,
     Latency,
@@ -187,6 +188,49 @@ def slower() -> RunRecord:
     )
 
 
+def channels() -> tuple[ChannelRecord, ...]:
+    """A block of a residual network, pruned: two layers share their channels, the last one keeps its own."""
+    return (
+        ChannelRecord(
+            layer="conv1", op="conv2d", before=16, after=9, inputs_before=3, inputs_after=3, coupled=("layer1.0.conv2",)
+        ),
+        ChannelRecord(layer="layer1.0.conv1", op="conv2d", before=16, after=5, inputs_before=16, inputs_after=9),
+        ChannelRecord(
+            layer="layer1.0.conv2", op="conv2d", before=16, after=9, inputs_before=16, inputs_after=5,
+            coupled=("conv1",),
+        ),
+        ChannelRecord(layer="depthwise", op="conv2d", before=16, after=9),
+        ChannelRecord(
+            layer="fc", op="linear", before=10, after=10, inputs_before=16, inputs_after=9,
+            reason="it is an output of the model",
+        ),
+    )  # fmt: skip
+
+
+def pruned() -> RunRecord:
+    """Pruned, fine-tuned, quantized."""
+    return resnet20(
+        steps=(
+            StepRecord(
+                transform="Prune", settings={"macs_ratio": 2.1, "seed": 0}, seconds=4.2,
+                metric=metric(0.88, split="validation"), title="Prune(macs_ratio=2.1)",
+                did="3 groups of channels cut, in 5 layers", macs=19_600_000, parameters=130_000, module="own class",
+            ),
+            StepRecord(
+                transform="Finetune", settings={"epochs": 5}, seconds=340.0,
+                metric=metric(0.916, split="validation"), title="Finetune(epochs=5)",
+                did="130,000 parameters trained in bfloat16, channels last", macs=19_600_000, parameters=130_000,
+                module="own class",
+            ),
+            StepRecord(
+                transform="Quantize", settings={}, seconds=1.0, metric=None, title="Quantize(mode=static)",
+                did="22 x store-weight", macs=19_600_000, parameters=130_000, module="exported graph",
+            ),
+        ),
+        channels=channels(),
+    )  # fmt: skip
+
+
 def hostile() -> RunRecord:
     """Every free text is an attack on the page."""
     run = resnet20()
@@ -203,8 +247,16 @@ def hostile() -> RunRecord:
                 layer.model_copy(update={"layer": f"{HOSTILE}{i}", "op": HOSTILE, "planned": HOSTILE, "ran": HOSTILE})
                 for i, layer in enumerate(run.layers)
             ),
+            "channels": (
+                ChannelRecord(layer=HOSTILE, op=HOSTILE, before=9, after=3, coupled=(HOSTILE,)),
+                ChannelRecord(layer=HOSTILE, op=HOSTILE, before=9, after=9, reason=HOSTILE),
+            ),
             "trials": (trial(HOSTILE, HOSTILE, 0.5, 0.9, 1000, note=HOSTILE),),
-            "steps": (StepRecord(transform=HOSTILE, settings={HOSTILE: HOSTILE}, seconds=1, metric=None),),
+            "steps": (
+                StepRecord(
+                    transform=HOSTILE, settings={HOSTILE: HOSTILE}, seconds=1, metric=None, title=HOSTILE, did=HOSTILE
+                ),
+            ),
             "recipe": [{HOSTILE: HOSTILE}],
             "environment": environment().model_copy(update={"cpu": HOSTILE, "versions": {HOSTILE: HOSTILE}}),
             "before": run.before.model_copy(update={"metric": metric(0.9, name=HOSTILE)}),

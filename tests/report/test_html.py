@@ -12,13 +12,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from report_samples import HOSTILE, bare, hostile, resnet20, slower
+from report_samples import HOSTILE, bare, channels, hostile, pruned, resnet20, slower
 
 from lissom.errors import RunFolderError, UsageError
 from lissom.measure.records import RunRecord
 from lissom.report import html
 
-MAKERS = {"resnet20": resnet20, "bare": bare, "slower": slower, "hostile": hostile}
+MAKERS = {"resnet20": resnet20, "bare": bare, "slower": slower, "hostile": hostile, "pruned": pruned}
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
@@ -85,6 +85,7 @@ PAGES = [
     ("bare",),
     ("slower",),
     ("hostile",),
+    ("pruned",),
     ("resnet20", "slower", "bare"),
     ("hostile", "hostile"),
 ]
@@ -124,7 +125,7 @@ def test_well_formed(names: tuple[str, ...]) -> None:
 def test_untrusted_text_stays_text() -> None:
     """Hostile names change no tag: the page has the elements of the same page with tame names."""
     made = page("hostile")
-    assert {name for name, _ in made.tags} <= {name for name, _ in page("resnet20").tags}
+    assert {name for name, _ in made.tags} <= {name for name, _ in page("pruned").tags}
     assert all("onmouseover" not in attributes for _, attributes in made.tags)
     assert HOSTILE in made.text
     assert "{{ 7*7 }}" in made.text
@@ -209,6 +210,30 @@ def test_everything_in_the_record_is_on_the_page() -> None:
         assert expected in made.text
     assert "- transform: Quantize\n  calibration: entropy\n  bits: 8\n  axes:\n    - 0" in made.text
     assert all(trial.note in made.text for trial in run.trials)
+
+
+def test_channels_are_shown_where_there_was_pruning() -> None:
+    made, run = page("pruned"), pruned()
+    assert (2, "Channels") in made.headings
+    assert (2, "Channels") not in page("resnet20").headings
+    assert "4 of 5 layers are narrower: 42 of 74 output channels are left." in made.text
+    drawn = json.loads(next(text for a, text in made.scripts if a.get("id") == "run-1-channels-figure-data"))
+    before, after = drawn["data"]
+    assert (before["name"], after["name"]) == ("before", "after")
+    assert before["x"] == [one.before for one in run.channels]
+    assert after["x"] == [one.after for one in run.channels]
+    assert before["text"] == ["16 → 9", "16 → 5", "16 → 9", "16 → 9", "10"]
+    assert "same channels as layer1.0.conv2" in before["hovertext"][0]
+    assert after["hovertext"][4].endswith("whole: it is an output of the model")
+
+
+def test_the_bars_of_channels_are_there_as_a_table_too() -> None:
+    cells = page("pruned").cells
+    start = cells.index("Why whole") + 1
+    for row, one in enumerate(channels()):
+        found = cells[start + 9 * row : start + 9 * (row + 1)]
+        assert found[:4] == [one.layer, one.op, str(one.before), str(one.after)]
+        assert found[-2:] == [", ".join(one.coupled), one.reason]
 
 
 def test_what_is_missing_is_said() -> None:

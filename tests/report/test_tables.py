@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from report_samples import bare, metric, resnet20, slower
+from report_samples import bare, metric, pruned, resnet20, slower
 
 from lissom.measure.records import Ratios, RunRecord
 from lissom.report import tables, units
@@ -153,10 +153,24 @@ def test_every_skipped_layer_has_its_reason() -> None:
 
 def test_steps_and_trials() -> None:
     steps = tables.steps(resnet20()).rows
-    assert steps[1] == ("2. Quantize", "calibration=entropy, bits=8", "1 min 14 s", "91.78%")
+    title = "2. Quantize(calibration=entropy, bits=8)"
+    assert steps[1] == (title, "not recorded", "not recorded", "not recorded", "1 min 14 s", "91.78%")
     trials = tables.trials(resnet20()).rows
     assert trials[1][2:] == ("0.480 ms", "91.78%", "305 kB", "no", "1.4x slower than openvino")
     assert trials[3][2:5] == ("not measured",) * 3
+
+
+def test_steps_say_what_they_did_and_what_is_left() -> None:
+    prune, tune, quantize = tables.steps(pruned()).rows
+    assert prune[:4] == (
+        "1. Prune(macs_ratio=2.1)",
+        "3 groups of channels cut, in 5 layers",
+        "19.6M (2.1x fewer)",
+        "own class",
+    )
+    assert tune[:2] == ("2. Finetune(epochs=5)", "130,000 parameters trained in bfloat16, channels last")
+    assert quantize[3] == "exported graph"
+    assert [row[-1] for row in (prune, tune, quantize)] == ["88.00%", "91.60%", "not measured"]
 
 
 def test_parity() -> None:
@@ -193,7 +207,7 @@ def test_samples_of_unequal_length() -> None:
     assert rows[1][2] == ""
 
 
-@pytest.mark.parametrize("run", [resnet20(), slower(), bare()])
+@pytest.mark.parametrize("run", [resnet20(), slower(), bare(), pruned()])
 def test_rows_are_as_wide_as_their_columns(run: RunRecord) -> None:
     made = [
         make(run)

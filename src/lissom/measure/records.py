@@ -78,7 +78,7 @@ class StepRecord(Setting):
     title: str = ""
     """With the settings that differ from the defaults: `Prune(macs_ratio=2.1)`."""
     did: str = ""
-    """What its plan holds, in words: "9 layers narrower"."""
+    """What its plan holds, in words: "3 groups of channels cut, in 9 layers"."""
     macs: int | None = None
     """Of one example, after this step."""
     parameters: int | None = None

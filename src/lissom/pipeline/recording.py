@@ -63,13 +63,13 @@ def channel_records(steps: Sequence[Step]) -> tuple[ChannelRecord, ...]:
 
 
 def done_text(plan: Plan) -> str:
-    """A plan in a few words: "9 layers narrower", "272,474 parameters trained in bfloat16"."""
+    """A plan in a few words: "3 groups of channels cut, in 9 layers", "272,474 parameters trained in bfloat16"."""
     cuts, trained = plan.of(Cut), plan.of(Train)
     parts: list[str] = []
     if cuts:
         layers = {cut.layer for cut in cuts}
         groups = {group for cut in cuts for group in cut.groups}
-        parts.append(f"{_count(len(layers), 'layer')} narrower, {_count(len(groups), 'group')} of channels cut")
+        parts.append(f"{_count(len(groups), 'group')} of channels cut, in {_count(len(layers), 'layer')}")
     for train in trained:
         order = ", channels last" if train.channels_last is True else ""
         parts.append(f"{train.parameters:,} parameters trained in {train.precision}{order}")

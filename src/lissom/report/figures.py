@@ -1,8 +1,4 @@
-"""Figures of a run: pure functions of the record.
-
-A figure is written in plotly's JSON schema and validated by `plotly.graph_objects.Figure`. Backgrounds are
-transparent, and the page's style sheet colours the text, for light, dark and paper.
-"""
+"""Figures of a run: pure functions of the record."""
 
 from __future__ import annotations
 
@@ -12,6 +8,21 @@ from collections.abc import Sequence
 from plotly import graph_objects as go  # pyright: ignore[reportMissingTypeStubs]
 
 from lissom.measure.records import Interval, Latency, LayerRecord, RunRecord
+from lissom.report.plotting import (
+    AFTER_COLOUR,
+    BEFORE_COLOUR,
+    BLUE,
+    GREEN,
+    GREY,
+    PURPLE,
+    VERMILION,
+    Json,
+    axis_of,
+    figure_of,
+    hover_of,
+    safe,
+    tail_of,
+)
 from lissom.report.points import Point, Vertical, tradeoff_points, vertical
 from lissom.report.tables import as_planned, run_labels
 from lissom.report.units import (
@@ -22,17 +33,10 @@ from lissom.report.units import (
     significant,
 )
 
-Json = dict[str, object]
 Rows = Sequence[tuple[int, LayerRecord]]
 
-# Wong 2011 ("Points of view: Color blindness", Nature Methods 8, 441), without its colours that fall below
-# 3:1 on white or on the page's dark background.
-BLUE, VERMILION, GREEN, PURPLE, GREY = "#1f7ab8", "#d55e00", "#00926b", "#c0679b", "#7c8794"
 RUN_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, GREY)
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
-HOVER_COLOUR = "#1c2430"
 TRADEOFF_HEIGHT, SAMPLES_HEIGHT = 420, 340
-BEFORE_COLOUR, AFTER_COLOUR = GREY, BLUE
 
 _ARITHMETIC = {
     "int8": (BLUE, ""),
@@ -41,11 +45,6 @@ _ARITHMETIC = {
     "unknown": (GREY, "x"),
 }
 _OTHER_ARITHMETIC = (PURPLE, "-")
-
-
-def safe(text: str) -> str:
-    """Text that plotly shows as it is: it renders tags and links found in labels."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def tradeoff(runs: Sequence[RunRecord]) -> go.Figure:
@@ -64,10 +63,10 @@ def tradeoff(runs: Sequence[RunRecord]) -> go.Figure:
     batch = f" (batch of {batches.pop()})" if len(batches) == 1 else ""
     layout: Json = {
         "height": TRADEOFF_HEIGHT,
-        "xaxis": _axis(f"Latency, ms per call{batch}", rangemode="tozero"),
-        "yaxis": _axis(safe(axis.title), range=_y_range([point.y for point in points], axis)),
+        "xaxis": axis_of(f"Latency, ms per call{batch}", rangemode="tozero"),
+        "yaxis": axis_of(safe(axis.title), range=_y_range([point.y for point in points], axis)),
     }
-    return _figure(traces, layout)
+    return figure_of(traces, layout)
 
 
 def _y_range(values: Sequence[float], axis: Vertical) -> list[float]:
@@ -116,7 +115,7 @@ def _points_trace(points: Sequence[Point], name: str, colour: str, largest: int)
             "line": {"width": 2, "color": colour},
             "opacity": 1,
         },
-        "text": [_hover(*point.lines) for point in points],
+        "text": [hover_of(*point.lines) for point in points],
         "hovertemplate": "%{text}<extra></extra>",
     }
 
@@ -138,11 +137,11 @@ def latency_samples(run: RunRecord) -> go.Figure:
     bands = [shape for latency, colour in sides for shape in _median_shapes(latency, colour)]
     layout: Json = {
         "height": SAMPLES_HEIGHT,
-        "xaxis": _axis("Round (both models timed in turns)", range=[0.5, rounds + 0.5]),
-        "yaxis": _axis("Latency, ms per call", rangemode="tozero"),
+        "xaxis": axis_of("Round (both models timed in turns)", range=[0.5, rounds + 0.5]),
+        "yaxis": axis_of("Latency, ms per call", rangemode="tozero"),
         "shapes": bands,
     }
-    return _figure(traces, layout)
+    return figure_of(traces, layout)
 
 
 def _samples_trace(name: str, latency: Latency, colour: str, symbol: str) -> Json:
@@ -179,23 +178,18 @@ def layer_bars(run: RunRecord) -> go.Figure:
     labels: Json = {
         "tickmode": "array",
         "tickvals": list(range(len(run.layers))),
-        "ticktext": [safe(_tail(layer.layer)) for layer in run.layers],
+        "ticktext": [safe(tail_of(layer.layer)) for layer in run.layers],
         "showgrid": False,
     }
     layout: Json = {
         "height": layers_height(run),
         "barmode": "overlay",
         "bargap": 0.3,
-        "xaxis": _axis("MACs per example", domain=[0, 0.48], exponentformat="SI"),
-        "xaxis2": _axis("SQNR, dB", domain=[0.52, 1], anchor="y"),
-        "yaxis": _axis("", range=[len(run.layers) - 0.5, -0.5], **labels),
+        "xaxis": axis_of("MACs per example", domain=[0, 0.48], exponentformat="SI"),
+        "xaxis2": axis_of("SQNR, dB", domain=[0.52, 1], anchor="y"),
+        "yaxis": axis_of("", range=[len(run.layers) - 0.5, -0.5], **labels),
     }
-    return _figure(traces, layout)
-
-
-def _tail(name: str, length: int = 28) -> str:
-    """The end of a long layer name, which tells it from its neighbours."""
-    return name if len(name) <= length else "…" + name[1 - length :]
+    return figure_of(traces, layout)
 
 
 def layers_height(run: RunRecord) -> int:
@@ -233,11 +227,7 @@ def _layer_hover(layer: LayerRecord) -> str:
     arithmetic = "not reported by the runtime" if layer.ran == "unknown" else f"ran as {layer.ran}"
     planned = "" if as_planned(layer) else f", planned {layer.planned}"
     cost = f"{count_text(layer.macs)} MACs, {count_text(layer.parameters_after)} parameters"
-    return _hover(f"{layer.layer} ({layer.op})", arithmetic + planned, cost, f"SQNR {db_text(layer.sqnr_db)}")
-
-
-def _hover(*lines: str) -> str:
-    return "<br>".join(safe(line) for line in lines)
+    return hover_of(f"{layer.layer} ({layer.op})", arithmetic + planned, cost, f"SQNR {db_text(layer.sqnr_db)}")
 
 
 def describe_tradeoff(runs: Sequence[RunRecord]) -> str:
@@ -259,38 +249,3 @@ def describe_samples(run: RunRecord) -> str:
         if side.samples
     )
     return f"Latency of each timed round. {'; '.join(spans)}."
-
-
-def _axis(title: str, **more: object) -> Json:
-    # transparent ticks keep the labels off the bars
-    ticks: Json = {"ticks": "outside", "ticklen": 5, "tickcolor": "rgba(0,0,0,0)"}
-    return {
-        "title": {"text": title, "font": {"size": 13}},
-        "automargin": True,
-        "zeroline": False,
-        **ticks,
-        **more,
-    }
-
-
-def _figure(data: Sequence[Json], layout: Json, top: int = 24) -> go.Figure:
-    whole: Json = {
-        **layout,
-        "template": {},
-        "margin": {"l": 8, "r": 8, "t": top, "b": 8},
-        "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "itemsizing": "constant"},
-        "showlegend": True,
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": FONT, "size": 13},
-        "hoverlabel": {
-            "bgcolor": HOVER_COLOUR,
-            "bordercolor": GREY,
-            "font": {"color": "#ffffff", "family": FONT, "size": 13},
-            "align": "left",
-        },
-        "hovermode": "closest",
-        # dragging to zoom would take the scroll gesture away on phones
-        "dragmode": False,
-    }
-    return go.Figure({"data": list(data), "layout": whole})

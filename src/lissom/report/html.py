@@ -1,50 +1,19 @@
-"""The report page: one file that opens offline.
-
-What a record holds (names, reasons, notes) is untrusted text: the template escapes it, figures get it as
-JSON with `<` escaped, and the page's own content security policy forbids every network request.
-"""
+"""The report page: one file that opens offline."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
-import jinja2
-from markupsafe import Markup
-from plotly import graph_objects as go  # pyright: ignore[reportMissingTypeStubs]
-from plotly.offline import get_plotlyjs  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
-
-from lissom.errors import RunFolderError, UsageError
+from lissom.errors import UsageError
 from lissom.measure.records import RunRecord
-from lissom.report import figures, tables
+from lissom.report import channels, figures, tables
 from lissom.report.headline import Headline, headlines, summary
 from lissom.report.listing import recipe_text
+from lissom.report.page import Figure, Section, filled, json_of, write_page
 from lissom.report.points import points_table, tradeoff_points, vertical
 from lissom.report.units import plural
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure as JSON, its words for assistive technology, and the table that holds the same numbers."""
-
-    title: str
-    caption: str
-    description: str
-    json: Markup
-    height: int
-    table: tables.Table | None = None
-    wide: bool = False
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of a run's page, in the order of reading; `kind` picks its block of the template."""
-
-    kind: str
-    title: str
 
 
 @dataclass(frozen=True)
@@ -60,6 +29,7 @@ class RunView:
     tables: Mapping[str, tables.Table | None]
     figures: Mapping[str, Figure]
     layers_text: str
+    channels_text: str
     recipe: str
     sections: tuple[Section, ...]
 
@@ -74,19 +44,14 @@ def render(runs: Sequence[RunRecord]) -> str:
         raise UsageError("Nothing to report: no run was given. Name at least one run folder.")
     labels = tables.run_labels(runs)
     views = [_view(run, label, f"run-{i}") for i, (run, label) in enumerate(zip(runs, labels, strict=True), 1)]
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(_asset("template.html.j2")).render(
+    return filled(
+        "template.html.j2",
         title=views[0].label if len(views) == 1 else f"{len(views)} runs compared",
         runs=views,
         comparison=tables.comparison(runs),
         compared=_tradeoff(runs) if len(runs) > 1 else None,
         created=max(run.created for run in runs),
         lissom=runs[-1].lissom,
-        style=Markup(_asset("style.css")),
-        script=Markup(_asset("page.js")),
-        plotly=Markup(get_plotlyjs()),
     )
 
 
@@ -97,30 +62,7 @@ def write(runs: Sequence[RunRecord], path: Path) -> Path:
         UsageError: there is no run.
         RunFolderError: the file cannot be written.
     """
-    page = render(runs)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as wrong:
-        reason = wrong.strerror or str(wrong)
-        raise RunFolderError(
-            f"The report cannot be written to {path}: {reason}. Choose another place or free this one."
-        ) from wrong
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
-def _asset(name: str) -> str:
-    return resources.files("lissom.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _json(figure: go.Figure) -> Markup:
-    text = str(figure.to_json())  # pyright: ignore[reportUnknownMemberType]
-    # `</script>` or `<!--` inside a name would end or confuse the script element it sits in
-    return Markup(text.replace("<", "\\u003c"))
+    return write_page(render(runs), path)
 
 
 def _view(run: RunRecord, label: str, anchor: str) -> RunView:
@@ -140,8 +82,14 @@ def _view(run: RunRecord, label: str, anchor: str) -> RunView:
             "parity": tables.parity(run),
             "environment": tables.environment(run),
         },
-        figures={"tradeoff": _tradeoff([run]), "samples": _samples(run), "layers": _layers(run)},
+        figures={
+            "tradeoff": _tradeoff([run]),
+            "samples": _samples(run),
+            "layers": _layers(run),
+            "channels": _channels(run),
+        },
         layers_text=tables.layers_text(run),
+        channels_text=channels.summary(run.channels),
         recipe=recipe_text(run.recipe),
         sections=_sections(run),
     )
@@ -154,6 +102,7 @@ def _sections(run: RunRecord) -> tuple[Section, ...]:
         ("measurements", "Before and after", True),
         ("latency", "Latency samples", True),
         ("layers", "Layers", True),
+        ("channels", "Channels", bool(run.channels)),
         ("skipped", "Skipped layers", True),
         ("parity", "Simulation and runtime", True),
         ("trials", "Candidates", bool(run.trials)),
@@ -170,7 +119,7 @@ def _tradeoff(runs: Sequence[RunRecord]) -> Figure:
         title=f"Latency against {metric or 'size'}",
         caption=" ".join(_tradeoff_caption(runs, metric)),
         description=figures.describe_tradeoff(runs),
-        json=_json(figures.tradeoff(runs)),
+        json=json_of(figures.tradeoff(runs)),
         height=figures.TRADEOFF_HEIGHT,
         table=points_table(runs),
     )
@@ -192,7 +141,7 @@ def _samples(run: RunRecord) -> Figure:
         title="Latency of each round",
         caption="Original and compressed model timed in turns. Dashed line: median; band: its 95 % interval.",
         description=figures.describe_samples(run),
-        json=_json(figures.latency_samples(run)),
+        json=json_of(figures.latency_samples(run)),
         height=figures.SAMPLES_HEIGHT,
         table=tables.samples(run),
     )
@@ -205,7 +154,19 @@ def _layers(run: RunRecord) -> Figure:
         " SQNR: signal to quantization noise ratio of its output on example data.",
         description=f"Bars of multiply-accumulates and of SQNR for {plural(len(run.layers), 'layer')}, in the"
         f" order of the model. {tables.layers_text(run)} The table below holds the numbers.",
-        json=_json(figures.layer_bars(run)),
+        json=json_of(figures.layer_bars(run)),
         height=figures.layers_height(run),
         wide=True,
+    )
+
+
+def _channels(run: RunRecord) -> Figure:
+    return Figure(
+        title="Output channels of each layer, before and after",
+        caption="Over the whole recipe, in the order of the model. Layers that make the same channels lose the same.",
+        description=channels.description(run.channels),
+        json=json_of(channels.bars(run.channels)),
+        height=channels.height(run.channels),
+        table=channels.table(run.channels),
+        wide=len(run.channels) > channels.MANY,
     )

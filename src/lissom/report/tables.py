@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lissom.measure.records import LayerRecord, RunRecord, TargetTrial
+from lissom.measure.records import LayerRecord, RunRecord, StepRecord, TargetTrial
 from lissom.report.units import (
     MISSING,
     bytes_text,
@@ -24,6 +24,8 @@ from lissom.report.units import (
     significant,
 )
 
+UNRECORDED = "not recorded"
+"""Of runs made before it was."""
 Kind = Literal["text", "number", "code"]
 
 
@@ -167,20 +169,38 @@ def skipped(run: RunRecord) -> Table:
 def steps(run: RunRecord) -> Table:
     rows = tuple(
         (
-            f"{number}. {step.transform}",
-            ", ".join(f"{key}={_value_text(value)}" for key, value in step.settings.items()) or "defaults",
+            f"{number}. {_step_title(step)}",
+            step.did or UNRECORDED,
+            _step_macs(run, step),
+            step.module or UNRECORDED,
             seconds_text(step.seconds),
             metric_text(step.metric),
         )
         for number, step in enumerate(run.steps, start=1)
     )
     columns = (
-        Column("Step"),
-        Column("Settings", "code"),
+        Column("Step", "code"),
+        Column("What it did"),
+        Column("MACs after it", "number"),
+        Column("Model after it"),
         Column("Time", "number"),
         Column("Metric after it (validation)", "number"),
     )
     return Table("Transforms in the order they ran", columns, rows)
+
+
+def _step_title(step: StepRecord) -> str:
+    settings = ", ".join(f"{key}={_value_text(value)}" for key, value in step.settings.items())
+    return step.title or (f"{step.transform}({settings})" if settings else step.transform)
+
+
+def _step_macs(run: RunRecord, step: StepRecord) -> str:
+    """'17.1M (2.4x fewer)'; the ratio is to the original."""
+    if step.macs is None:
+        return UNRECORDED
+    ratio = ratio_text(_ratio(run.before.macs, step.macs))
+    same = ratio == ratio_text(1.0)
+    return count_text(step.macs) if same else f"{count_text(step.macs)} ({ratio} fewer)"
 
 
 def _value_text(value: object) -> str:
