@@ -126,6 +126,56 @@ def test_inspect(call) -> None:
     assert "MACs" in shown.out
 
 
+def test_inspect_shows_groups_and_sensitivity(call, tmp_path: Path) -> None:
+    found = json.loads(call("inspect", PROJECT, "--sensitivity", "--html", "page.html", "--json").out)
+    names = ["features.0.weight", "features.3.weight"]
+    assert [group["name"] for group in found["groups"] if group["reason"] is None] == names
+    assert found["groups"][0]["layers"] == ["features.0", "features.1", "features.3"]
+    assert found["groups"][-1]["reason"] == "it is an output of the model"
+    assert [one["group"] for one in found["sensitivity"]["groups"]] == names
+    assert found["html"] == "page.html"
+    assert "Sensitivity" in (tmp_path / "page.html").read_text()
+    shown = call("inspect", PROJECT, "--groups", "--sensitivity")
+    assert shown.code == 0
+    for words in ("may be cut", "output of the model", "Change of accuracy, in points", "70% cut", "96 validation"):
+        assert words in " ".join(shown.out.split())
+    assert "sensitivity" in shown.err
+    plain = call("inspect", PROJECT)
+    assert "may be cut" not in plain.out
+    assert plain.err.count("[") == 0
+    assert "sensitivity" not in json.loads(call("inspect", PROJECT, "--json").out)
+
+
+def test_inspect_says_what_sensitivity_lacks(call, tmp_path: Path) -> None:
+    (tmp_path / "bare.py").write_text(
+        "import lissom, torch\n"
+        "def build():\n"
+        "    return torch.nn.Linear(4, 2), lissom.Task(example_inputs=(torch.zeros(1, 4),))\n"
+    )
+    ended = call("inspect", "bare.py", "--sensitivity")
+    assert ended.code == 3
+    assert "Sensitivity needs Task(metric=...) or Task(loss=...)" in ended.err
+
+
+def test_plan_shows_what_other_ratios_would_cost(call, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("- Fold\n- Prune: {ratio: 0.5}\n")
+    found = json.loads(call("plan", PROJECT, "--recipe", "r.yaml", "--json").out)
+    assert [plan["transform"] for plan in found["plans"]] == ["Fold", "Prune"]
+    fold, prune = found["outlook"]
+    assert fold["channels"] == fold["outlook"] == []
+    assert [one["ratio"] for one in prune["outlook"]] == [None, *(tenth / 10 for tenth in range(1, 10))]
+    assert prune["outlook"][0]["cost"] == found["plans"][1]["predicted"]
+    assert prune["before"]["macs"] == 23104
+    layers = {one["layer"]: one for one in prune["channels"]}
+    assert sum(layers[name]["after"] for name in ("features.0", "features.3")) == 12
+    assert layers["head"]["reason"] == "it is an output of the model"
+    shown = call("plan", PROJECT, "--recipe", "r.yaml")
+    assert shown.code == 0
+    text = " ".join(shown.out.split())
+    for words in ("this recipe 12 of 24", "2 groups of channels cut, in 3 layers", "90%", "importance", "8 -> "):
+        assert words in text
+
+
 def test_plan(call, tmp_path: Path) -> None:
     found = json.loads(call("plan", PROJECT, "--json").out)
     assert [plan["transform"] for plan in found["plans"]] == ["Fold", "Quantize"]
