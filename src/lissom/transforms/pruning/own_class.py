@@ -64,6 +64,7 @@ def _stack(node: FxNode) -> list[str]:
 _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
 _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
@@ -71,7 +72,7 @@ def _set_sizes_(smaller: nn.Module, model: nn.Module) -> None:
     """The sizes that torch's own layers keep beside their weights."""
     for path, layer in smaller.named_modules():
         before = model.get_submodule(path) if path else model
-        if isinstance(layer, (nn.LSTM, nn.GRU, nn.RNN)):
+        if isinstance(layer, _RECURRENT):
             layer.hidden_size = cast(torch.Tensor, layer.weight_hh_l0).shape[1]
             layer.input_size = cast(torch.Tensor, layer.weight_ih_l0).shape[1]
             layer.flatten_parameters()
@@ -99,13 +100,10 @@ _SIZES: tuple[tuple[tuple[type[nn.Module], ...], tuple[str, ...]], ...] = (
 
 
 def _set_channels_(layer: _Convolution) -> None:
-    """From the weight. Depthwise: groups follow the channels; other groups come from the graph's constants."""
+    """From the weight and the groups, which follow from the graph's constants."""
     first, second = layer.weight.shape[:2]
-    transposed = isinstance(layer, _TRANSPOSED)
-    if layer.groups > 1 and second == 1 and layer.groups == layer.in_channels:
-        each = max(1, layer.out_channels // layer.in_channels)
-        layer.groups = first if transposed else first // each
     inside = second * layer.groups
+    transposed = isinstance(layer, _TRANSPOSED)
     layer.out_channels, layer.in_channels = (inside, first) if transposed else (first, inside)
 
 
@@ -148,8 +146,12 @@ def _pairs(before: Any, after: Any) -> Iterator[tuple[Any, Any]]:
 def _holding(module: nn.Module, value: Any) -> list[str]:
     """Public attributes of a module that equal a constant; the sizes of torch's own layers are set already."""
     found: list[str] = []
+    done = {"in_channels", "out_channels"}
+    for kinds, names in (*_SIZES, (_RECURRENT, ("input_size", "hidden_size"))):
+        if isinstance(module, kinds):
+            done.update(names)
     for name, held in vars(module).items():
-        if name.startswith("_") or isinstance(held, bool) or name in ("in_channels", "out_channels", "training"):
+        if name.startswith("_") or isinstance(held, bool) or name in done:
             continue
         if isinstance(value, tuple):
             same = isinstance(held, (list, tuple)) and tuple(cast(Sequence[Any], held)) == value

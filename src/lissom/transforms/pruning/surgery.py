@@ -76,12 +76,16 @@ def prune(
     if not isinstance(model, GraphModule):
         candidate, reason = own_class(model, traced, sizes, changes, module, example)
         found, own = (module, False) if candidate is None else (candidate, True)
-    gap = difference(traced, sizes, found, example)
+    try:
+        gap = difference(traced, sizes, found, example)
+    except (RuntimeError, IndexError, ValueError) as wrong:
+        raise VerificationError(
+            f"The pruned network does not run ({str(wrong).splitlines()[0]}); {_blame(traced, sizes, example)}"
+        ) from wrong
     if not gap <= ALLOWED_GAP:
         raise VerificationError(
             f"The pruned network differs from the masked original by {gap:.1e} of the largest output (allowed "
-            f"{ALLOWED_GAP:.0e}); the first group that does so alone: {_culprit(traced, sizes, example)}. This is a "
-            "bug in Lissom's channel coupling: please report the model. Prune(exclude=[...]) leaves the group whole."
+            f"{ALLOWED_GAP:.0e}); {_blame(traced, sizes, example)}"
         )
     pair = Pair(traced.module, module, sizes, traced.graph.fixed_batch)
     changed = set(recover_(pair, refit.batches, refit.how, refit.tick))
@@ -135,8 +139,15 @@ def _tensors(leaves: Sequence[object]) -> list[torch.Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
+def _blame(traced: Trace, sizes: Sizes, example: Batch) -> str:
+    return (
+        f"the first group that does so alone: {_culprit(traced, sizes, example)}. This is a bug in Lissom's channel "
+        "coupling: please report the model. Prune(exclude=[...]) leaves the group whole."
+    )
+
+
 def _culprit(traced: Trace, sizes: Sizes, example: Batch) -> str:
-    """The first group that differs when it alone is cut."""
+    """The first group that differs, or does not run, when it alone is cut."""
     for group in sizes.channels.groups:
         if group.atom not in sizes.kept:
             continue
