@@ -1,8 +1,9 @@
-"""Make the pictures of the documentation from one run of `lissom demo`: docs/img/report.png and docs/img/demo.svg.
+"""Make the pictures of the documentation, into docs/img.
 
     .venv/bin/python scripts/docs_pictures.py
 
-Needs `chromium` on the path. Both pictures show the same run.
+report.png and demo.svg show one run of `lissom demo`; inspect.png the page of `lissom inspect` on examples/digits.py.
+With `inspect` as an argument, only that one. Needs `chromium` on the path.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ IMAGES = ROOT / "docs" / "img"
 SHOWN_RUN = "onnxruntime"
 """The run whose own report is photographed: its runtime is always there."""
 WIDTH, HEIGHT = 1280, 1500
+INSPECT_HEIGHT = 1440
 LIMIT_BYTES = 300_000
 COLUMNS = 104
 LIGHT = TerminalTheme(
@@ -36,14 +38,14 @@ CHROMIUM = (
 )
 
 
-def photograph(page: Path, picture: Path) -> None:
+def photograph(page: Path, picture: Path, height: int = HEIGHT) -> None:
     """The first screen of an HTML page as PNG."""
     with tempfile.TemporaryDirectory() as profile:
         subprocess.run(
             [
                 *CHROMIUM.split(),
                 f"--user-data-dir={profile}",
-                f"--window-size={WIDTH},{HEIGHT}",
+                f"--window-size={WIDTH},{height}",
                 f"--screenshot={picture}",
                 page.as_uri(),
             ],
@@ -67,8 +69,19 @@ def draw(text: str, picture: Path) -> None:
     picture.write_text("\n".join(line.rstrip() for line in svg.splitlines() if line.strip()) + "\n", encoding="utf-8")
 
 
+def inspect() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "inspect.html"
+        command = [str(Path(sys.executable).parent / "lissom"), "inspect", str(ROOT / "examples" / "digits.py")]
+        subprocess.run([*command, "--sensitivity", "--html", str(page)], capture_output=True, check=True)
+        photograph(page, IMAGES / "inspect.png", INSPECT_HEIGHT)
+
+
 def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
+    inspect()
+    if sys.argv[1:] == ["inspect"]:
+        return
     with tempfile.TemporaryDirectory() as folder:
         command = [str(Path(sys.executable).parent / "lissom"), "demo", "--out", "runs/demo"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)

@@ -15,6 +15,7 @@ import typer
 import yaml
 
 from lissom.cli import app
+from lissom.graph.graph import ChannelGroup, ChannelMember, Graph
 from lissom.measure import records
 from lissom.runfolder import Manifest, Source
 from lissom.target import Dynamic, Integers
@@ -22,6 +23,7 @@ from lissom.task import Task
 from lissom.transforms.base import Transform
 from lissom.transforms.finetuning import Finetune
 from lissom.transforms.folding import Fold
+from lissom.transforms.pruning import Outlook
 from lissom.transforms.quantization import Quantize
 from lissom.transforms.sparsity import Sparsify
 
@@ -217,6 +219,7 @@ DESCRIBED: list[tuple[str, type[pydantic.BaseModel]]] = [
             records.StepRecord,
             records.SkipRecord,
             records.LayerRecord,
+            records.ChannelRecord,
             records.Parity,
             records.Environment,
             records.TargetTrial,
@@ -224,6 +227,18 @@ DESCRIBED: list[tuple[str, type[pydantic.BaseModel]]] = [
             Source,
         )
     ),
+    *(
+        ("analyze.md", kind)
+        for kind in (
+            ChannelGroup,
+            ChannelMember,
+            Graph,
+            records.Sensitivity,
+            records.GroupSensitivity,
+            records.CutEffect,
+        )
+    ),
+    ("plan.md", Outlook),
     ("targets.md", Integers),
     ("targets.md", Dynamic),
     ("quantize.md", Quantize),
