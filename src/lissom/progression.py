@@ -8,9 +8,9 @@ After step k of n the share s_k of what is to go has gone:
 
 `left` of the model is to stay: 1 - ratio of its channels, or 1 / macs_ratio of its MACs. After step k,
 x_k = 1 - s_k (1 - left) stays. A step is relative to the model that it finds, ratio_k = 1 - x_k / x_(k-1) and
-macs_ratio_k = x_(k-1) / x_k, so that the product over the steps is what was wished for. `max_ratio` bounds what all steps
-take from one group together: step k may take 1 - (1 - max_ratio)^p_k with p_k = log(x_k / x_(k-1)) / log(left); the p_k
-add up to 1.
+macs_ratio_k = x_(k-1) / x_k, so that the product over the steps is what was wished for. `max_ratio` bounds what all
+steps take from one group together: step k may take 1 - (1 - max_ratio)^p_k with p_k = log(x_k / x_(k-1)) / log(left);
+the p_k add up to 1.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Progressive(Setting):
         name, wish = _wish(self.prune)
         left = 1.0 - wish if name == "ratio" else 1.0 / wish
         shares = remaining(left, self.steps or self._gentle(left), self.schedule)
+        if len(shares) == 2:
+            return self.prune, self.final or self.between
         steps: list[Transform] = []
         for k, (before, after) in enumerate(pairwise(shares), start=1):
             part = math.log(after / before) / math.log(left) if left < 1.0 else 1.0 / (len(shares) - 1)
@@ -75,8 +77,8 @@ class Progressive(Setting):
                 return count
         name, wish = _wish(self.prune)
         raise RecipeError(
-            f"{name}={wish:g} leaves {left:.2%}: with the {self.schedule} schedule, steps that cut at most {GENTLE:.0%} of "
-            f"what is left would be more than {MOST}. Give steps=..., or wish for less."
+            f"{name}={wish:g} leaves {left:.2%}: with schedule={self.schedule!r}, steps that cut at most {GENTLE:.0%} "
+            f"of what is left are more than {MOST}. Give steps=..., or wish for less."
         )
 
 
