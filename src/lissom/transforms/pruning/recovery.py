@@ -52,13 +52,16 @@ def recover_(pair: Pair, batches: Iterable[Batch], how: Recovery, tick: Callable
     if how == "none" or not pieces:
         return []
     walk = _Walk(pair, pieces)
-    nodes = list(pair.after.graph.nodes)
+    twins = {node.name: node for node in pair.after.graph.nodes}
+    nodes = list(pair.before.graph.nodes)
     changed: set[str] = set()
-    for index, node in enumerate(nodes):
-        if node.name in walk.twins:
-            fitted = walk.fit(node, how)
-            changed.update(fitted)
-            walk.step(node)
+    for index, before in enumerate(nodes):
+        after = twins.get(before.name)
+        if after is None:
+            walk.step_before(before)
+        else:
+            changed.update(walk.fit(after, how))
+            walk.step(after)
         tick((index + 1) / len(nodes))
     return sorted(changed)
 
@@ -82,6 +85,13 @@ class _Walk:
             if node.name in pair.sizes.channels.values
         }
         self._readers = _readers(pair.after)
+
+    def step_before(self, twin: FxNode) -> None:
+        """A node that only the original has."""
+        for before, _ in self._runs:
+            _run(before, twin)
+            for gone in self._last_before.get(twin, ()):
+                before.env.pop(gone, None)
 
     def step(self, node: FxNode) -> None:
         """Compute the node in both graphs, for all batches, and drop what nobody reads any more."""
@@ -108,6 +118,9 @@ class _Walk:
         if node.op == "get_attr":
             return node.name in self.moved
         terms = self._values.get(node)
+        twin = self.twins[node.name]
+        if [s.name for s in node.all_input_nodes if s.name in self.twins] != [s.name for s in twin.all_input_nodes]:
+            return True
         own = isinstance(terms, tuple) and self.pair.sizes.changed(terms)
         several = isinstance(terms, list) and any(self.pair.sizes.changed(t) for t in terms)
         return own or several or any(s.name in self.moved or self._sliced(s) for s in node.all_input_nodes)

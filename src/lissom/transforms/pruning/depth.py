@@ -1,0 +1,288 @@
+"""`PruneDepth`: whole residual blocks taken out.
+
+Channels that are cut from wide, shallow kernels often save nothing on hardware that computes sixteen at a time; a
+block that is gone is always gone. Importance of a block is what its absence does:
+
+    "output"       E |f(x) - f_without(x)|^2 / E |f(x)|^2 of the model's first output, one pass of the data per block
+    "similarity"   1 - E cos(x_in, x_out) over positions, one pass for all blocks ("block influence": Men et al. 2024,
+                   "ShortGPT", arXiv:2403.03853, equation 1)
+
+The blocks of least importance go first, until the wish is met. What stays is fitted again as `Prune` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Annotated, Any, ClassVar, Literal
+
+import pydantic
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Interpreter
+from torch.fx import Node as FxNode
+from torch.utils import _pytree as pytree
+
+from lissom.errors import ExportError, GoalError, VerificationError
+from lissom.graph.blocks import Block, find_blocks
+from lissom.graph.channels import find_channels
+from lissom.graph.graph import Graph
+from lissom.graph.resize import Sizes
+from lissom.graph.select import select as match
+from lissom.graph.trace import Trace, evaluation, trace
+from lissom.target import Target
+from lissom.task import Batch, Split, Task, fitting
+from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Transform, Work, calibration_split, clone
+from lissom.transforms.pruning.own_class import signature
+from lissom.transforms.pruning.recovery import Pair, Recovery, recover_
+
+BUDGETS = ("macs_ratio", "parameters_ratio")
+
+
+class Drop(Action):
+    """Take a residual block out: its output becomes its input."""
+
+    kind: Literal["drop"] = "drop"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
+    importance: float
+    macs: int
+    parameters: int
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    blocks: tuple[Block, ...]
+    importance: Mapping[str, float]
+
+
+class PruneDepth(Transform):
+    """Depth pruning: residual blocks taken out, least important first.
+
+    How much is given by one of: `ratio`, the share of the blocks; `macs_ratio` or `parameters_ratio`, how many times
+    smaller the model gets (before / after). `exclude` holds patterns of blocks that stay. It needs calibration data
+    (or training data), of which `samples` examples are used, unlabelled.
+    """
+
+    stage: ClassVar[Stage] = "structure"
+    actions: ClassVar[dict[str, type[Action]]] = {"drop": Drop}
+
+    ratio: Annotated[float, pydantic.Field(ge=0.0, le=1.0)] | None = None
+    macs_ratio: Annotated[float, pydantic.Field(ge=1.0)] | None = None
+    parameters_ratio: Annotated[float, pydantic.Field(ge=1.0)] | None = None
+    criterion: Literal["output", "similarity"] = "output"
+    exclude: tuple[str, ...] = ()
+    recovery: Recovery = "reconstruct"
+    samples: Annotated[int, pydantic.Field(ge=1)] = 256
+
+    @pydantic.model_validator(mode="after")
+    def _one_wish(self) -> PruneDepth:
+        named = [name for name in ("ratio", *BUDGETS) if getattr(self, name) is not None]
+        if len(named) != 1:
+            raise ValueError(
+                f"PruneDepth needs exactly one of ratio, {', '.join(BUDGETS)}, got {' and '.join(named) or 'none'}. "
+                "Write PruneDepth(ratio=0.25) for a quarter of the blocks, or PruneDepth(macs_ratio=1.5)."
+            )
+        return self
+
+    def needs(self) -> frozenset[Split]:
+        return frozenset({"calibration"})
+
+    def study(self, model: nn.Module, trace: Trace, task: Task, target: Target, work: Work = ALONE) -> Study:
+        blocks = find_blocks(trace)
+        batches = list(self._batches(task))
+        measured = _by_output if self.criterion == "output" else _by_similarity
+        return Study(blocks, measured(trace, blocks, batches, work))
+
+    def plan(self, graph: Graph, study: Study, target: Target) -> Plan:
+        """
+        Raises:
+            RecipeError: an `exclude` pattern matches no block.
+            GoalError: more is wished for than all blocks hold.
+        """
+        kept = match([b.module for b in study.blocks], self.exclude, "PruneDepth(exclude=...)")
+        free = sorted((b for b in study.blocks if b.module not in kept), key=lambda b: study.importance[b.module])
+        held = {tensor.name: tensor for tensor in graph.tensors}
+        numbers = {b.module: sum(prod(held[p].shape) for p in b.parameters if held[p].trainable) for b in study.blocks}
+        dropped = free[: _count(self, graph, free, numbers)]
+        gone = {block.module for block in dropped}
+        return Plan(
+            transform=self.name,
+            settings=self.model_dump(mode="json"),
+            actions=tuple(
+                Drop(layer=b.module, importance=study.importance[b.module], macs=b.macs, parameters=numbers[b.module])
+                for b in study.blocks
+                if b.module in gone
+            ),
+            skipped=tuple(
+                Skip(layer=b.module, reason="it is excluded" if b.module in kept else "others matter less")
+                for b in study.blocks
+                if b.module not in gone
+            ),
+            predicted=Cost(
+                macs=graph.macs - sum(b.macs for b in dropped),
+                parameters=graph.parameters - sum(numbers[b.module] for b in dropped),
+                bytes=graph.bytes - sum(held[p].bytes for b in dropped for p in b.parameters),
+            ),
+        )
+
+    def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task, work: Work = ALONE) -> nn.Module:
+        """
+        Raises:
+            VerificationError: the shorter network is not the original with its blocks' branches silent.
+        """
+        return self._shorten(model, plan, trace, task.example, self._batches(task), work)
+
+    def restructure(self, model: nn.Module, plan: Plan, trace: Trace, task: Task) -> nn.Module:
+        return self._shorten(model, plan, trace, task.example, (), ALONE)
+
+    def _batches(self, task: Task) -> Iterable[Batch]:
+        return task.batches(calibration_split(self.name, task), limit=self.samples)
+
+    def _shorten(
+        self, model: nn.Module, plan: Plan, traced: Trace, example: Batch, data: Iterable[Batch], work: Work
+    ) -> nn.Module:
+        gone = {drop.layer for drop in plan.of(Drop)}
+        blocks = [block for block in find_blocks(traced) if block.module in gone]
+        module = clone(traced.module)
+        bypass_(module, blocks)
+        found = _own(model, blocks, module, example)
+        shorter = module if found is None else found
+        _verify(traced, blocks, shorter, example)
+        sizes = Sizes(find_channels(traced), {})
+        changed = set(
+            recover_(Pair(traced.module, module, sizes, traced.graph.fixed_batch), data, self.recovery, work.tick)
+        )
+        if found is not None and changed:
+            fitted = module.state_dict(keep_vars=True)
+            with torch.no_grad():
+                for name, tensor in found.state_dict(keep_vars=True).items():
+                    if name in changed:
+                        tensor.copy_(fitted[name])
+        return shorter
+
+
+def _count(wish: PruneDepth, graph: Graph, free: Sequence[Block], numbers: Mapping[str, int]) -> int:
+    """How many of the blocks, in their order, have to go."""
+    if wish.ratio is not None:
+        return round(wish.ratio * len(free))
+    by_macs = wish.macs_ratio is not None
+    whole = graph.macs if by_macs else graph.parameters
+    limit = whole / ((wish.macs_ratio if by_macs else wish.parameters_ratio) or 1.0)
+    left = whole
+    for count, block in enumerate(free):
+        if left <= limit:
+            return count
+        left -= block.macs if by_macs else numbers[block.module]
+    if left > limit:
+        raise GoalError(
+            f"PruneDepth cannot reach {limit:,.0f} {'MACs' if by_macs else 'parameters'}: without all of its "
+            f"{len(free)} residual blocks the model still has {left:,.0f} of {whole:,}. Wish for less, or cut channels "
+            "with Prune as well."
+        )
+    return len(free)
+
+
+def bypass_(module: GraphModule, blocks: Sequence[Block]) -> None:
+    """Readers of each block's output read its input instead; the input of one may be the output of another."""
+    nodes = {node.name: node for node in module.graph.nodes}
+    for block in blocks:
+        nodes[block.output].replace_all_uses_with(nodes[block.source])
+        nodes[block.output] = nodes[block.source]
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _own(model: nn.Module, blocks: Sequence[Block], wanted: GraphModule, example: Batch) -> nn.Module | None:
+    """A copy of the user's module with the blocks replaced, if its trace is the shortened graph."""
+    if isinstance(model, GraphModule):
+        return None
+    shorter = clone(model)
+    for block in blocks:
+        shorter.set_submodule(block.module, nn.Identity())
+    try:
+        again = trace(shorter, example)
+    except (ExportError, RuntimeError, TypeError, ValueError, AttributeError):
+        return None
+    return shorter if signature(again.module) == signature(wanted) else None
+
+
+class _Silent(Interpreter):
+    """Runs the original with some blocks handing on what they got."""
+
+    def __init__(self, module: GraphModule, blocks: Sequence[Block]) -> None:
+        super().__init__(module)
+        names = {node.name: node for node in module.graph.nodes}
+        self._handed = {names[b.output]: names[b.source] for b in blocks}
+        # The source of a block must outlive the block.
+        super().__init__(module, garbage_collect_values=not blocks)
+
+    def run_node(self, n: FxNode) -> Any:
+        if n in self._handed:
+            return self.env[self._handed[n]]
+        return super().run_node(n)
+
+
+def _first(module: GraphModule, blocks: Sequence[Block], batch: Batch) -> Tensor:
+    leaves = pytree.tree_leaves((batch.args, dict(batch.kwargs)))
+    made = pytree.tree_leaves(_Silent(module, blocks).run(*leaves, enable_io_processing=False))
+    return next(leaf for leaf in made if isinstance(leaf, Tensor))
+
+
+@torch.no_grad()
+def _by_output(trace: Trace, blocks: Sequence[Block], batches: Sequence[Batch], work: Work) -> dict[str, float]:
+    pieces = [piece for batch in batches for piece in fitting(batch, trace.graph.fixed_batch)]
+    whole = [_first(trace.module, (), piece) for piece in pieces]
+    energy = sum(float(w.double().square().sum()) for w in whole)
+    found: dict[str, float] = {}
+    for index, block in enumerate(blocks):
+        gaps = (_first(trace.module, (block,), p).double() - w.double() for p, w in zip(pieces, whole, strict=True))
+        found[block.module] = sum(float(gap.square().sum()) for gap in gaps) / max(energy, 1e-30)
+        work.tick((index + 1) / len(blocks))
+    return found
+
+
+class _Watcher(Interpreter):
+    def __init__(self, module: GraphModule, blocks: Sequence[Block]) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self._blocks = {block.output: block for block in blocks}
+        self.total: dict[str, float] = {block.module: 0.0 for block in blocks}
+        self.count: dict[str, int] = {block.module: 0 for block in blocks}
+
+    def run_node(self, n: FxNode) -> Any:
+        value = super().run_node(n)
+        block = self._blocks.get(n.name)
+        if block is not None:
+            names = {node.name: node for node in self.env}
+            axis = 1 if value.ndim == 4 else -1
+            cosine = torch.nn.functional.cosine_similarity(self.env[names[block.source]], value, dim=axis)
+            self.total[block.module] += float(cosine.double().sum())
+            self.count[block.module] += cosine.numel()
+        return value
+
+
+@torch.no_grad()
+def _by_similarity(trace: Trace, blocks: Sequence[Block], batches: Sequence[Batch], work: Work) -> dict[str, float]:
+    watcher = _Watcher(trace.module, blocks)
+    for index, batch in enumerate(batches):
+        for piece in fitting(batch, trace.graph.fixed_batch):
+            leaves = pytree.tree_leaves((piece.args, dict(piece.kwargs)))
+            watcher.run(*leaves, enable_io_processing=False)
+        work.tick((index + 1) / len(batches))
+    return {b.module: 1.0 - watcher.total[b.module] / max(1, watcher.count[b.module]) for b in blocks}
+
+
+@torch.no_grad()
+def _verify(traced: Trace, blocks: Sequence[Block], shorter: nn.Module, example: Batch) -> None:
+    batch = next(iter(fitting(example, traced.graph.fixed_batch)))
+    wanted = _first(traced.module, blocks, batch)
+    with evaluation(shorter):
+        made = pytree.tree_leaves(shorter(*batch.args, **batch.kwargs))
+    got = next(leaf for leaf in made if isinstance(leaf, Tensor))
+    scale = float(wanted.abs().max().clamp_min(1e-30))
+    gap = float((wanted.double() - got.double()).abs().max()) / scale if wanted.shape == got.shape else float("inf")
+    if not gap <= 1e-4:
+        raise VerificationError(
+            f"Without {', '.join(b.module for b in blocks)} the network differs from the original with those blocks "
+            f"silent by {gap:.1e} of the largest output. This is a bug in Lissom: please report the model. "
+            "PruneDepth(exclude=[...]) leaves blocks in place."
+        )
