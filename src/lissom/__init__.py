@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lissom.transforms.finetuning import Finetune as Finetune
     from lissom.transforms.folding import Fold as Fold
     from lissom.transforms.pruning import Prune as Prune
+    from lissom.transforms.pruning import PruneDepth as PruneDepth
     from lissom.transforms.quantization import Quantize as Quantize
     from lissom.transforms.sparsity import Sparsify as Sparsify
 
@@ -34,6 +35,7 @@ _HOMES = {
     "Batch": "lissom.task",
     "Finetune": "lissom.transforms.finetuning",
     "Prune": "lissom.transforms.pruning",
+    "PruneDepth": "lissom.transforms.pruning",
     "Fold": "lissom.transforms.folding",
     "Goal": "lissom.goal",
     "Graph": "lissom.graph.graph",

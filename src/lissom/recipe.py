@@ -17,7 +17,7 @@ from lissom.settings import Setting
 from lissom.transforms.base import Plan, Transform
 from lissom.transforms.finetuning import Finetune
 from lissom.transforms.folding import Fold
-from lissom.transforms.pruning import Prune
+from lissom.transforms.pruning import Prune, PruneDepth
 from lissom.transforms.quantization import Quantize
 from lissom.transforms.sparsity import Sparsify
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 TRANSFORMS: Mapping[str, type[Transform]] = {
     "Fold": Fold,
     "Prune": Prune,
+    "PruneDepth": PruneDepth,
     "Sparsify": Sparsify,
     "Finetune": Finetune,
     "Quantize": Quantize,

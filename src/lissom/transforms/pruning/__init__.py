@@ -1,4 +1,5 @@
+from lissom.transforms.pruning.depth import Drop, PruneDepth
 from lissom.transforms.pruning.outlook import Outlook, outlook
 from lissom.transforms.pruning.prune import Cut, Prune, Study
 
-__all__ = ["Cut", "Outlook", "Prune", "Study", "outlook"]
+__all__ = ["Cut", "Drop", "Outlook", "Prune", "PruneDepth", "Study", "outlook"]
