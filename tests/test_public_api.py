@@ -12,7 +12,7 @@ import pytest
 import lissom
 
 NAMES = {
-    "Batch", "Finetune", "Fold", "Goal", "Graph", "LissomError", "Prune", "Quantize", "Recipe", "Result",
+    "Batch", "Finetune", "Fold", "Goal", "Graph", "LissomError", "Prune", "PruneDepth", "Quantize", "Recipe", "Result",
     "Sparsify", "Task",
     "analyze", "compress", "load", "plan", "progressive",
     "data", "errors", "metrics",
