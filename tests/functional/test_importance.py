@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -62,6 +63,22 @@ def test_scores_are_what_the_formulas_say(shape):
     close(imp.lamp(w), [energy[c] / sum(e for e in energy if e >= energy[c]) for c in rows])
     cosine = [[a[c] @ a[j] / np.linalg.norm(a[c]) / np.linalg.norm(a[j]) for j in rows if j != c] for c in rows]
     close(imp.dissimilarity(w), [1 - max(cosine[c], default=-1.0) for c in rows])
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("p", [1, 2])
+def test_the_norms_of_all_slices_are_those_of_the_slices(axis: int, p: Literal[1, 2]):
+    weight = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(1))
+    slices = weight.double().movedim(axis, 0).flatten(1)
+    close(imp.slice_norms(weight, axis, p), imp.magnitude(slices, p).tolist(), 1e-6)
+    close(imp.slice_norms(weight[0, 0], 0, p), weight[0, 0].abs().double().tolist(), 1e-6)
+
+
+def test_norms_that_float32_cannot_hold_are_taken_in_float64():
+    weight = torch.full((2, 3), 1e30)
+    close(imp.slice_norms(weight, 0, 2), [math.sqrt(3) * 1e30] * 2, 1e-6)
+    with pytest.raises(ValueError, match="finite"):
+        imp.slice_norms(torch.tensor([[1.0, math.nan]]), 0, 2)
 
 
 def test_taylor_is_the_change_of_a_loss_that_is_linear_in_the_weights():

@@ -71,8 +71,24 @@ def score(
         raw = _by_activation(groups, reading, tensors, consumers, activations(trace, batches(), consumers))
     else:
         scales = _scales(trace)
-        raw = {group.name: _by_weight(group, reading, tensors, scales, at) for at, group in enumerate(groups)}
+        norms = _Norms(tensors)
+        raw = {group.name: _by_weight(group, reading, norms, scales, at) for at, group in enumerate(groups)}
     return {name: importance.normalize(found, reading.normalization) for name, found in raw.items()}
+
+
+class _Norms:
+    """The tensors, and the norms of all slices of their axes: each taken once, however many groups share the axis."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = tensors
+        self._found: dict[tuple[str, int, int], Tensor] = {}
+
+    def of(self, member: Member, p: Literal[1, 2]) -> Tensor:
+        """(channels,) the norm of everything that is cut with one of them: the norm of the norms of its places."""
+        key = (member.parameter, member.axis, p)
+        if key not in self._found:
+            self._found[key] = importance.slice_norms(self.tensors[member.parameter], member.axis, p)
+        return importance.magnitude(self._found[key][torch.from_numpy(member.places)], p)
 
 
 def _rows(member: Member, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -86,9 +102,8 @@ def _scales(trace: Trace) -> frozenset[str]:
     return frozenset(name for name in found if name)
 
 
-def _by_weight(
-    group: Group, reading: Reading, tensors: Mapping[str, Tensor], scales: frozenset[str], at: int
-) -> Tensor:
+def _by_weight(group: Group, reading: Reading, norms: _Norms, scales: frozenset[str], at: int) -> Tensor:
+    tensors = norms.tensors
     if reading.criterion == "random":
         return importance.random_scores(group.size, reading.seed * 100_003 + at)
     matrices = [m for m in group.members if tensors[m.parameter].ndim > 1]
@@ -97,18 +112,18 @@ def _by_weight(
         own = [m for m in group.members if m.parameter in scales]
         scored = [importance.scale_magnitude(_rows(m, tensors)) for m in own]
         # Channels that no normalization scales: by the size of what makes them.
-        scored = scored or [importance.magnitude(_rows(m, tensors), 2) for m in makers or group.members]
+        scored = scored or [norms.of(m, 2) for m in makers or group.members]
         return importance.reduce_members(scored, reading.reduction)
-    of_rows: dict[str, Callable[[Tensor], Tensor]] = {
-        "magnitude": lambda w: importance.magnitude(w, 2).square(),
-        "l1": lambda w: importance.magnitude(w, 1),
-        "l2": lambda w: importance.magnitude(w, 2),
-        "lamp": importance.lamp,
-        "fpgm": importance.median_distance,
-        "cosine": importance.dissimilarity,
+    of_member: dict[str, Callable[[Member], Tensor]] = {
+        "magnitude": lambda m: norms.of(m, 2).square(),
+        "l1": lambda m: norms.of(m, 1),
+        "l2": lambda m: norms.of(m, 2),
+        "lamp": lambda m: importance.lamp(_rows(m, tensors)),
+        "fpgm": lambda m: importance.median_distance(_rows(m, tensors)),
+        "cosine": lambda m: importance.dissimilarity(_rows(m, tensors)),
     }
     chosen = makers if reading.criterion in ("fpgm", "cosine", "lamp") else matrices
-    scored = [of_rows[reading.criterion](_rows(m, tensors)) for m in chosen or group.members]
+    scored = [of_member[reading.criterion](m) for m in chosen or group.members]
     return importance.reduce_members([importance.normalize(s, "mean") for s in scored], reading.reduction)
 
 
@@ -147,6 +162,7 @@ def _by_activation(
     consumers: Sequence[Consumer],
     seen: Mapping[tuple[str, int], Activity],
 ) -> Scores:
+    norms = _Norms(tensors)
     by_weight = {(c.weight, c.weight_axis): seen[c.source, c.source_axis] for c in consumers}
     found: Scores = {}
     for group in groups:
@@ -167,7 +183,7 @@ def _by_activation(
         found[group.name] = (
             importance.reduce_members(scored, reading.reduction)
             if scored
-            else _by_weight(group, plain, tensors, frozenset(), 0)
+            else _by_weight(group, plain, norms, frozenset(), 0)
         )
     return found
 
