@@ -71,7 +71,8 @@ class Prune(Transform):
     says who competes: the channels of one group, of all, or of groups of the same structure.
 
     `recovery` fits the layers that lost inputs again to what they computed, from `samples` unlabelled examples:
-    "auto" does so where the task has calibration or training data.
+    "auto" does so where the task has calibration or training data; without, "constants" moves what cut channels that
+    never change have added into the biases of their readers.
     """
 
     stage: ClassVar[Stage] = "structure"
@@ -88,7 +89,7 @@ class Prune(Transform):
     max_ratio: Share = 0.9
     round_to: Annotated[int, pydantic.Field(ge=1)] = 1
     exclude: tuple[str, ...] = ()
-    recovery: Literal["auto"] | Recovery = "auto"
+    recovery: Literal["auto", "constants"] | Recovery = "auto"
     samples: Annotated[int, pydantic.Field(ge=1)] = 512
     seed: int = 0
 
@@ -166,12 +167,10 @@ class Prune(Transform):
         Raises:
             VerificationError: the smaller network does not equal the masked original.
         """
-        how: Recovery = "none"
-        if self.recovery != "auto":
-            how = self.recovery
-        elif task.has("calibration") or task.has("train"):
-            how = "reconstruct"
-        batches = self._batches(task) if how != "none" else ()
+        how = self.recovery
+        if how == "auto":
+            how = "reconstruct" if task.has("calibration") or task.has("train") else "constants"
+        batches = self._batches(task) if how in ("reconstruct", "bias") else ()
         return self._cut(model, plan, trace, task.example, Refit(how, batches, work.tick)).module
 
     def restructure(self, model: nn.Module, plan: Plan, trace: Trace, task: Task) -> nn.Module:
@@ -267,13 +266,14 @@ def _cuts(channels: Channels, atoms: Kept) -> Iterable[Cut]:
             layer=name.rpartition(".")[0],
             parameter=name,
             axis=axis,
-            kept=tuple(int(place) for place in sizes.places(term)),
+            kept=tuple(sizes.places(term).tolist()),
             size=term.size,
             groups=tuple(own),
         )
 
 
 def _skips(channels: Channels, atoms: Kept, excluded: frozenset[str]) -> Iterable[Skip]:
+    """Every layer that makes channels of a group that stays whole."""
     seen: set[Skip] = set()
     for group in channels.groups:
         if group.atom in atoms:
@@ -283,7 +283,9 @@ def _skips(channels: Channels, atoms: Kept, excluded: frozenset[str]) -> Iterabl
             reason = "it is excluded"
         elif group.reason is None and group.size == 1:
             reason = "it has one channel"
-        skip = Skip(layer=group.name.split("#")[0].rpartition(".")[0] or group.name, reason=reason)
-        if skip not in seen:
-            seen.add(skip)
-            yield skip
+        makers = [m for m in group.members if m.axis == 0 and len(channels.parameters[m.parameter]) > 1]
+        for member in makers or group.members[:1]:
+            skip = Skip(layer=member.parameter.rpartition(".")[0] or member.parameter, reason=reason)
+            if skip not in seen:
+                seen.add(skip)
+                yield skip

@@ -75,7 +75,7 @@ class _Walk:
         self._runs: list[tuple[Interpreter, Interpreter]] = []
         for piece in pieces:
             inputs = pytree.tree_leaves((piece.args, dict(piece.kwargs)))
-            self._runs.append((_interpreter(pair.before, inputs), _interpreter(pair.after, inputs)))
+            self._runs.append((interpreter(pair.before, inputs), interpreter(pair.after, inputs)))
         self._last = _last_uses(pair.after)
         self._last_before = _last_uses(pair.before)
         self._done: set[str] = set()
@@ -84,12 +84,12 @@ class _Walk:
             for node in pair.after.graph.nodes
             if node.name in pair.sizes.channels.values
         }
-        self._readers = _readers(pair.after)
+        self._readers = readers(pair.after)
 
     def step_before(self, twin: FxNode) -> None:
         """A node that only the original has."""
         for before, _ in self._runs:
-            _run(before, twin)
+            run(before, twin)
             for gone in self._last_before.get(twin, ()):
                 before.env.pop(gone, None)
 
@@ -99,7 +99,7 @@ class _Walk:
         if self._has_moved(node):
             self.moved.add(node.name)
         for before, after in self._runs:
-            _run(before, twin)
+            run(before, twin)
             same = node.op == "call_function" and node.name not in self.moved
             if same and twin in before.env:
                 after.env[node] = before.env[twin]
@@ -107,8 +107,8 @@ class _Walk:
                 # Nodes that only the resized graph has: sizes computed in proportion.
                 for source in node.all_input_nodes:
                     if source not in after.env:
-                        _run(after, source)
-                _run(after, node)
+                        run(after, source)
+                run(after, node)
             for gone in self._last.get(node, ()):
                 after.env.pop(gone, None)
             for gone in self._last_before.get(twin, ()):
@@ -149,7 +149,7 @@ class _Walk:
             return []
         if isinstance(call.given.get("padding"), str):
             return []
-        weight = _tensor(self.pair.after, weight_node)
+        weight = tensor_of(self.pair.after, weight_node)
         rows = cast(Terms, self._values[node])
         out_axis = len(rows) - 1 if op_name(node) == "linear" else 1
         twin = self.twins[node.name]
@@ -159,27 +159,27 @@ class _Walk:
         moments = Moments.of(inputs if full else 0, weight.shape[0])
         shift = torch.zeros(weight.shape[0], dtype=torch.float64)
         for before, after in self._runs:
-            wanted = sliced_tensor(_run(before, twin, keep=False), kept).movedim(out_axis, -1).flatten(0, -2)
+            wanted = sliced_tensor(run(before, twin, keep=False), kept).movedim(out_axis, -1).flatten(0, -2)
             given = after.env[node.all_input_nodes[0]]
             if full:
                 moments.add_(_rows(given, call, weight), wanted)
             else:
-                got = _run(after, node, keep=False).movedim(out_axis, -1).flatten(0, -2)
+                got = run(after, node, keep=False).movedim(out_axis, -1).flatten(0, -2)
                 shift += (wanted - got).double().sum(0)
                 moments.rows += len(wanted)
         changed: list[str] = []
         bias_node = call.given.get("bias")
         if full:
             fitted, bias = solve(moments, weight.flatten(1), RIDGE)
-            _set(self.pair.after, weight_node, fitted.reshape(weight.shape))
+            set_tensor(self.pair.after, weight_node, fitted.reshape(weight.shape))
             changed.append(str(weight_node.target))
         else:
             bias = (shift / max(1, moments.rows)).to(weight.dtype)
         if isinstance(bias_node, FxNode) and bias_node.op == "get_attr":
             if self._readers.get(str(bias_node.target), 0) > 1:
                 return changed
-            old = _tensor(self.pair.after, bias_node)
-            _set(self.pair.after, bias_node, bias if full else old + bias)
+            old = tensor_of(self.pair.after, bias_node)
+            set_tensor(self.pair.after, bias_node, bias if full else old + bias)
             changed.append(str(bias_node.target))
         return changed
 
@@ -197,7 +197,7 @@ class _Walk:
         mean = total / count
         variance = (squares / count - mean.square()).clamp_min(0)
         for name, value in zip(names, (mean, variance), strict=True):
-            _set(self.pair.after, name, value.to(_tensor(self.pair.after, name).dtype))
+            set_tensor(self.pair.after, name, value.to(tensor_of(self.pair.after, name).dtype))
         return [str(name.target) for name in names]
 
 
@@ -222,13 +222,13 @@ def _spread(values: list[int], count: int) -> list[int]:
     return values * count if len(values) == 1 else values
 
 
-def _interpreter(module: GraphModule, inputs: list[Any]) -> Interpreter:
+def interpreter(module: GraphModule, inputs: list[Any]) -> Interpreter:
     made = Interpreter(module, garbage_collect_values=False)
     made.args_iter = iter(inputs)
     return made
 
 
-def _run(interpreter: Interpreter, node: FxNode, *, keep: bool = True) -> Any:
+def run(interpreter: Interpreter, node: FxNode, *, keep: bool = True) -> Any:
     value = interpreter.run_node(node)
     if keep:
         interpreter.env[node] = value
@@ -247,7 +247,7 @@ def _last_uses(module: GraphModule) -> Mapping[FxNode, tuple[FxNode, ...]]:
     return found
 
 
-def _readers(module: GraphModule) -> dict[str, int]:
+def readers(module: GraphModule) -> dict[str, int]:
     """How many calls read each parameter."""
     found: dict[str, int] = {}
     for node in module.graph.nodes:
@@ -256,10 +256,10 @@ def _readers(module: GraphModule) -> dict[str, int]:
     return found
 
 
-def _tensor(module: GraphModule, node: FxNode) -> Tensor:
+def tensor_of(module: GraphModule, node: FxNode) -> Tensor:
     owner, _, name = str(node.target).rpartition(".")
     return getattr(module.get_submodule(owner), name)
 
 
-def _set(module: GraphModule, node: FxNode, value: Tensor) -> None:
-    _tensor(module, node).copy_(value)
+def set_tensor(module: GraphModule, node: FxNode, value: Tensor) -> None:
+    tensor_of(module, node).copy_(value)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ from lissom.graph.resize import Kept, Sizes, resize_, slice_parameters_
 from lissom.graph.trace import Trace, evaluation
 from lissom.task import Batch, contiguous, repeated
 from lissom.transforms.base import ALONE, clone
+from lissom.transforms.pruning.constants import fold_constants_
 from lissom.transforms.pruning.own_class import own_class
 from lissom.transforms.pruning.recovery import Pair, Recovery, recover_
 
@@ -46,7 +48,7 @@ class Pruned:
 class Refit:
     """How what is left is fitted again, and on what."""
 
-    how: Recovery = "none"
+    how: Recovery | Literal["constants"] = "none"
     batches: Iterable[Batch] = ()
     tick: Callable[[float], None] = ALONE.tick
 
@@ -88,7 +90,10 @@ def prune(
             f"{ALLOWED_GAP:.0e}); {_blame(traced, sizes, example)}"
         )
     pair = Pair(traced.module, module, sizes, traced.graph.fixed_batch)
-    changed = set(recover_(pair, refit.batches, refit.how, refit.tick))
+    if refit.how == "constants":
+        changed = set(fold_constants_(pair, _batch_for(traced, example)))
+    else:
+        changed = set(recover_(pair, refit.batches, refit.how, refit.tick))
     if own:
         fitted = dict(module.state_dict(keep_vars=True))
         with torch.no_grad():
