@@ -1,0 +1,48 @@
+"""P3: 40 % of the channels of ResNet-56 cut by the scale of their normalization, at most 15 epochs."""
+
+from __future__ import annotations
+
+import json
+
+import lissom
+from benchmarks.cifar import trained
+from benchmarks.context import Context
+from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
+from lissom.recipe import Recipe
+
+TITLE = "40 % of the channels of ResNet-56 by the scale of their normalization, 15 epochs"
+NEEDS = ("data", "weights")
+EPOCHS, DROP_PT = 15, 0.5
+PRUNED = lissom.Prune(ratio=0.4, criterion="bn_scale")
+TRAINING = lissom.Finetune(epochs=EPOCHS, learning_rate=0.05)
+
+
+def goal() -> Goal:
+    return Goal(
+        text=f"accuracy on the test split, last of at most {EPOCHS} epochs, falls by at most {DROP_PT} points",
+        wishes=(Wish(figure="drop", at_most=DROP_PT),),
+    )
+
+
+def run(context: Context) -> Outcome:
+    model, task = trained(context, 56)
+    found = {}
+    for name, steps in (("right after surgery", [PRUNED]), ("fine-tuned", [PRUNED, TRAINING])):
+        context.say(name)
+        out = context.kept / name.replace(" ", "-")
+        lissom.compress(model, task, recipe=Recipe(steps), target="openvino", out=out, batch_size=64)
+        found[name] = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    percent = {name: 100 * one["after"]["metric"]["value"] for name, one in found.items()}
+    before = 100 * found["fine-tuned"]["before"]["metric"]["value"]
+    return Outcome(
+        goal=goal(),
+        value={
+            "drop": Figure(value=round(before - percent["fine-tuned"], 4), unit="points"),
+            "MACs": Figure(value=round(found["fine-tuned"]["ratios"]["macs"], 3), unit="x"),
+            "parameters": Figure(value=round(found["fine-tuned"]["ratios"]["parameters"], 3), unit="x"),
+        },
+        reference=(),
+        control=(Beside(what="the original", value=round(before, 2), unit="%", source="the same run"),),
+        seeds=(0,),
+        runs=tuple(Run(name=name, figures={"accuracy %": round(value, 2)}) for name, value in percent.items()),
+    )
