@@ -25,7 +25,7 @@ from lissom.training.settings import STRENGTHS, Training
 from lissom.transforms.finetuning import Finetune
 from lissom.transforms.pruning import Prune
 from lissom.transforms.pruning.prune import kept_by
-from small_models import MODELS, build
+from small_models import MODELS, build, traced
 
 KINDS: dict[str, dict[str, Any]] = {
     "slimming": {"regularizer": "slimming", "strength": 0.02},
@@ -239,6 +239,27 @@ def test_a_step_is_told_before_anything_is_trained(kind: str, monkeypatch: pytes
     one = Finetune(**PLAIN, **KINDS[kind])
     with pytest.raises(RecipeError, match=f"regularizer='{kind}' makes channels small .* Leave the regularizer out"):
         one.study(model, trace(model, task().example), task(), load_target("torch"))
+
+
+@each
+@pytest.mark.parametrize("pace", [{"channels_last": True}, {"precision": "bfloat16"}])
+def test_memory_order_and_precision_do_not_matter(kind: str, pace: dict[str, Any]) -> None:
+    chosen = settings(epochs=1, **KINDS[kind])
+    plain, other = (finetune(net(), task(), chosen.model_copy(update=more)) for more in ({}, pace))
+    assert other.history.epochs[0].loss == pytest.approx(plain.history.epochs[0].loss, rel=0.05)
+
+
+@each
+def test_an_exported_graph_has_the_same_penalty(kind: str) -> None:
+    """What a pruning that could not keep the user's class hands on."""
+    model, example, made = traced("residual")
+    own, graph = (of(one, kind, example=example) for one in (model, made.module))
+    assert float(graph(made.module, 3).detach()) == pytest.approx(float(own(model, 3).detach()), rel=1e-6)
+    generator = torch.Generator().manual_seed(0)
+    data = [(torch.randn(9, 3, 8, 8, generator=generator), torch.arange(9) % 5) for _ in range(3)]
+    aim = Task(example_inputs=example.args, train=data, loss=F.cross_entropy)
+    after = finetune(made.module, aim, settings(epochs=1, **KINDS[kind])).model
+    assert not torch.equal(after.get_parameter("fc.weight"), made.module.get_parameter("fc.weight"))
 
 
 # ---- settings ---------------------------------------------------------------------------------------------------
