@@ -118,6 +118,18 @@ def test_a_metric_over_the_whole_split() -> None:
     assert found.loss is None
 
 
+def test_outputs_keep_their_structure() -> None:
+    class Named(tiny.Tiny):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+            return {"logits": super().forward(x)}
+
+    model = Named()
+    model.load_state_dict(tiny.tiny().state_dict())
+    task = tiny.task(loss=lambda outputs, y: F.cross_entropy(outputs["logits"], y), metric=None)
+    found = sensitivity(model.eval(), task, ratios=(0.5,))
+    assert found.loss == pytest.approx(measured(tiny.tiny())[1], rel=1e-5)
+
+
 def test_a_model_of_one_batch_size_is_measured_in_its_own_batches() -> None:
     class Fixed(tiny.Tiny):
         def forward(self, x: Tensor) -> Tensor:

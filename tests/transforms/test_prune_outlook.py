@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import lissom
+import small_models
 from lissom.graph.trace import trace
 from lissom.pipeline import foresee
 from lissom.pipeline.recording import channel_records, done_text, layer_channels
@@ -127,6 +128,28 @@ def test_two_steps_are_one_before_and_one_after(net: Net, task: lissom.Task) -> 
     assert (found["inner"].before, found["inner"].after) == (12, 4)
     assert found["inner"].reason == ""
     assert layer_channels(second.trace, second.plan)[2].before == 9
+
+
+@pytest.mark.parametrize("name", ["recurrent", "text", "tied", "transformer", "branches", "mobile"])
+def test_coupled_layers_name_each_other_and_lose_the_same(name: str) -> None:
+    model, example = small_models.build(name)
+    task = lissom.Task(example_inputs=example.args, example_kwargs=example.kwargs)
+    (step,) = foresee(model.eval(), task, lissom.Recipe([lissom.Prune(ratio=0.4, scope="local")]), TARGET)
+    found = {one.layer: one for one in step.channels}
+    assert any(one.after < one.before for one in found.values())
+    for one in found.values():
+        for other in one.coupled:
+            assert one.layer in found[other].coupled
+            assert found[other].after == one.after
+
+
+def test_hidden_units_of_a_recurrent_layer_are_its_channels() -> None:
+    model, example = small_models.build("recurrent")
+    task = lissom.Task(example_inputs=example.args)
+    (step,) = foresee(model.eval(), task, lissom.Recipe([lissom.Prune(ratio=0.5, scope="local")]), TARGET)
+    found = {one.layer: one for one in step.channels}
+    assert (found["lstm"].before, found["lstm"].after) == (6, 3)
+    assert (found["fc"].inputs_before, found["fc"].inputs_after) == (6, 3)
 
 
 def test_an_excluded_layer_says_so(net: Net, task: lissom.Task) -> None:

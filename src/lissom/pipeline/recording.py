@@ -91,26 +91,38 @@ def layer_channels(trace: Trace, plan: Plan) -> tuple[ChannelRecord, ...]:
     cuts: dict[tuple[str, int], Cut] = {(cut.parameter, cut.axis): cut for cut in plan.of(Cut)}
     reasons = {skip.layer: skip.reason for skip in plan.skipped}
     groups = {(m.parameter, m.axis): group for group in reversed(graph.groups) for m in group.members}
-    found: dict[str, ChannelRecord] = {}
+    layers: dict[str, tuple[Layer, Axes]] = {}
     for layer in graph.layers:
         axes = _axes(graph, layer)
-        if axes is None or layer.name in found:
-            continue
-        parameter, axis, inputs = axes
-        group = groups.get((parameter, axis))
-        before, after = _size(graph, cuts, parameter, axis)
-        sizes = _size(graph, cuts, *inputs) if inputs else (None, None)
-        found[layer.name] = ChannelRecord(
-            layer=layer.name,
-            op=layer.op,
-            before=before,
-            after=after,
-            inputs_before=sizes[0],
-            inputs_after=sizes[1],
-            coupled=_coupled(graph, group, layer),
-            reason="" if after < before else _reason(group, reasons),
-        )
-    return tuple(found.values())
+        if axes is not None:
+            layers.setdefault(layer.name, (layer, axes))
+    made = {name: groups.get(axes[:2]) for name, (_, axes) in layers.items()}
+    return tuple(_record(graph, cuts, layer, axes, made, reasons) for layer, axes in layers.values())
+
+
+def _record(
+    graph: Graph,
+    cuts: dict[tuple[str, int], Cut],
+    layer: Layer,
+    axes: Axes,
+    made: dict[str, ChannelGroup | None],
+    reasons: dict[str, str],
+) -> ChannelRecord:
+    parameter, axis, inputs = axes
+    before, after = _size(graph, cuts, parameter, axis)
+    sizes = _size(graph, cuts, *inputs) if inputs else (None, None)
+    group = made[layer.name]
+    same = (name for name, other in made.items() if group is not None and other is group and name != layer.name)
+    return ChannelRecord(
+        layer=layer.name,
+        op=layer.op,
+        before=before,
+        after=after,
+        inputs_before=sizes[0],
+        inputs_after=sizes[1],
+        coupled=tuple(same),
+        reason="" if after < before else _reason(group, reasons),
+    )
 
 
 def _axes(graph: Graph, layer: Layer) -> Axes | None:
@@ -144,19 +156,6 @@ def _size(graph: Graph, cuts: dict[tuple[str, int], Cut], parameter: str, axis: 
     before = graph.tensor_by_name[parameter].shape[axis]
     cut = cuts.get((parameter, axis))
     return before, len(cut.kept) if cut else before
-
-
-def _coupled(graph: Graph, group: ChannelGroup | None, layer: Layer) -> tuple[str, ...]:
-    """Layers that make the same channels."""
-    if group is None:
-        return ()
-    made = {m.parameter for m in group.members if m.axis == 0}
-    own = {one.name: graph.by_name[one.node] for one in graph.layers if one.macs and one.name in group.layers}
-    return tuple(
-        name
-        for name, node in own.items()
-        if name != layer.name and any(o.source in made for o in node.operands if o.kind == "parameter")
-    )
 
 
 def _reason(group: ChannelGroup | None, reasons: dict[str, str]) -> str:
