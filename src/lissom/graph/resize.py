@@ -155,7 +155,7 @@ def _repeat(site: _Site) -> list[Change]:
     source = site.call.need("self")
     ahead = len(given) - len(source)
     found = [
-        site.sizes.after(site.made[at]) if at < ahead or source[at - ahead].size == 1 else times
+        _size(site, times, site.made[at]) if at < ahead or source[at - ahead].size == 1 else times
         for at, times in enumerate(given)
     ]
     return site.put(name, found) if site.sizes.changed(site.made) else []

@@ -22,7 +22,7 @@ from lissom.errors import VerificationError
 from lissom.graph.channels import Channels, find_channels, listed_names
 from lissom.graph.masked import Masked
 from lissom.graph.resize import Kept, Sizes, resize_, slice_parameters_
-from lissom.graph.trace import Trace, evaluation
+from lissom.graph.trace import TRACE_BATCH, Trace, evaluation
 from lissom.task import Batch, contiguous, repeated
 from lissom.transforms.base import ALONE, clone
 from lissom.transforms.pruning.constants import fold_constants_
@@ -136,8 +136,9 @@ def _gap(wanted: torch.Tensor, got: torch.Tensor) -> float:
 
 
 def _batch_for(traced: Trace, example: Batch) -> Batch:
+    """Of another size than the one traced with: a constant that should follow the batch shows."""
     example = contiguous(example)
-    return repeated(example, max(2, example.size)) if traced.graph.dynamic_batch else example
+    return repeated(example, max(TRACE_BATCH, example.size) + 1) if traced.graph.dynamic_batch else example
 
 
 def _tensors(leaves: Sequence[object]) -> list[torch.Tensor]:

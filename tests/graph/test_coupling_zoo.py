@@ -1,0 +1,54 @@
+"""What pruning timm's families taught: one hand-made module for each trap."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lissom.graph.channels import find_channels
+from lissom.graph.trace import trace
+from lissom.task import Batch
+from lissom.transforms.pruning.surgery import ALLOWED_GAP, Pruned, prune
+
+
+def halved(model: nn.Module, *inputs: Tensor) -> Pruned:
+    """Every other channel of every group that can be cut is gone; equality is checked on the way."""
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.uniform_(parameter, -1, 1)
+    traced = trace(model, Batch(inputs))
+    channels = find_channels(traced)
+    kept = {g.atom: np.arange(0, g.size, 2) for g in channels.groups if g.reason is None and g.size > 1}
+    assert kept
+    found = prune(model, traced, kept, Batch(inputs), channels)
+    assert found.gap <= ALLOWED_GAP
+    return found
+
+
+class RepeatedPositions(nn.Module):
+    """A position image, made by a convolution, repeated over a batch of any size (XCiT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, 4)
+        self.places = nn.Conv2d(2, 8, 1)
+        self.head = nn.Linear(8, 5)
+        grid = torch.stack(torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij"))
+        self.register_buffer("grid", grid[None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = self.places(self.grid).repeat(x.shape[0], 1, 1, 1)
+        return self.head((self.patches(x) + places).mean((2, 3)))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_what_is_repeated_over_the_batch_takes_every_batch(batch: int):
+    model = RepeatedPositions()
+    found = halved(model, torch.randn(1, 3, 16, 16))
+    assert found.own
+    assert found.module.places.weight.shape[0] == 4
+    exported = halved(trace(model, Batch((torch.randn(1, 3, 16, 16),))).module, torch.randn(1, 3, 16, 16))
+    assert not exported.own
+    assert exported.module(torch.randn(batch, 3, 16, 16)).shape == (batch, 5)
