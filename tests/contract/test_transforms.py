@@ -22,6 +22,7 @@ from lissom.training.history import Pace
 from lissom.transforms.base import Plan, Transform
 from lissom.transforms.finetuning import Finetune
 from lissom.transforms.folding import Fold
+from lissom.transforms.pruning import Prune
 from lissom.transforms.quantization import Quantize
 from lissom.transforms.sparsity import Shares, Sparsify
 from small_models import MODELS, build, call, fingerprint, same
@@ -34,6 +35,8 @@ TRANSFORMS: Mapping[str, Transform] = {
     "finetune": Finetune(epochs=2, learning_rate=0.01, precision="float32", channels_last=False),
     "sparse": Sparsify(scope="global"),
     "sparsegpt": Sparsify(criterion="sparsegpt"),
+    "prune": Prune(ratio=0.4, recovery="none"),
+    "recovered": Prune(ratio=0.3, criterion="reconstruction", scope="local"),
 }
 UNTRAINABLE = ("in place",)
 """torch itself cannot differentiate it."""
@@ -118,7 +121,7 @@ def test_plan_is_json_deterministic_and_made_from_data_alone(transform, model, t
     assert plan.transform == type(one).__name__
     assert type(one).model_validate(plan.settings) == one
     graph = Graph.model_validate_json(prepared(model)[2].graph.model_dump_json())
-    again = type(seen).model_validate_json(seen.model_dump_json()) if seen else None
+    again = type(seen).model_validate_json(seen.model_dump_json()) if isinstance(seen, Setting) else seen
     assert one.plan(graph, again, table) == plan
 
 
@@ -147,7 +150,8 @@ def test_replay_on_a_fresh_original_is_the_same_bit_for_bit(transform, model, ta
     plan, after, _ = carried_out(transform, model, target)
     fresh, example, made, task = anew(model)
     one = TRANSFORMS[transform]
-    if one.stage == "train" or transform == "sparsegpt":  # replayed by its weights; done again, it needs its data
+    if one.stage == "train" or transform in ("sparsegpt", "recovered"):
+        # Replayed by its weights; done again, it needs its data.
         task = prepared(model)[3]
     again = one.apply(fresh, one.read_plan(json.loads(plan.model_dump_json())), made, task)
     left, right = tensors(after), tensors(again)
@@ -180,6 +184,7 @@ def test_what_is_planned_exists_and_what_is_skipped_says_why(transform, model, t
     names = {"", *graph.inputs, *graph.by_name, *(node.layer for node in graph.nodes)}  # "" is the model itself
     for action in plan.actions:
         assert action.layer in names or action.layer.rpartition("/")[2] in graph.by_name, action
+    names |= {tensor.name for tensor in graph.tensors if "." not in tensor.name}  # parameters of the model itself
     for skip in plan.skipped:
         assert skip.layer.rpartition("/")[2] in names
         assert len(skip.reason) > 10
