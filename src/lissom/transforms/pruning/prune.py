@@ -19,7 +19,7 @@ from torch import nn
 
 from lissom.errors import DataError
 from lissom.functional.importance import Normalization, Reduction
-from lissom.functional.selection import Scope, kept_of, rounded, select, select_to_budget
+from lissom.functional.selection import Scope, select, select_to_budget
 from lissom.graph.axes import Atom
 from lissom.graph.channels import Channels, Group, find_channels
 from lissom.graph.graph import Graph
@@ -33,7 +33,6 @@ from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Trans
 from lissom.transforms.pruning.recovery import Recovery
 from lissom.transforms.pruning.scores import ACTIVATION, GRADIENT, Criterion, Reading, Scores, score
 from lissom.transforms.pruning.surgery import Pruned, Refit, prune
-from lissom.transforms.pruning.ties import Ties, tied, ties_of
 
 Share = Annotated[float, pydantic.Field(ge=0.0, lt=1.0)]
 Times = Annotated[float, pydantic.Field(ge=1.0)]
@@ -58,8 +57,6 @@ class Study:
     channels: Channels
     costs: Narrowed
     scores: Scores
-    ties: Ties = ()
-    """Groups that have to keep equally many channels for the result to be of the user's own class."""
 
 
 class Prune(Transform):
@@ -125,7 +122,7 @@ class Prune(Transform):
         reading = Reading(self.criterion, self.reduction, self.normalization, self.seed)
         found = score(trace, channels, groups, reading, lambda: self._batches(task), task.loss)
         work.tick(0.3)
-        return Study(channels, narrowed(trace, channels), found, ties_of(model, trace, channels))
+        return Study(channels, narrowed(trace, channels), found)
 
     def plan(self, graph: Graph, study: Study, target: Target) -> Plan:
         """
@@ -194,8 +191,7 @@ class Prune(Transform):
         floors = {name: max(1, round(groups[name].size * (1 - self.max_ratio))) for name in racing}
         classes = {name: _structure(groups[name]) for name in racing}
         if self.ratio is not None:
-            found = select(racing, self.ratio, scope=self.scope, classes=classes, floors=floors, round_to=self.round_to)
-            return kept_of(racing, self._tied({n: len(places) for n, places in found.items()}, floors, groups, study))
+            return select(racing, self.ratio, scope=self.scope, classes=classes, floors=floors, round_to=self.round_to)
         name = next(n for n in BUDGETS if getattr(self, n) is not None)
         measure = {
             "macs_ratio": study.costs.macs,
@@ -204,12 +200,11 @@ class Prune(Transform):
         }[name]
 
         def cost(counts: Mapping[str, int]) -> float:
-            counts = self._tied(counts, floors, groups, study)
             return float(measure({groups[group].atom: count for group, count in counts.items()}))
 
         budget = cost({}) / float(getattr(self, name))
         what = {"macs_ratio": "MACs", "parameters_ratio": "parameters", "size_ratio": "bytes"}[name]
-        chosen = select_to_budget(
+        return select_to_budget(
             racing,
             cost,
             budget,
@@ -219,13 +214,6 @@ class Prune(Transform):
             round_to=self.round_to,
             what=what,
         ).kept
-        return kept_of(racing, self._tied({n: len(places) for n, places in chosen.items()}, floors, groups, study))
-
-    def _tied(
-        self, counts: Mapping[str, int], floors: Mapping[str, int], groups: Mapping[str, Group], study: Study
-    ) -> dict[str, int]:
-        found = tied(counts, study.ties)
-        return {n: rounded(c, groups[n].size, floors[n], self.round_to) if n in floors else c for n, c in found.items()}
 
     def _excluded(self, graph: Graph, channels: Channels) -> frozenset[str]:
         """Groups that hold output channels of an excluded layer."""
