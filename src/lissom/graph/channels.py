@@ -19,7 +19,8 @@ from torch.fx import Node as FxNode
 
 from lissom.graph.axes import Atom, Axes, Fixed, Indices, Term
 from lissom.graph.coupling import SLIDES, Call, Terms, Value, shape_of
-from lissom.graph.coupling_table import rule_of
+from lissom.graph.coupling_moves import unknown as unknown_operator
+from lissom.graph.coupling_table import Rule, rule_of
 from lissom.graph.describe import layer_of, op_name
 from lissom.graph.graph import LOOKS, Tensor
 from lissom.graph.trace import Trace
@@ -124,13 +125,25 @@ def _walk(call: Call, unknown: dict[str, int]) -> Value:
     if rule is rule_of("", 0):
         unknown[call.op] = unknown.get(call.op, 0) + 1
         call.axes.reason = f"{call.op} is an operator that Lissom does not know"
-    made = rule(call)
-    shapes = [call.shape] if isinstance(made, tuple) else [shape_of(v) for v in call.node.meta["val"]]
-    for terms, shape in zip([made] if isinstance(made, tuple) else made, shapes, strict=True):
-        sizes = tuple(term.size for term in terms)
-        if sizes != shape:
-            raise AssertionError(f"the rule of {call.op} gives {sizes} for {call.node.name} of shape {shape}")
+    made = _fitting(call, rule)
+    if made is None:
+        # Never guessed: a form of the operator that its rule was not written for is as good as unknown.
+        unknown[call.op] = unknown.get(call.op, 0) + 1
+        call.axes.reason = f"{call.op} is used in a form that Lissom does not know"
+        made = unknown_operator(call)
     return made
+
+
+def _fitting(call: Call, rule: Rule) -> Value | None:
+    """What the rule gives, if it has the shapes that the operator really made."""
+    try:
+        made = rule(call)
+    except (AssertionError, IndexError, KeyError, StopIteration, TypeError, ValueError):
+        return None
+    several = isinstance(made, list)
+    shapes = [shape_of(v) for v in call.node.meta["val"]] if several else [call.shape]
+    sizes = [tuple(term.size for term in terms) for terms in (made if several else [made])]
+    return made if sizes == shapes else None
 
 
 def _fresh(size: int, dtype: str) -> Term:

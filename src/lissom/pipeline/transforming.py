@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pydantic
@@ -99,7 +99,7 @@ def transform(
     for index, one in enumerate(recipe.steps):
         name = f"{prefix}step-{index + 1}-{one.name.lower()}"
         kept = folder.state / f"{name}.work" if folder else None
-        own = Work(kept, _share(work.tick, recipe, index), work.seed)
+        own = replace(work, folder=kept, tick=_share(work.tick, recipe, index))
         step = _step(model, task, one, target, folder, name, measure, own)
         steps.append(step)
         model = step.model

@@ -69,12 +69,14 @@ class Work:
     """What long work is lent: a place for checkpoints, a listener for its progress, a seed.
 
     `folder` may not exist yet, belongs to one step of one run, and keeps what is in it if the run is killed; None
-    means that nothing is kept. `tick` takes the share of the work done, in (0, 1].
+    means that nothing is kept. `tick` takes the share of the work done, in (0, 1]. `faster` says how many times faster
+    a model runs on the target than the one that the recipe was given, measured; None where nothing is measured.
     """
 
     folder: Path | None = None
     tick: Callable[[float], None] = _ignore
     seed: int = 0
+    faster: Callable[[nn.Module], float] | None = None
 
 
 ALONE = Work()

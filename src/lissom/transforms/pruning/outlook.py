@@ -8,7 +8,7 @@ from lissom.graph.axes import Atom
 from lissom.graph.graph import Graph
 from lissom.settings import Setting
 from lissom.transforms.base import Cost
-from lissom.transforms.pruning.prune import BUDGETS, Prune, Study
+from lissom.transforms.pruning.prune import WISHES, Prune, Study
 
 RATIOS = tuple(tenth / 10 for tenth in range(1, 10))
 
@@ -35,7 +35,7 @@ def outlook(prune: Prune, graph: Graph, study: Study, ratios: Sequence[float] = 
     Raises:
         GoalError: the recipe's own budget is out of reach.
     """
-    others = (prune.model_copy(update={**dict.fromkeys(BUDGETS), "ratio": ratio}) for ratio in ratios)
+    others = (prune.model_copy(update={**dict.fromkeys(WISHES), "ratio": ratio}) for ratio in ratios)
     return tuple(
         _seen(study, one.kept(graph, study), ratio)
         for ratio, one in zip((None, *ratios), (prune, *others), strict=True)

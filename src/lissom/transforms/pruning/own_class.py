@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from lissom.errors import ExportError
 from lissom.graph.channels import listed_names
+from lissom.graph.coupling import Call
 from lissom.graph.describe import schema_of
 from lissom.graph.resize import Change, Sizes, slice_parameters_
 from lissom.graph.trace import Trace, trace
@@ -26,21 +28,36 @@ def own_class(
     model: nn.Module, traced: Trace, sizes: Sizes, changes: Sequence[Change], wanted: GraphModule, example: Batch
 ) -> tuple[nn.Module | None, str]:
     """A smaller copy of `model`, or None and the reason. `wanted` is the graph that it has to compute."""
-    smaller = clone(model)
-    slice_parameters_(smaller, sizes, _own_names(model, traced))
-    _set_sizes_(smaller, model)
-    stacks = {node.name: _stack(node) for node in traced.module.graph.nodes}
-    _set_constants_(smaller, changes, stacks)
+    stacks = {node.name: stack_of(node) for node in traced.module.graph.nodes}
+    named = _named(model, changes, stacks)
+    reason = ""
+    # Attributes that no constant names are tried where the first copy fails: `split(self.width // 2)` holds the whole.
+    for values in (named, {**_followed(model, traced, sizes, stacks), **named}):
+        if reason and values == named:
+            break
+        smaller = clone(model)
+        slice_parameters_(smaller, sizes, _own_names(model, traced))
+        _set_sizes_(smaller, model)
+        _set_attributes_(smaller, values)
+        found = _unlike(smaller, wanted, example)
+        if not found:
+            return smaller, ""
+        reason = reason or found
+    return None, reason
+
+
+def _unlike(smaller: nn.Module, wanted: GraphModule, example: Batch) -> str:
+    """Why the module does not compute the graph; empty where it does."""
     try:
         again = trace(smaller, example)
     except ExportError as wrong:
-        return None, f"its own forward() does not run at the new sizes ({str(wrong).split('. torch.export')[0]})"
+        return f"its own forward() does not run at the new sizes ({str(wrong).split('. torch.export')[0]})"
     except (RuntimeError, ValueError, TypeError, AssertionError) as wrong:
-        return None, f"its own forward() does not run at the new sizes ({str(wrong).splitlines()[0]})"
+        return f"its own forward() does not run at the new sizes ({str(wrong).splitlines()[0]})"
     for mine, its in zip(signature(wanted), signature(again.module), strict=False):
         if mine != its:
-            return None, f"its own forward() computes {its} where the pruned graph has {mine}"
-    return smaller, ""
+            return f"its own forward() computes {its} where the pruned graph has {mine}"
+    return ""
 
 
 def _own_names(model: nn.Module, traced: Trace) -> dict[str, str]:
@@ -54,7 +71,7 @@ def _own_names(model: nn.Module, traced: Trace) -> dict[str, str]:
     return {name: known[id(tensor)] for name, tensor in state.items() if id(tensor) in known}
 
 
-def _stack(node: FxNode) -> list[str]:
+def stack_of(node: FxNode) -> list[str]:
     """The modules that an operator was called in, innermost first."""
     stack = cast(Mapping[str, Any], node.meta.get("nn_module_stack") or {})
     paths = [str(path).split("@")[0] for path, _ in stack.values()]
@@ -107,27 +124,55 @@ def _set_channels_(layer: _Convolution) -> None:
     layer.out_channels, layer.in_channels = (inside, first) if transposed else (first, inside)
 
 
-def _set_constants_(smaller: nn.Module, changes: Sequence[Change], stacks: Mapping[str, list[str]]) -> None:
+Attributes = dict[tuple[str, str], Any]
+"""(module, attribute) to its new value."""
+
+
+def _named(model: nn.Module, changes: Sequence[Change], stacks: Mapping[str, list[str]]) -> Attributes:
     """The innermost module around a call that keeps its old constant gets the new one.
 
-    An attribute that would need two values at once is left alone: the trace of the result decides.
+    An attribute that would need several values gets the one that most calls name, of equally many the last: the trace
+    of the result decides.
     """
-    wanted: dict[tuple[str, str], set[Any]] = {}
+    wanted: dict[tuple[str, str], list[Any]] = {}
     for change in changes:
         for old, new in _pairs(change.before, change.after):
             for path in stacks.get(change.node, []):
-                names = _holding(smaller.get_submodule(path), old)
+                names = holding(model.get_submodule(path), old)
                 for name in names:
-                    wanted.setdefault((path, name), set()).add(new)
+                    wanted.setdefault((path, name), []).append(new)
                 if names:
                     break
-    for (path, name), values in wanted.items():
-        if len(values) == 1:
-            holder, (new,) = smaller.get_submodule(path), values
-            kind = type(getattr(holder, name))
-            setattr(holder, name, kind(new) if kind in (list, tuple) else new)
-            if name == "groups" and isinstance(holder, (*_CONV, *_TRANSPOSED)):
-                _set_channels_(holder)
+    return {key: _most(values) for key, values in wanted.items()}
+
+
+def _followed(model: nn.Module, traced: Trace, sizes: Sizes, stacks: Mapping[str, list[str]]) -> Attributes:
+    """Attributes that equal the size of an axis that a module itself reads or makes follow that axis."""
+    values = {n: sizes.channels.values[n.name] for n in traced.module.graph.nodes if n.name in sizes.channels.values}
+    wanted: dict[tuple[str, str], list[int]] = {}
+    for node in traced.module.graph.nodes:
+        path = stacks[node.name][:1]
+        if node.op != "call_function" or not path or node not in values:
+            continue
+        for terms in Call.of(sizes.channels.axes, node, values).every():
+            for term in terms:
+                after = sizes.after(term)
+                for name in holding(model.get_submodule(path[0]), term.size) if after != term.size else ():
+                    wanted.setdefault((path[0], name), []).append(after)
+    return {key: _most(found) for key, found in wanted.items()}
+
+
+def _most(values: Sequence[Any]) -> Any:
+    return Counter(reversed(values)).most_common(1)[0][0]
+
+
+def _set_attributes_(smaller: nn.Module, values: Attributes) -> None:
+    for (path, name), new in values.items():
+        holder = smaller.get_submodule(path)
+        kind = type(getattr(holder, name))
+        setattr(holder, name, kind(new) if kind in (list, tuple) else new)
+        if name == "groups" and isinstance(holder, (*_CONV, *_TRANSPOSED)):
+            _set_channels_(holder)
 
 
 def _pairs(before: Any, after: Any) -> Iterator[tuple[Any, Any]]:
@@ -143,7 +188,7 @@ def _pairs(before: Any, after: Any) -> Iterator[tuple[Any, Any]]:
         yield before, after
 
 
-def _holding(module: nn.Module, value: Any) -> list[str]:
+def holding(module: nn.Module, value: Any) -> list[str]:
     """Public attributes of a module that equal a constant; the sizes of torch's own layers are set already."""
     found: list[str] = []
     done = {"in_channels", "out_channels"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -17,9 +17,9 @@ import pydantic
 import torch
 from torch import nn
 
-from lissom.errors import DataError
+from lissom.errors import DataError, GoalError, UsageError
 from lissom.functional.importance import Normalization, Reduction
-from lissom.functional.selection import Scope, select, select_to_budget
+from lissom.functional.selection import Scope, kept_of, rounded, select, select_to_budget
 from lissom.graph.axes import Atom
 from lissom.graph.channels import Channels, Group, find_channels
 from lissom.graph.graph import Graph
@@ -30,13 +30,16 @@ from lissom.graph.trace import Trace
 from lissom.target import Target
 from lissom.task import Batch, Split, Task
 from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Transform, Work, calibration_split
+from lissom.transforms.pruning.paced import least_cut
 from lissom.transforms.pruning.recovery import Recovery
 from lissom.transforms.pruning.scores import ACTIVATION, GRADIENT, Criterion, Reading, Scores, score
 from lissom.transforms.pruning.surgery import Pruned, Refit, prune
+from lissom.transforms.pruning.ties import Ties, tied, ties_of
 
 Share = Annotated[float, pydantic.Field(ge=0.0, lt=1.0)]
 Times = Annotated[float, pydantic.Field(ge=1.0)]
 BUDGETS = ("macs_ratio", "parameters_ratio", "size_ratio")
+WISHES = ("ratio", *BUDGETS, "latency_ratio")
 
 
 class Cut(Action):
@@ -57,15 +60,20 @@ class Study:
     channels: Channels
     costs: Narrowed
     scores: Scores
+    ties: Ties = ()
+    """Groups that have to keep equally many channels for the result to be of the user's own class."""
+    macs_ratio: float | None = None
+    """At which the wished latency was measured."""
 
 
 class Prune(Transform):
     """Structured pruning.
 
     How much is given by one of: `ratio`, the share of channels to cut; `macs_ratio`, `parameters_ratio`,
-    `size_ratio`, how many times smaller the model gets (before / after). `max_ratio` bounds the share cut from any one
-    group. `exclude` holds patterns of layers whose output channels stay whole. `round_to` keeps multiples of a number
-    of channels.
+    `size_ratio`, how many times smaller the model gets (before / after); `latency_ratio`, how many times faster than
+    the model that the recipe was given, measured on the target by `lissom.compress`. `max_ratio` bounds the share
+    cut from any one group. `exclude` holds patterns of layers whose output channels stay whole. `round_to` keeps
+    multiples of a number of channels.
 
     `criterion` with `reduction` over the members of a group and `normalization` inside it give the ranking, `scope`
     says who competes: the channels of one group, of all, or of groups of the same structure.
@@ -82,6 +90,7 @@ class Prune(Transform):
     macs_ratio: Times | None = None
     parameters_ratio: Times | None = None
     size_ratio: Times | None = None
+    latency_ratio: Times | None = None
     criterion: Criterion = "magnitude"
     reduction: Reduction = "mean"
     normalization: Normalization = "mean"
@@ -95,10 +104,10 @@ class Prune(Transform):
 
     @pydantic.model_validator(mode="after")
     def _one_wish(self) -> Prune:
-        named = [name for name in ("ratio", *BUDGETS) if getattr(self, name) is not None]
+        named = [name for name in WISHES if getattr(self, name) is not None]
         if len(named) != 1:
             raise ValueError(
-                f"Prune needs exactly one of ratio, {', '.join(BUDGETS)}, got {' and '.join(named) or 'none'}. Write "
+                f"Prune needs exactly one of {', '.join(WISHES)}, got {' and '.join(named) or 'none'}. Write "
                 "Prune(ratio=0.3) for 30 % of the channels, or Prune(macs_ratio=2) for half the multiplications."
             )
         return self
@@ -122,7 +131,27 @@ class Prune(Transform):
         reading = Reading(self.criterion, self.reduction, self.normalization, self.seed)
         found = score(trace, channels, groups, reading, lambda: self._batches(task), task.loss)
         work.tick(0.3)
-        return Study(channels, narrowed(trace, channels), found)
+        study = Study(channels, narrowed(trace, channels), found, ties_of(model, trace, channels))
+        return study if self.latency_ratio is None else self._timed(model, trace, task, target, work, study)
+
+    def _timed(self, model: nn.Module, trace: Trace, task: Task, target: Target, work: Work, study: Study) -> Study:
+        """With the MACs ratio at which the wished latency is measured."""
+        measure = work.faster
+        if measure is None or self.latency_ratio is None:
+            raise UsageError(
+                "Prune(latency_ratio=...) measures on the target, which a dry run does not. Use lissom.compress, or "
+                "Prune(macs_ratio=...)."
+            )
+
+        def faster_at(macs_ratio: float) -> float | None:
+            counted = self.model_copy(update={"latency_ratio": None, "macs_ratio": macs_ratio})
+            try:
+                plan = counted.plan(trace.graph, study, target)
+            except GoalError:
+                return None
+            return measure(counted._cut(model, plan, trace, task.example, Refit()).module)
+
+        return replace(study, macs_ratio=least_cut(self.latency_ratio, faster_at, work.tick))
 
     def plan(self, graph: Graph, study: Study, target: Target) -> Plan:
         """
@@ -191,8 +220,9 @@ class Prune(Transform):
         floors = {name: max(1, round(groups[name].size * (1 - self.max_ratio))) for name in racing}
         classes = {name: _structure(groups[name]) for name in racing}
         if self.ratio is not None:
-            return select(racing, self.ratio, scope=self.scope, classes=classes, floors=floors, round_to=self.round_to)
-        name = next(n for n in BUDGETS if getattr(self, n) is not None)
+            found = select(racing, self.ratio, scope=self.scope, classes=classes, floors=floors, round_to=self.round_to)
+            return kept_of(racing, self._tied({n: len(places) for n, places in found.items()}, floors, groups, study))
+        name = next((n for n in BUDGETS if getattr(self, n) is not None), "macs_ratio")
         measure = {
             "macs_ratio": study.costs.macs,
             "parameters_ratio": study.costs.parameters,
@@ -200,11 +230,12 @@ class Prune(Transform):
         }[name]
 
         def cost(counts: Mapping[str, int]) -> float:
+            counts = self._tied(counts, floors, groups, study)
             return float(measure({groups[group].atom: count for group, count in counts.items()}))
 
-        budget = cost({}) / float(getattr(self, name))
+        budget = cost({}) / float(getattr(self, name) or study.macs_ratio or 1.0)
         what = {"macs_ratio": "MACs", "parameters_ratio": "parameters", "size_ratio": "bytes"}[name]
-        return select_to_budget(
+        chosen = select_to_budget(
             racing,
             cost,
             budget,
@@ -214,6 +245,13 @@ class Prune(Transform):
             round_to=self.round_to,
             what=what,
         ).kept
+        return kept_of(racing, self._tied({n: len(places) for n, places in chosen.items()}, floors, groups, study))
+
+    def _tied(
+        self, counts: Mapping[str, int], floors: Mapping[str, int], groups: Mapping[str, Group], study: Study
+    ) -> dict[str, int]:
+        found = tied(counts, study.ties)
+        return {n: rounded(c, groups[n].size, floors[n], self.round_to) if n in floors else c for n, c in found.items()}
 
     def _excluded(self, graph: Graph, channels: Channels) -> frozenset[str]:
         """Groups that hold output channels of an excluded layer."""
