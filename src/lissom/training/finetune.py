@@ -37,6 +37,7 @@ from lissom.training.pace import autocast, computed, device_of, order_, pace_of,
 from lissom.training.regularization import Regularizer, regularizer_of
 from lissom.training.schedule import learning_rate
 from lissom.training.settings import Training
+from lissom.training.zeros import hold_, masks_of
 
 SAVE_SECONDS = 60.0
 """A checkpoint is written at the end of every epoch, and inside one when the last is this old."""
@@ -154,6 +155,8 @@ class _Run:
         order_(self.model, torch.channels_last if pace.channels_last else torch.contiguous_format)
         self.optimizer = optimizer_of(self.model, settings)
         self.parameters = trainable(self.model)
+        # Of the weights at the start, whatever the checkpoint holds.
+        self.zeros = masks_of(self.parameters.values()) if settings.keep_zeros else []
         if held:
             self._load(held)
         self.saved = time.monotonic()
@@ -266,6 +269,7 @@ class _Run:
         if self.settings.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip_norm)
         self.optimizer.step()
+        hold_(self.zeros)
         if self.average is not None and self.settings.ema is not None:
             average_(self.average, self.model, self.settings.ema)
         return total

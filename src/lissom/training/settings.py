@@ -44,6 +44,7 @@ class Training(Setting):
             one are handed out. None: all epochs, and the last one counts.
         precision: "auto" measures whether bfloat16 autocast is faster.
         channels_last: "auto" measures whether that memory order is faster.
+        keep_zeros: weights that `Sparsify` has set to zero stay zero: in a matrix or kernel that is partly zero.
         regularizer: makes whole channels small, for a `Prune` that follows. "slimming": L1 on the scales of
             normalizations; "group_lasso": the norm of everything that is cut with a channel; "growing": weight decay
             that grows, on the channels that are to be cut. Only channels that can be cut are pulled.
@@ -67,6 +68,7 @@ class Training(Setting):
     patience: Annotated[int, pydantic.Field(ge=1)] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: bool | Literal["auto"] = "auto"
+    keep_zeros: bool = True
     # Left out of JSON where they are not set: recipes without them keep their ids.
     regularizer: Annotated[Kind | None, pydantic.Field(exclude_if=_unset)] = None
     strength: Annotated[Positive | None, pydantic.Field(exclude_if=_unset)] = None
