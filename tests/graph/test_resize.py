@@ -90,10 +90,9 @@ def test_cut_graphs_equal_the_masked_original(name):
 
 
 WITH_PRODUCTS = [
-    "linear", "conv2d", "conv3d", "grouped", "depthwise with two filters a channel", "transposed and grouped",
-    "matmul with a parameter", "addmm", "baddbmm", "einsum", "einsum of two values", "product of two values",
-    "attention with grouped queries", "attention of one joint layer, written by hand", "multi-head attention",
-    "lstm", "gru, two layers, both ways", "concatenation", "pixel shuffle", "reshape that merges",
+    "linear", "depthwise with two filters a channel", "transposed and grouped", "addmm", "baddbmm",
+    "einsum of two values", "product of two values", "attention with grouped queries", "multi-head attention",
+    "gru, two layers, both ways", "concatenation",
 ]  # fmt: skip
 """Cases that between them hold every operator that multiplies."""
 
@@ -118,7 +117,7 @@ def test_predicted_cost_is_the_cost_of_the_cut_graph(name):
 
 @pytest.mark.parametrize("name", ["residual", "mobile", "transformer", "recurrent", "tied", "branches"])
 @given(data=st.data())
-@settings(max_examples=3)
+@settings(max_examples=2)
 def test_predicted_cost_on_small_models(name, data):
     _, example, made = traced(name)
     channels = find_channels(made)

@@ -90,11 +90,25 @@ def network(recipe: tuple[list[str], list[int], list[str], bool], tokens: bool) 
     return model, Batch((torch.randn(2, 4, 5) if tokens else torch.randn(2, 3, 6, 6),))
 
 
-@pytest.mark.parametrize("mixing", [False, True])
-@pytest.mark.parametrize("tokens", [False, True])
+kinds = pytest.mark.parametrize(("tokens", "mixing"), [(False, False), (False, True), (True, False), (True, True)])
+
+
+@kinds
 @given(data=st.data())
-@settings(max_examples=8, phases=NO_SHRINKING)
+@settings(max_examples=4, phases=NO_SHRINKING)
 def test_pruned_equals_masked_on_random_networks(tokens, mixing, data):
+    check_random_network(tokens, mixing, data)
+
+
+@pytest.mark.slow
+@kinds
+@given(data=st.data())
+@settings(max_examples=50, phases=NO_SHRINKING)
+def test_pruned_equals_masked_on_many_random_networks(tokens, mixing, data):
+    check_random_network(tokens, mixing, data)
+
+
+def check_random_network(tokens: bool, mixing: bool, data: st.DataObject) -> None:
     recipe = data.draw(recipes(tokens, mixing))
     model, example = network(recipe, tokens)
     before = fingerprint(model)
