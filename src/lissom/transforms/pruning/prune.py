@@ -34,7 +34,7 @@ from lissom.transforms.pruning.paced import least_cut
 from lissom.transforms.pruning.recovery import Recovery
 from lissom.transforms.pruning.scores import ACTIVATION, GRADIENT, Criterion, Reading, Scores, score
 from lissom.transforms.pruning.surgery import Pruned, Refit, prune
-from lissom.transforms.pruning.ties import Ties, tied, ties_of
+from lissom.transforms.pruning.ties import FREE, Ties, ties_of
 
 Share = Annotated[float, pydantic.Field(ge=0.0, lt=1.0)]
 Times = Annotated[float, pydantic.Field(ge=1.0)]
@@ -60,8 +60,8 @@ class Study:
     channels: Channels
     costs: Narrowed
     scores: Scores
-    ties: Ties = ()
-    """Groups that have to keep equally many channels for the result to be of the user's own class."""
+    ties: Ties = FREE
+    """What the user's own code asks of the groups, for the result to be of its class."""
     macs_ratio: float | None = None
     """At which the wished latency was measured."""
 
@@ -172,7 +172,7 @@ class Prune(Transform):
             transform=self.name,
             settings=self.model_dump(mode="json"),
             actions=tuple(_cuts(study.channels, atoms)),
-            skipped=tuple(_skips(study.channels, atoms, whole)),
+            skipped=tuple(_skips(study.channels, atoms, whole, study.ties.whole)),
             predicted=Cost(
                 macs=study.costs.macs(counts),
                 parameters=study.costs.parameters(counts),
@@ -188,7 +188,7 @@ class Prune(Transform):
             GoalError: the budget is below what is left when every group is at its floor.
         """
         groups = {g.name: g for g in _cuttable(study.channels)}
-        whole = self._excluded(graph, study.channels)
+        whole = self._excluded(graph, study.channels) | study.ties.whole
         return self._select({name: study.scores[name] for name in groups if name not in whole}, groups, study)
 
     def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task, work: Work = ALONE) -> nn.Module:
@@ -250,8 +250,10 @@ class Prune(Transform):
     def _tied(
         self, counts: Mapping[str, int], floors: Mapping[str, int], groups: Mapping[str, Group], study: Study
     ) -> dict[str, int]:
-        found = tied(counts, study.ties)
-        return {n: rounded(c, groups[n].size, floors[n], self.round_to) if n in floors else c for n, c in found.items()}
+        found = study.ties.tied(counts, {name: groups[name].size for name in counts})
+        if self.round_to == 1:
+            return found
+        return {n: rounded(c, groups[n].size, floors[n], self.round_to) for n, c in found.items()}
 
     def _excluded(self, graph: Graph, channels: Channels) -> frozenset[str]:
         """Groups that hold output channels of an excluded layer."""
@@ -310,7 +312,7 @@ def _cuts(channels: Channels, atoms: Kept) -> Iterable[Cut]:
         )
 
 
-def _skips(channels: Channels, atoms: Kept, excluded: frozenset[str]) -> Iterable[Skip]:
+def _skips(channels: Channels, atoms: Kept, excluded: frozenset[str], divisors: frozenset[str]) -> Iterable[Skip]:
     """Every layer that makes channels of a group that stays whole."""
     seen: set[Skip] = set()
     for group in channels.groups:
@@ -319,6 +321,8 @@ def _skips(channels: Channels, atoms: Kept, excluded: frozenset[str]) -> Iterabl
         reason = group.reason or "none of its channels is among the least important"
         if group.name in excluded:
             reason = "it is excluded"
+        elif group.name in divisors:
+            reason = "the model's own code divides by its size"
         elif group.reason is None and group.size == 1:
             reason = "it has one channel"
         makers = [m for m in group.members if m.axis == 0 and len(channels.parameters[m.parameter]) > 1]

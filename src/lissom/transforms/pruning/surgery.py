@@ -9,7 +9,7 @@ rewritten graph, operator by operator and constant by constant, is it handed bac
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -109,18 +109,29 @@ def difference(traced: Trace, sizes: Sizes, pruned: nn.Module, example: Batch) -
     inputs = _batch_for(traced, example)
     masked = Masked(traced, sizes, listed_names(traced))
     leaves = pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))
-    wanted = pytree.tree_leaves(masked.run(*leaves, enable_io_processing=False))
-    with evaluation(pruned):
-        got = pytree.tree_leaves(pruned(*inputs.args, **inputs.kwargs))
-    worst = 0.0
-    for a, b in zip(_tensors(wanted), _tensors(got), strict=True):
-        if a.shape != b.shape:
-            return math.inf
-        if a.numel() and a.is_floating_point():
-            worst = max(worst, _gap(a.double(), b.double()))
-        elif a.numel() and not torch.equal(a, b):
-            return math.inf
+    wanted = _tensors(masked.run(*leaves, enable_io_processing=False))
+    got = _outputs(pruned, inputs)
+    worst = max((_apart(a, b) for a, b in zip(wanted, got, strict=True)), default=0.0)
+    if traced.graph.dynamic_batch:
+        # The masked original runs at the size that was traced; the pruned one has to at any other.
+        more = repeated(inputs, inputs.size + 1)
+        for one, rows in zip(got, _outputs(pruned, more), strict=True):
+            if rows.shape[:1] == (more.size,):
+                worst = max(worst, _apart(one, rows[: inputs.size]))
     return worst
+
+
+def _outputs(module: nn.Module, batch: Batch) -> list[torch.Tensor]:
+    with evaluation(module):
+        return _tensors(module(*batch.args, **batch.kwargs))
+
+
+def _apart(wanted: torch.Tensor, got: torch.Tensor) -> float:
+    if wanted.shape != got.shape:
+        return math.inf
+    if wanted.numel() and wanted.is_floating_point():
+        return _gap(wanted.double(), got.double())
+    return 0.0 if torch.equal(wanted, got) else math.inf
 
 
 def _gap(wanted: torch.Tensor, got: torch.Tensor) -> float:
@@ -136,13 +147,12 @@ def _gap(wanted: torch.Tensor, got: torch.Tensor) -> float:
 
 
 def _batch_for(traced: Trace, example: Batch) -> Batch:
-    """Of another size than the one traced with: a constant that should follow the batch shows."""
     example = contiguous(example)
-    return repeated(example, max(TRACE_BATCH, example.size) + 1) if traced.graph.dynamic_batch else example
+    return repeated(example, max(TRACE_BATCH, example.size)) if traced.graph.dynamic_batch else example
 
 
-def _tensors(leaves: Sequence[object]) -> list[torch.Tensor]:
-    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+def _tensors(made: object) -> list[torch.Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, torch.Tensor)]
 
 
 def _blame(traced: Trace, sizes: Sizes, example: Batch) -> str:

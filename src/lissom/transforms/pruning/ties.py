@@ -1,14 +1,18 @@
-"""Groups that the user's own code gives one size: cut to different sizes, only the exported graph could hold them.
+"""Groups that the user's own code ties together: cut apart, only the exported graph could hold them.
 
-Queries, keys and values are viewed with one `self.head_dim`; `chunk(2)` makes halves. Such groups keep their own
-channels, but the same number of them, so that the result can be of the user's own class. What the code computes from
-the shape of a tensor (`C // self.num_heads`) is not seen here.
+Queries, keys and values are viewed with one `self.head_dim`; `chunk(2)` makes halves; `C // self.num_heads` follows
+from what a module reads. Such groups keep channels of their own, but the same share of them, so that the result can be
+of the user's own class. Tied groups that differ in size do so by a factor: a share that both can keep is one of the
+greatest common divisor of their sizes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
+from math import gcd
 from typing import cast
 
 from torch import nn
@@ -21,39 +25,82 @@ from lissom.graph.coupling import Call, Terms
 from lissom.graph.trace import Trace
 from lissom.transforms.pruning.own_class import holding, stack_of
 
-Ties = tuple[tuple[str, ...], ...]
-"""Names of groups of one size that keep equally many channels."""
+
+@dataclass(frozen=True)
+class Ties:
+    """By name of the group. No two of `same` share a group."""
+
+    same: tuple[tuple[str, ...], ...] = ()
+    """Groups that keep the same share of their channels."""
+    whole: frozenset[str] = frozenset()
+    """Groups that stay as they are: the code divides by their size."""
+
+    def tied(self, counts: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, int]:
+        """The mean share for all groups of a tie, rounded down. Groups that are not counted are not waited for."""
+        found = dict(counts)
+        for tie in self.same:
+            names = [name for name in tie if name in found]
+            if len(names) < 2:
+                continue
+            unit = reduce(gcd, (sizes[name] for name in names))
+            share = sum(found[name] / sizes[name] for name in names) / len(names)
+            kept = max(1, int(share * unit + 1e-9))
+            found.update({name: kept * (sizes[name] // unit) for name in names})
+        return found
+
+
+FREE = Ties()
 
 
 def ties_of(model: nn.Module, trace: Trace, channels: Channels) -> Ties:
-    """No two ties share a group. An exported graph has no code of its own, and so none."""
+    """An exported graph has no code of its own, and so none."""
     if isinstance(model, GraphModule):
-        return ()
+        return FREE
     values = {n: channels.values[n.name] for n in trace.module.graph.nodes if n.name in channels.values}
+    read = _axes_read(trace, channels)
     found = _Tied(channels.axes)
     by_attribute: dict[tuple[str, str], Term] = {}
+    divisors: set[Atom] = set()
     for node in trace.module.graph.nodes:
         if node.op != "call_function" or node not in values:
             continue
         call = Call.of(channels.axes, node, values)
         for first, second in pairwise(_pieces(call)):
             found.tie(first, second)
-        for size, term in _constants(call):
-            keys = () if isinstance(channels.axes.look(term), Fixed) else _holders(model, node, size)
+        sizes = [(size, term) for size, term in _constants(call) if not isinstance(channels.axes.look(term), Fixed)]
+        for size, term in sizes:
+            keys, own = _holders(model, node, size), stack_of(node)[:1]
             for key in keys:
                 found.tie(by_attribute.setdefault(key, term), term)
+            atom = found.atom(term)
+            if not own or any(path in own for path, _ in keys) or atom is None or atom.reason is not None:
+                continue
+            for whole in read.get(own[0], ()):
+                others = [found.atom(other) for factor, other in sizes if factor * size == whole.size]
+                heads = [other for other in others if other is not None and other is not atom]
+                if whole.size == size or heads:
+                    found.tie(whole, term)
+                    divisors.update(heads[:1] if whole.size != size else ())
+                    break
     names = {group.atom: group.name for group in channels.groups if group.reason is None and group.size > 1}
-    sets = ([names[atom] for atom in atoms if atom in names] for atoms in found.sets())
-    return tuple(tuple(names) for names in sets if len(names) > 1)
+    same = (tuple(names[atom] for atom in atoms if atom in names) for atoms in found.sets())
+    return Ties(tuple(tie for tie in same if len(tie) > 1), frozenset(names[a] for a in divisors if a in names))
 
 
-def tied(counts: Mapping[str, int], ties: Ties) -> dict[str, int]:
-    """The mean of each tie for all its groups, rounded down. Groups that are not counted are not waited for."""
-    found = dict(counts)
-    for tie in ties:
-        names = [name for name in tie if name in found]
-        if names:
-            found.update(dict.fromkeys(names, sum(found[name] for name in names) // len(names)))
+def _axes_read(trace: Trace, channels: Channels) -> dict[str, list[Atom]]:
+    """Module to the axes, of those that can be cut, of the tensors that it is given."""
+    found: dict[str, list[Atom]] = {}
+    stacks = {node: stack_of(node) for node in trace.module.graph.nodes}
+    for node, own in stacks.items():
+        for source in node.all_input_nodes:
+            terms = channels.values.get(source.name)
+            if source.op == "get_attr" or not isinstance(terms, tuple):
+                continue
+            atoms = [a for a in map(channels.axes.look, terms) if isinstance(a, Atom) and a.reason is None]
+            for path in own:
+                if path not in stacks[source]:
+                    known = found.setdefault(path, [])
+                    known += [atom for atom in atoms if atom not in known]
     return found
 
 
@@ -81,6 +128,10 @@ def _constants(call: Call) -> Iterator[tuple[int, Term]]:
         if isinstance(groups, int) and groups > 1 and terms:
             term = terms[axis]
             yield groups, call.axes.divide(term, [groups, term.size // groups])[0]
+    pieces = call.given.get("split_sizes")
+    if isinstance(pieces, (list, tuple)) and isinstance(made, list):
+        at = call.axis("dim", len(made[0]))
+        yield from _known(cast(Sequence[object], pieces), tuple(terms[at] for terms in made))
 
 
 def _known(given: Sequence[object], terms: Terms) -> Iterator[tuple[int, Term]]:
@@ -105,20 +156,30 @@ class _Tied:
         self._axes = axes
         self._above: dict[Atom, Atom] = {}
 
+    def atom(self, term: Term) -> Atom | None:
+        """What a term's size is a multiple of: the atom that it repeats."""
+        term = self._axes.look(term)
+        inside = _inside(term) if isinstance(term, (Cat, Prod)) else (term,)
+        found = [part for part in inside if isinstance(part, Atom)]
+        repeated = len(set(inside)) == 1 if isinstance(term, Cat) else len(found) == 1
+        if not found or not repeated or any(isinstance(part, (Cat, Prod)) for part in inside):
+            return None
+        return found[0]
+
     def tie(self, first: Term, second: Term) -> None:
-        """State that both have one size, wherever it is changed. Different forms can have it in many ways: left."""
+        """State that both keep the same share of their size. Other forms can have it in many ways: left."""
         first, second = self._axes.look(first), self._axes.look(second)
-        if first is second or first.size != second.size:
-            return
-        if isinstance(first, Atom) and isinstance(second, Atom):
-            self._above[self._root(first)] = self._root(second)
+        one, other = self.atom(first), self.atom(second)
+        if one is not None and other is not None:
+            if one is not other and None is one.reason is other.reason:
+                self._above[self._root(one)] = self._root(other)
             return
         for kind in (Prod, Cat):
             if isinstance(first, kind) and isinstance(second, kind):
                 ours, others = _inside(first), _inside(second)
                 if [term.size for term in ours] == [term.size for term in others]:
-                    for one, other in zip(ours, others, strict=True):
-                        self.tie(one, other)
+                    for mine, its in zip(ours, others, strict=True):
+                        self.tie(mine, its)
 
     def _root(self, atom: Atom) -> Atom:
         above = self._above.setdefault(atom, atom)
