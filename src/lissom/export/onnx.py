@@ -21,6 +21,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from lissom.errors import ExportError
+from lissom.export.attention import plain_attention_
 from lissom.export.base import Artifact, artifact_of, input_specs, output_specs, writing
 from lissom.export.onnx_graph import rewrite_
 from lissom.export.origin import explain, mark_
@@ -74,6 +75,7 @@ def write_onnx(model: nn.Module, example: Batch, target: str, folder: Path, stem
             f"The model does not convert to ONNX: it returns {plain[0]!r}, and an ONNX output is a tensor. Return "
             "torch.tensor(...) there, or leave it out."
         )
+    plain_attention_(program)
     mark_(program)
     inputs, outputs = input_specs(program), output_specs(program)
     exported = _convert(program)
