@@ -49,7 +49,7 @@ from lissom.transforms.pruning.surgery import ALLOWED_GAP, Pruned, prune
 TITLE = "Prune every timm family by half, no code for any of them"
 NEEDS = ()
 SHARE = 0.95
-LIMIT = 120.0
+LIMIT = 300.0
 """Seconds a stage of one network may take, on a core that others may use as well."""
 AGREES = 1e-3
 TARGET = "onnxruntime"
