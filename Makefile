@@ -11,7 +11,7 @@ help:
 	@echo "make test       lint, types, import contracts, tests"
 	@echo "make check      lint, types and import contracts only"
 	@echo "make test-slow  the tests that take minutes: kill and resume, the built wheel, the browser"
-	@echo "make zoo        analyze, quantize and run a zoo of architectures (needs the bench requirements)"
+	@echo "make zoo        quantize and prune a zoo of architectures, run the results (needs the bench requirements)"
 	@echo "make bench      every benchmark; DATA=folder WEIGHTS=folder"
 	@echo "make docs       the documentation, into site/"
 

@@ -21,8 +21,8 @@ from lissom.errors import nearest
 from lissom.measure.environment import available_cores
 
 DEFAULT_ROUNDS = 40
-NOT_IN_ALL = ("ZOO",)
-"""Has a command of its own."""
+ZOO = ("ZOO", "P6")
+"""Have a command of their own, and are not in --all."""
 
 
 def known() -> tuple[str, ...]:
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     run = verbs.add_parser("run", help="measure, and write results/ID.json and RESULTS.md")
     run.add_argument("ids", nargs="*", metavar="ID")
     run.add_argument("--all", action="store_true", help="every experiment whose data is here")
-    zoo = verbs.add_parser("zoo", help="analyze, quantize, export and run many architectures")
+    zoo = verbs.add_parser("zoo", help="quantize and prune many architectures, export and run them")
     for one in (run, zoo):
         one.add_argument("--data", type=Path, metavar="FOLDER")
         one.add_argument("--weights", type=Path, metavar="FOLDER")
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.verb == "report":
         return write_report()
     if asked.verb == "zoo":
-        asked.ids, asked.all = ["ZOO"], False
+        asked.ids, asked.all = list(ZOO), False
     return run_many(asked)
 
 
@@ -85,7 +85,7 @@ def run_many(asked: argparse.Namespace) -> int:
         return 2
     named = tuple(name.upper() for name in asked.ids)
     missing = False
-    for name in named or (one for one in known() if one not in NOT_IN_ALL):
+    for name in named or (one for one in known() if one not in ZOO):
         path = results.FOLDER / f"{name}.json"
         if path.exists() and not asked.force:
             print(f"{name}: {path.name} is there; --force measures again.")

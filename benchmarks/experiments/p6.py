@@ -89,7 +89,9 @@ def run(context: Context) -> Outcome:
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise
-    return judged([notes.runs[_name(net)] for net in todo])
+    found = judged([notes.runs[_name(net)] for net in todo])
+    notes.forget()
+    return found
 
 
 def judged(found: list[Run]) -> Outcome:
@@ -289,6 +291,10 @@ class _Notes:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(run.model_dump(mode="json")) + "\n")
+
+    def forget(self) -> None:
+        """All is in the result: the next run measures again."""
+        self._path.unlink(missing_ok=True)
 
 
 def _state() -> str:

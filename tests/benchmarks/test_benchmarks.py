@@ -110,15 +110,15 @@ def test_a_missed_goal_is_shown_as_missed():
 def test_list_names_every_experiment(capsys: pytest.CaptureFixture[str]):
     assert command.main(["list"]) == 0
     shown = capsys.readouterr().out
-    for name in ("BERT", "Q2", "R50", "ZOO"):
+    for name in ("BERT", "P6", "P6PLAN", "Q2", "R50", "ZOO"):
         assert re.search(rf"^{name} ", shown, re.MULTILINE)
 
 
 def test_an_experiment_says_how_to_give_missing_data(tmp_path: Path):
-    bare = Context(scratch=tmp_path, threads=1, rounds=1)
+    bare = Context(scratch=tmp_path, kept=tmp_path, threads=1, rounds=1)
     with pytest.raises(MissingDataError, match=r"--data is not given: pass --data FOLDER.*cifar10/"):
         bare.folder("data", "cifar10")
-    wrong = Context(scratch=tmp_path, threads=1, rounds=1, weights=tmp_path)
+    wrong = Context(scratch=tmp_path, kept=tmp_path, threads=1, rounds=1, weights=tmp_path)
     with pytest.raises(MissingDataError, match=r"holds no resnet20\.safetensors: pass --weights FOLDER"):
         wrong.folder("weights", "resnet20.safetensors")
     (tmp_path / "resnet20.safetensors").touch()
