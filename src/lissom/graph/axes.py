@@ -101,13 +101,14 @@ class Axes:
     def look(self, term: Term) -> Term:
         """The term with everything that is known put in."""
         if isinstance(term, Atom):
-            while term.meaning is not None:
-                if not isinstance(term.meaning, Atom):
-                    found = self.look(term.meaning)
-                    term.meaning = found
-                    return found
+            passed: list[Atom] = []
+            while isinstance(term, Atom) and term.meaning is not None:
+                passed.append(term)
                 term = term.meaning
-            return term
+            found = term if isinstance(term, Atom) else self.look(term)
+            for atom in passed:
+                atom.meaning = found  # the next one to look goes straight there
+            return found
         if isinstance(term, Fixed):
             return term
         before = term.parts if isinstance(term, Cat) else term.factors
