@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from benchmarks.detector import Detector
-from benchmarks.experiments import p6
+from benchmarks.experiments import p6, p6plan
 from benchmarks.prune_models import disturb_
 from benchmarks.results import Run
 from benchmarks.zoo_models import Net
@@ -157,3 +157,27 @@ def test_the_detector_is_pruned_by_half_into_its_own_class():
     assert (figures["status"], figures["class"], figures["gradients"]) == ("ok", "its own", "flow")
     assert figures["parameters after"] < 0.35 * figures["parameters"]
     assert figures["onnx gap"] < 1e-4
+
+
+class Small(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(8 * 28 * 28, 4))
+
+    def get_classifier(self) -> nn.Module:
+        return self[-1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_planning_is_timed_on_both_sides_and_cuts_nothing():
+    tool = pytest.importorskip("torch_pruning")
+    model, example = Small().eval(), torch.randn(1, 3, 32, 32)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tracing = tool.DependencyGraph._trace
+    for one in (p6plan.Ours(model, example), p6plan.Theirs(model, example)):
+        one.plan()
+        one.plan()
+        assert len(one.seconds) == 2
+        assert all(second > 0 for second in (*one.seconds, *one.tracing))
+        assert one.groups == 2
+    assert tool.DependencyGraph._trace is tracing
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())

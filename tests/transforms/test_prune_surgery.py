@@ -27,8 +27,6 @@ from lissom.transforms.base import clone
 from lissom.transforms.pruning.surgery import ALLOWED_GAP, Pruned, difference, prune
 from small_models import MODELS, build, call, fingerprint, same, settled, traced
 
-torch.set_num_threads(1)
-
 
 def free(channels: Channels) -> list[Group]:
     return [group for group in channels.groups if group.reason is None and group.size > 1]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pydantic
 import safetensors
-import safetensors.torch
 import torch
+from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from lissom.files import save_tensors
@@ -88,6 +88,6 @@ def parse(data: bytes, of: str) -> Checkpoint | None:
     try:
         length = int.from_bytes(data[:8], "little")
         standing = Standing.model_validate_json(json.loads(data[8 : 8 + length])["__metadata__"]["standing"])
-        return Checkpoint(standing, safetensors.torch.load(data)) if standing.of == of else None
+        return Checkpoint(standing, load_tensors(data)) if standing.of == of else None
     except (safetensors.SafetensorError, pydantic.ValidationError, ValueError, KeyError):
         return None
