@@ -127,7 +127,7 @@ def _gpt2(hf: Any) -> Made:
 
 def _llama(hf: Any) -> Made:
     """Eight heads of queries share two of keys and values."""
-    config = hf.LlamaConfig(vocab_size=99, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+    config = hf.LlamaConfig(vocab_size=99, hidden_size=128, intermediate_size=80, num_hidden_layers=2,
         num_attention_heads=8, num_key_value_heads=2, **_ENDS)  # fmt: skip
     return hf.LlamaForCausalLM(config), Batch((_words(),))
 

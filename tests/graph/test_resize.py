@@ -256,8 +256,9 @@ REWRITTEN: dict[str, Rewrite] = {
     ),
     "slice": Rewrite(between(lambda y: y[:, 1:5]), lin(8, 4), ROWS, {4: (0, 2)}, [("end", 5, 3)]),
     "slice, open": Rewrite(between(lambda y: y[:, 3:]), lin(8, 5), ROWS, {3: (1,), 5: (0, 4)}, [("start", 3, 1)]),
-    "slice, from behind": Rewrite(
-        between(lambda y: y[:, -5:-1]), lin(8, 4), ROWS, {3: (1,)}, [("start", -5, 1), ("end", -1, 5)]
+    "slice, from behind": Rewrite(between(lambda y: y[:, -5:-1]), lin(8, 4), ROWS, {3: (1,)}, []),
+    "slice, from behind, cut": Rewrite(
+        between(lambda y: y[:, -5:-1]), lin(8, 4), ROWS, {4: (0, 2)}, [("start", -5, -3)]
     ),
     "narrow": Rewrite(
         between(lambda y: torch.ops.aten.narrow(y, 1, 3, 5)),

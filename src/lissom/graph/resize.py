@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -91,7 +91,11 @@ def resize_(module: GraphModule, sizes: Sizes) -> list[Change]:
         if op == "_assert_tensor_metadata":
             module.graph.erase_node(node)
         elif op in REWRITES and node.op == "call_function":
-            changes += REWRITES[op](_Site(node, Call.of(sizes.channels.axes, node, values), sizes))
+            site = _Site(node, Call.of(sizes.channels.axes, node, values), sizes)
+            changes += [*REWRITES[op](site), *site.computed]
+    for node in list(module.graph.nodes):
+        if _TWINS in node.meta and not node.users:
+            module.graph.erase_node(node)
     module.graph.lint()
     module.recompile()
     return changes
@@ -102,6 +106,8 @@ class _Site:
     node: FxNode
     call: Call
     sizes: Sizes
+    computed: list[Change] = field(default_factory=list[Change])
+    """Changes of sizes that the graph computes."""
 
     @property
     def made(self) -> Terms:
@@ -142,11 +148,36 @@ def _size(site: _Site, given: Any, term: Term) -> Any:
         return after
     # A size that the graph computes, such as batch x heads: in proportion.
     graph = given.graph
+    factor = next((arg for arg in given.args if isinstance(arg, int)), 0) if given.target is operator.mul else 0
+    if factor and factor * after % term.size == 0:
+        return _twin(site, given, factor, factor * after // term.size)
     with graph.inserting_before(site.node):
         more = graph.call_function(operator.mul, (given, after))
         found = graph.call_function(operator.floordiv, (more, term.size))
     found.meta["val"] = after
     return found
+
+
+_TWINS = "lissom_twins"
+"""Products of the original, in whose place others stand: new factor to the new product."""
+
+
+def _twin(site: _Site, given: FxNode, before: int, after: int) -> FxNode:
+    """The product with another factor, in the same place: what the model's own code computes with the new constant."""
+    twins = cast(dict[int, FxNode], given.meta.setdefault(_TWINS, {}))
+    if after == 1:
+        twins[1] = next(arg for arg in given.args if isinstance(arg, FxNode))
+        site.computed.append(Change(given.name, "other", before, 1))
+    elif after not in twins:
+        # A product that several layers shared is one for each of them now: the others where they are needed.
+        with given.graph.inserting_before(site.node) if twins else given.graph.inserting_after(given):
+            args = tuple(after if isinstance(arg, int) else arg for arg in given.args)
+            twins[after] = given.graph.call_function(operator.mul, args)
+        value = given.meta.get("val")
+        twins[after].meta.update({**given.meta, "val": value * after // before if value is not None else None})
+        del twins[after].meta[_TWINS]
+        site.computed.append(Change(given.name, "other", before, after))
+    return twins[after]
 
 
 def _repeat(site: _Site) -> list[Change]:
@@ -197,11 +228,16 @@ def _narrow(site: _Site) -> list[Change]:
     start = max(start + size if start < 0 else start, 0)
     kept = site.sizes.places(source[at])
     first, last = (int(np.searchsorted(kept, place)) for place in (start, start + site.made[at].size))
-    changes = site.put("start", first) if start else []
+    changes = site.put("start", _from_end(site, "start", first, len(kept))) if start else []
     if "length" in site.call.given:
         return changes + site.put("length", last - first)
     open_end = site.call.given.get("end") is None or site.call.number("end") >= size
-    return changes if open_end else changes + site.put("end", last)
+    return changes if open_end else changes + site.put("end", _from_end(site, "end", last, len(kept)))
+
+
+def _from_end(site: _Site, name: str, place: int, size: int) -> int:
+    """A border that was counted from the end still is."""
+    return place - size if site.call.number(name) < 0 and place < size else place
 
 
 def _pad(site: _Site) -> list[Change]:
