@@ -1,4 +1,4 @@
-"""Attention that torch.onnx does not translate by itself: more axes than four, a mask before a view."""
+"""What torch.onnx does not write correctly by itself: attention not of four axes, a mask before a view, two clamps."""
 
 from __future__ import annotations
 
@@ -42,7 +42,42 @@ class Masked(nn.Module):
         return made.transpose(1, 2).reshape(n, length, width)
 
 
-@pytest.mark.parametrize("kind", [Windows, Masked])
+class HeadsInTheBatch(nn.Module):
+    """(n x heads, length, width), with a mask of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, length, width = x.shape
+        q, k, v = self.qkv(x).reshape(n, length, 3, 2, 4).permute(2, 0, 3, 1, 4).reshape(3, n * 2, length, 4).unbind(0)
+        made = F.scaled_dot_product_attention(q, k, v, attn_mask=q @ k.transpose(1, 2) * 0.1)
+        return made.view(n, 2, length, 4).transpose(1, 2).reshape(n, length, width)
+
+
+class OneMaskForAll(HeadsInTheBatch):
+    def forward(self, x: Tensor) -> Tensor:
+        n, length, width = x.shape
+        q, k, v = self.qkv(x).reshape(n, length, 3, width).unbind(2)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.qkv.weight[:12, :1].tril().expand(12, 12))
+
+
+class Clamped(nn.Module):
+    """Two readers clamp one value by bounds of their own (Gemma 4): the optimizer gives both one name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+        for index, name in enumerate(("a_low", "a_high", "b_low", "b_high")):
+            self.register_buffer(name, torch.tensor(index / 10 - 0.15))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * 2
+        return self.a(x.clamp(self.a_low, self.a_high)) + self.b(x.clamp(self.b_low, self.b_high))
+
+
+@pytest.mark.parametrize("kind", [Windows, Masked, HeadsInTheBatch, OneMaskForAll, Clamped])
 def test_it_runs_as_torch_does_at_every_batch_size(kind: type[nn.Module], tmp_path: Path):
     torch.manual_seed(0)
     model, example = kind().eval(), Batch((torch.randn(1, 12, 8),))

@@ -26,6 +26,7 @@ def rewrite_(
 ) -> None:
     """Bring an exported model into its final form. `program` is the one torch.onnx translated, with marks."""
     graph = model.graph
+    _list_constants_(graph)
     _reuse_dynamic_quantization_(graph)
     _transpose_int8_weights_(graph)
     _pool_globally_(graph)
@@ -35,6 +36,20 @@ def rewrite_(
     _clean_(model)
     _shape_(graph.inputs, inputs)
     _shape_(graph.outputs, outputs)
+
+
+def _list_constants_(graph: ir.Graph) -> None:
+    """Constants that a rule of the optimizer made and whose name another one had: used, but in no list."""
+    own = {id(value) for value in (*graph.inputs, *graph.initializers.values())}
+    for node in graph:
+        for value in node.inputs:
+            if value is None or value.producer() is not None or id(value) in own or value.const_value is None:
+                continue
+            own.add(id(value))
+            number = 1
+            while value.name in graph.initializers:
+                value.name, number = f"{value.name}_{number}", number + 1
+            graph.register_initializer(value)
 
 
 def _reuse_dynamic_quantization_(graph: ir.Graph) -> None:
