@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import statistics
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -181,3 +182,30 @@ def test_planning_is_timed_on_both_sides_and_cuts_nothing():
         assert one.groups == 2
     assert tool.DependencyGraph._trace is tracing
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_the_documentation_quotes_the_results():
+    page = (Path(__file__).parents[2] / "docs" / "pruning.md").read_text(encoding="utf-8")
+    found, planning = (results.read(results.FOLDER / f"{name}.json") for name in ("P6", "P6PLAN"))
+    rows: list[str] = []
+    for name, wanted in (("families of timm", True), ("the nine", False)):
+        group = [run.figures for run in found.runs if run.name.startswith("timm/") is wanted]
+        fine = sum(one["status"] == "ok" for one in group)
+        left = statistics.median(float(one["MMACs after"]) / float(one["MMACs"]) for one in group)
+        own = sum(one["class"] == "its own" for one in group)
+        gap = max(float(one["gap"]) for one in group)
+        rows.append(f"{name} {fine} of {len(group)} {own} {gap:.0e} {left:.0%}".replace("e-0", "e-").replace("%", " %"))
+    for index, row in enumerate(rows, start=2):
+        cells = [line.split("|")[index].strip() for line in _table(page, "## What it was tried on")]
+        assert " ".join(cells) == row
+    for network in ("resnet50", "densenet121", "vit-small, 48 blocks"):
+        assert f"{planning.value[f'{network}, times faster'].value:.2g} times" in page
+    tracing = {run.name: run.figures["tracing s"] for run in planning.runs}
+    shown = [f"{tracing[f'resnet50, {who}']:.2g} s" for who in ("lissom", "Torch-Pruning")]
+    assert " against ".join(shown) in page
+
+
+def _table(page: str, heading: str) -> list[str]:
+    lines = page.split(heading)[1].splitlines()
+    rows = [line for line in lines[: lines.index("## Criteria")] if line.startswith("|")]
+    return [rows[0], *rows[2:]]
