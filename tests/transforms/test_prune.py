@@ -232,7 +232,8 @@ def test_budgets_are_met_and_the_prediction_is_the_real_cost(field, scope):
 
 
 @pytest.mark.parametrize(
-    ("field", "what"), [("macs_ratio", "MACs"), ("parameters_ratio", "parameters"), ("size_ratio", "bytes")]
+    ("field", "what"),
+    [("macs_ratio", "number of MACs"), ("parameters_ratio", "number of parameters"), ("size_ratio", "size in bytes")],
 )
 def test_a_budget_out_of_reach_says_what_is_in_reach(field, what):
     with pytest.raises(GoalError, match=rf"A {what} of .* is out of reach") as wrong:

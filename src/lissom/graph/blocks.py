@@ -7,14 +7,12 @@ module computes x + f(x), and without f it is x: it can be taken out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch.fx import Node as FxNode
 
-from lissom.graph.describe import hint_of, op_name
+from lissom.graph.describe import calls_of, hint_of, op_name
 from lissom.graph.trace import Trace
 
 COPIES = frozenset({"dropout", "feature_dropout", "alias", "contiguous", "clone", "detach", "to"})
@@ -40,18 +38,13 @@ def find_blocks(trace: Trace) -> tuple[Block, ...]:
     for node in trace.module.graph.nodes:
         if node.op != "call_function":
             continue
-        for path in _modules(node):
+        for path in calls_of(node):
             inside.setdefault(path, []).append(node)
-    found = [block for path, nodes in inside.items() if path and (block := _block(trace, path, nodes))]
+    # A module that is called again is no block: its second call is `path@1`.
+    once = {path: nodes for path, nodes in inside.items() if path and "@" not in path}
+    found = [block for path, nodes in once.items() if (block := _block(trace, path, nodes))]
     names = [block.module for block in found]
     return tuple(b for b in found if not any(other.startswith(f"{b.module}.") for other in names))
-
-
-def _modules(node: FxNode) -> list[str]:
-    """Paths of the modules around an operator; a module that is called twice is no block."""
-    stack = cast(Mapping[str, Any], node.meta.get("nn_module_stack") or {})
-    paths = [str(path) for path, _ in stack.values()]
-    return [path for path in paths if "@" not in path and not path.startswith("_empty_nn_module_stack")]
 
 
 def _block(trace: Trace, path: str, nodes: list[FxNode]) -> Block | None:

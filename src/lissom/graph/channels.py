@@ -15,13 +15,14 @@ from typing import cast
 
 import numpy as np
 import torch
+from torch.fx import GraphModule
 from torch.fx import Node as FxNode
 
 from lissom.graph.axes import Atom, Axes, Fixed, Indices, Term
 from lissom.graph.coupling import SLIDES, Call, Terms, Value, shape_of
 from lissom.graph.coupling_moves import unknown as unknown_operator
 from lissom.graph.coupling_table import Rule, rule_of
-from lissom.graph.describe import layer_of, op_name
+from lissom.graph.describe import layer_of, names_of, op_name
 from lissom.graph.graph import LOOKS, Tensor
 from lissom.graph.trace import Trace
 
@@ -58,6 +59,10 @@ class Channels:
     groups: tuple[Group, ...]
     unknown: Mapping[str, int]
     """Operators without a rule, and how often they occur."""
+
+    def on(self, module: GraphModule) -> dict[FxNode, Value]:
+        """The terms by node of the traced graph, or of a copy of it."""
+        return {node: self.values[node.name] for node in module.graph.nodes if node.name in self.values}
 
     def term(self, parameter: str, axis: int) -> Term:
         return self.axes.look(self.parameters[parameter][axis])
@@ -163,22 +168,7 @@ def _flat(value: Value | None) -> list[Term]:
 
 def listed_names(trace: Trace) -> dict[str, str]:
     """Every name of a parameter or buffer to the one that the graph lists it under."""
-    known = {tensor.name for tensor in trace.graph.tensors}
-    by_id: dict[int, str] = {}
-    found: dict[str, str] = {}
-    targets = [str(node.target) for node in trace.module.graph.nodes if node.op == "get_attr"]
-    # A tied parameter has names that the graph never reads.
-    targets += [name for name, _ in trace.module.named_parameters(remove_duplicate=False)]
-    targets += [name for name, _ in trace.module.named_buffers(remove_duplicate=False)]
-    for name in (*known, *targets):
-        value: object = operator.attrgetter(name)(trace.module)
-        if name in known:
-            by_id[id(value)] = name
-    for name in targets:
-        value = operator.attrgetter(name)(trace.module)
-        if id(value) in by_id:
-            found[name] = by_id[id(value)]
-    return found
+    return names_of(trace.module)
 
 
 def _groups(axes: Axes, parameters: Mapping[str, Terms]) -> tuple[Group, ...]:

@@ -112,6 +112,11 @@ def _canonical(module: GraphModule, state: dict[str, torch.Tensor]) -> dict[str,
     return {name: chosen[id(tensor)] for name, tensor in state.items()}
 
 
+def names_of(module: GraphModule) -> dict[str, str]:
+    """Every name of a parameter, buffer or constant to the one that it is listed under."""
+    return _canonical(module, _state(module))
+
+
 def _batch_of(module: GraphModule) -> int:
     for node in module.graph.nodes:
         value = node.meta.get("val")
@@ -138,6 +143,18 @@ def layer_of(node: FxNode) -> str:
 def module_of(node: FxNode) -> str:
     """The class of that module: `torch.nn.modules.conv.Conv2d`; empty where tracing did not keep it."""
     return _innermost(node)[1]
+
+
+def calls_of(node: FxNode) -> list[str]:
+    """The calls of modules that an operator was made in, outermost first; the second call of `conv` is `conv@1`."""
+    stack: dict[str, Any] = node.meta.get("nn_module_stack") or {}
+    # The others are sizes that torch.export asked for by itself.
+    return [str(path) for path, _ in stack.values() if not str(path).startswith("_empty_nn_module_stack")]
+
+
+def stack_of(node: FxNode) -> list[str]:
+    """The modules that an operator was called in, innermost first."""
+    return [path.split("@")[0] for path in reversed(calls_of(node))]
 
 
 def _innermost(node: FxNode) -> tuple[str, str]:

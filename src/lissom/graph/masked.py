@@ -16,7 +16,7 @@ from torch.fx import Interpreter
 from torch.fx import Node as FxNode
 
 from lissom.graph.axes import Term
-from lissom.graph.coupling import Call, Terms, Value
+from lissom.graph.coupling import Call, Value
 from lissom.graph.coupling_maths import MEANS, SUMS
 from lissom.graph.describe import op_name
 from lissom.graph.resize import Sizes
@@ -38,9 +38,7 @@ class Masked(Interpreter):
         super().__init__(trace.module)
         self._sizes = sizes
         self._names = names
-        known = sizes.channels.values
-        self._values: dict[FxNode, Value] = {n: known[n.name] for n in trace.module.graph.nodes if n.name in known}
-        self._of: dict[str, Terms] = {}
+        self._values = sizes.channels.on(trace.module)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         found: object = operator.attrgetter(str(target))(self.module)

@@ -23,6 +23,9 @@ PIECE = 2**24
 READABLE = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
 """Operators whose inputs can be laid out as rows of a matrix product."""
 
+PRODUCTS = READABLE | {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+"""Operators that multiply a value by a weight."""
+
 
 def input_moments(
     trace: Trace,

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from torch.fx import Node as FxNode
-
 from lissom.graph.axes import Atom, Axes, Fixed, Term
 from lissom.graph.channels import Channels
-from lissom.graph.coupling import Call, Terms, Value
+from lissom.graph.coupling import Call, Terms
 from lissom.graph.describe import op_name
 from lissom.graph.trace import Trace
 
@@ -59,9 +57,7 @@ class Narrowed:
 
 
 def narrowed(trace: Trace, channels: Channels) -> Narrowed:
-    values: dict[FxNode, Value] = {
-        node: channels.values[node.name] for node in trace.module.graph.nodes if node.name in channels.values
-    }
+    values = channels.on(trace.module)
     macs = {node.name: node.macs for node in trace.graph.nodes if node.macs}
     operators: list[_Operator] = []
     for node in trace.module.graph.nodes:

@@ -82,9 +82,7 @@ class Change:
 
 def resize_(module: GraphModule, sizes: Sizes) -> list[Change]:
     """Rewrite the constants of a copy of the traced graph. Its parameters are sliced apart (`slice_parameters_`)."""
-    values = {
-        node: sizes.channels.values[node.name] for node in module.graph.nodes if node.name in sizes.channels.values
-    }
+    values = sizes.channels.on(module)
     changes: list[Change] = []
     for node in list(module.graph.nodes):
         op = op_name(node)

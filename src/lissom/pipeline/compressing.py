@@ -37,7 +37,7 @@ from lissom.pipeline.arguments import (
 from lissom.pipeline.candidates import Candidate, choose, recipes_for, targets_for
 from lissom.pipeline.measuring import Measured, measure
 from lissom.pipeline.recording import channel_records, skip_records, step_records
-from lissom.pipeline.timing import stopwatch
+from lissom.pipeline.timing import Stopwatch
 from lissom.pipeline.transforming import Step, state_of, transform, validate
 from lissom.progress import Report, Stages
 from lissom.recipe import Recipe
@@ -238,7 +238,10 @@ class _Run:
             choice = self._choose(candidates, graph, deadline, tick)
         chosen = next(filter(choice.names, candidates))
         with self.stages("transform") as tick:
-            work = Work(tick=tick, seed=self.seed, faster=self._stopwatch(chosen.target))
+            watch = Stopwatch(
+                self.model, self.task, chosen.target, self.threads, self.batch_size, folder.state / "timed"
+            )
+            work = Work(tick=tick, seed=self.seed, faster=watch)
             steps = transform(self.model, task, chosen.recipe, chosen.target, folder=folder, measure=True, work=work)
         after = steps[-1].model if steps else self.model
         with self.stages("export") as tick:
@@ -258,9 +261,6 @@ class _Run:
             )
         with self.stages("report"):
             return self._report(chosen, steps, after, measured, choice.trials, (original, compressed))
-
-    def _stopwatch(self, target: Target) -> Callable[[nn.Module], float]:
-        return stopwatch(self.model, self.task, target, threads=self.threads, batch_size=self.batch_size)
 
     def _choose(
         self, candidates: list[Candidate], graph: Graph, deadline: float | None, tick: Callable[[float], None]

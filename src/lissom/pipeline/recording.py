@@ -8,6 +8,7 @@ from torch.fx import GraphModule
 
 from lissom.graph.graph import ChannelGroup, Graph, Layer, Node
 from lissom.graph.groups import with_groups
+from lissom.graph.moments import READABLE
 from lissom.graph.trace import Trace
 from lissom.measure.records import ChannelRecord, SkipRecord, StepRecord
 from lissom.pipeline.transforming import Step
@@ -17,8 +18,6 @@ from lissom.transforms.finetuning import Train
 from lissom.transforms.pruning import Cut
 
 RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
-PLAIN = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
-"""Products whose weight is (outputs, inputs, ...)."""
 Axes = tuple[str, int, tuple[str, int] | None]
 """The parameter and axis of a layer's output channels, and those of its input channels."""
 
@@ -133,7 +132,7 @@ def _axes(graph: Graph, layer: Layer) -> Axes | None:
         return None
     first = held[0]
     shape = graph.tensor_by_name[first].shape
-    if node.op in PLAIN:
+    if node.op in READABLE:  # their weight is (outputs, inputs, ...)
         grouped = node.op != "linear" and _grouped(graph, node, shape[1])
         return first, 0, None if grouped else (first, 1)
     if node.op.startswith("conv_transpose"):

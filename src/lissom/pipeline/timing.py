@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from torch import nn
@@ -17,24 +18,30 @@ from lissom.task import Task, repeated
 ROUNDS = 20
 
 
-def stopwatch(
-    model: nn.Module, task: Task, target: Target, *, threads: int, batch_size: int
-) -> Callable[[nn.Module], float]:
-    """`model` is exported when the first question comes; every answer times both side by side.
+@dataclass(frozen=True, eq=False)
+class Stopwatch:
+    """Called with a model: latency of `model` / latency of that one, the median over interleaved rounds."""
 
-    Returns:
-        A function: a model -> latency of `model` / latency of that model, the median over interleaved rounds.
-    """
-    runtime, example = runtime_of(target), repeated(task.example, batch_size)
+    model: nn.Module
+    task: Task
+    target: Target
+    threads: int
+    batch_size: int
+    folder: Path
+    """Where the files that are timed lie; it may not exist yet."""
 
-    def call(one: nn.Module, place: Path, name: str) -> Callable[[], object]:
-        artifact = runtime.export(one, task.example, target.name, place, name)
-        return caller(runtime.load(artifact, place, threads), artifact, example)
-
-    def faster(other: nn.Module) -> float:
-        with tempfile.TemporaryDirectory(prefix="lissom-") as scratch:
-            calls = {"before": call(model, Path(scratch), "before"), "after": call(other, Path(scratch), "after")}
-            samples = interleave(calls, rounds=ROUNDS)
+    def __call__(self, other: nn.Module) -> float:
+        calls = {"before": self._before, "after": self._call(other, "after")}
+        samples = interleave(calls, rounds=ROUNDS)
         return paired_ratio(samples["before"], samples["after"]).median
 
-    return faster
+    @cached_property
+    def _before(self) -> Callable[[], object]:
+        """Exported when the first question comes, and once."""
+        return self._call(self.model, "before")
+
+    def _call(self, one: nn.Module, name: str) -> Callable[[], object]:
+        runtime, example = runtime_of(self.target), repeated(self.task.example, self.batch_size)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        artifact = runtime.export(one, self.task.example, self.target.name, self.folder, name)
+        return caller(runtime.load(artifact, self.folder, self.threads), artifact, example)

@@ -2,7 +2,7 @@
 
 The result is the user's own class with the shapes it had: zeros are stored and multiplied like any other number, so
 file, memory and latency stay what they were. What zeros buy is a file that compresses well afterwards, and speed on a
-runtime that skips them. Training afterwards fills them again. Formulas: `lissom.functional.sparsity`.
+runtime that skips them. `Finetune` keeps them zero. Formulas: `lissom.functional.sparsity`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from lissom.errors import DataError, RecipeError
 from lissom.functional import sparsity as maths
 from lissom.graph.graph import Graph, Node
-from lissom.graph.moments import READABLE, input_moments
+from lissom.graph.moments import PRODUCTS, READABLE, input_moments
 from lissom.graph.select import select
 from lissom.graph.statistics import check_inputs
 from lissom.graph.trace import Trace
@@ -31,7 +31,6 @@ from lissom.task import Batch, Split, Task, sliced
 from lissom.training.objective import checked
 from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Transform, Work, calibration_split, clone
 
-PRODUCTS = READABLE | {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 MOST = 0.99
 """Share of its weights that a layer can lose to the global ranking: no layer dies while others keep everything."""
 

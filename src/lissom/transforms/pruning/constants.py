@@ -19,11 +19,11 @@ from torch.utils import _pytree as pytree
 
 from lissom.graph.coupling import Call
 from lissom.graph.describe import op_name
+from lissom.graph.moments import READABLE
 from lissom.graph.resize import sliced_tensor
 from lissom.task import Batch, contiguous
 from lissom.transforms.pruning.recovery import Pair, interpreter, readers, run, set_tensor, tensor_of
 
-PRODUCTS = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
 STILL = 1e-6
 """Spread of a channel, as a share of its size, that rounding explains."""
 
@@ -34,13 +34,12 @@ def fold_constants_(pair: Pair, example: Batch) -> list[str]:
     inputs = contiguous(example)
     before = interpreter(pair.before, pytree.tree_leaves((inputs.args, dict(inputs.kwargs))))
     twins = {node.name: node for node in pair.after.graph.nodes}
-    known = pair.sizes.channels.values
-    values = {node: known[node.name] for node in pair.before.graph.nodes if node.name in known}
+    values = pair.sizes.channels.on(pair.before)
     counts = readers(pair.after)
     changed: list[str] = []
     for node in pair.before.graph.nodes:
         run(before, node)
-        if node.op != "call_function" or op_name(node) not in PRODUCTS:
+        if node.op != "call_function" or op_name(node) not in READABLE:
             continue
         call = Call.of(pair.sizes.channels.axes, node, values)
         if call.given.get("groups", 1) == 1:

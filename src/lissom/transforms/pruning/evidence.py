@@ -18,12 +18,13 @@ from lissom.functional.importance import Activity, activity
 from lissom.graph.channels import Channels, listed_names
 from lissom.graph.coupling import Call
 from lissom.graph.describe import op_name
+from lissom.graph.moments import PRODUCTS
+from lissom.graph.statistics import check_inputs, run_over
 from lissom.graph.trace import Trace
 from lissom.task import Batch, fitting
 from lissom.transforms.base import clone
 
 Loss = Callable[[Any, Any], Tensor]
-PRODUCTS = frozenset({"linear", *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))})
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def tensors_of(trace: Trace) -> dict[str, Tensor]:
 
 
 def consumers_of(trace: Trace, channels: Channels) -> tuple[Consumer, ...]:
-    values = {n: channels.values[n.name] for n in trace.module.graph.nodes if n.name in channels.values}
+    values = channels.on(trace.module)
     names = listed_names(trace)
     found: list[Consumer] = []
     for node in trace.module.graph.nodes:
@@ -76,7 +77,7 @@ def gradients(trace: Trace, batches: Iterable[Batch], loss: Loss, each: Callable
     """Hand the gradients of every batch to `each`; how many batches there were.
 
     Raises:
-        DataError: a batch has no target, or the loss does not fit the outputs.
+        DataError: a batch has no target, or does not fit the model.
     """
     module = clone(trace.module)
     names = listed_names(trace)
@@ -95,6 +96,7 @@ def gradients(trace: Trace, batches: Iterable[Batch], loss: Loss, each: Callable
             target: Any = batch.target if piece is batch else None
             if target is None:
                 continue  # filled up by repetition: its targets are gone
+            check_inputs(trace.graph, pytree.tree_leaves((piece.args, dict(piece.kwargs))))
             with torch.enable_grad():
                 value = loss(module(*piece.args, **piece.kwargs), target)
                 found: tuple[Tensor | None, ...] = torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
@@ -129,10 +131,11 @@ class _Listener(Interpreter):
 def activations(
     trace: Trace, batches: Iterable[Batch], consumers: Sequence[Consumer]
 ) -> dict[tuple[str, int], Activity]:
-    """What is seen of each channel that a product reads, over examples and places; by value and axis."""
+    """What is seen of each channel that a product reads, over examples and places; by value and axis.
+
+    Raises:
+        DataError: a batch does not fit the model.
+    """
     listener = _Listener(trace, [(c.source, c.source_axis) for c in consumers])
-    for batch in batches:
-        for piece in fitting(batch, trace.graph.fixed_batch):
-            inputs = pytree.tree_leaves((piece.args, dict(piece.kwargs)))
-            listener.run(*inputs, enable_io_processing=False)
+    run_over(listener, trace.graph, batches)
     return listener.seen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, cast
 
 import torch
@@ -17,7 +18,7 @@ from torch.utils import _pytree as pytree
 from lissom.errors import ExportError
 from lissom.graph.channels import listed_names
 from lissom.graph.coupling import Call
-from lissom.graph.describe import schema_of
+from lissom.graph.describe import schema_of, stack_of
 from lissom.graph.resize import Change, Sizes, slice_parameters_
 from lissom.graph.trace import Trace, trace
 from lissom.task import Batch
@@ -39,14 +40,14 @@ def own_class(
         slice_parameters_(smaller, sizes, _own_names(model, traced))
         _set_sizes_(smaller, model)
         _set_attributes_(smaller, values)
-        found = _unlike(smaller, wanted, example)
+        found = unlike(smaller, wanted, example)
         if not found:
             return smaller, ""
         reason = reason or found
     return None, reason
 
 
-def _unlike(smaller: nn.Module, wanted: GraphModule, example: Batch) -> str:
+def unlike(smaller: nn.Module, wanted: GraphModule, example: Batch) -> str:
     """Why the module does not compute the graph; empty where it does."""
     try:
         again = trace(smaller, example)
@@ -54,7 +55,7 @@ def _unlike(smaller: nn.Module, wanted: GraphModule, example: Batch) -> str:
         return f"its own forward() does not run at the new sizes ({str(wrong).split('. torch.export')[0]})"
     except (RuntimeError, ValueError, TypeError, AssertionError) as wrong:
         return f"its own forward() does not run at the new sizes ({str(wrong).splitlines()[0]})"
-    for mine, its in zip(signature(wanted), signature(again.module), strict=False):
+    for mine, its in zip_longest(signature(wanted), signature(again.module), fillvalue="nothing"):
         if mine != its:
             return f"its own forward() computes {its} where the pruned graph has {mine}"
     return ""
@@ -69,13 +70,6 @@ def _own_names(model: nn.Module, traced: Trace) -> dict[str, str]:
     }
     known = {id(state[name]): found for name, found in listed.items() if name in state}
     return {name: known[id(tensor)] for name, tensor in state.items() if id(tensor) in known}
-
-
-def stack_of(node: FxNode) -> list[str]:
-    """The modules that an operator was called in, innermost first."""
-    stack = cast(Mapping[str, Any], node.meta.get("nn_module_stack") or {})
-    paths = [str(path).split("@")[0] for path, _ in stack.values()]
-    return [path for path in reversed(paths) if not path.startswith("_empty_nn_module_stack")]
 
 
 _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
@@ -148,7 +142,7 @@ def _named(model: nn.Module, changes: Sequence[Change], stacks: Mapping[str, lis
 
 def _followed(model: nn.Module, traced: Trace, sizes: Sizes, stacks: Mapping[str, list[str]]) -> Attributes:
     """Attributes that equal the size of an axis that a module itself reads or makes follow that axis."""
-    values = {n: sizes.channels.values[n.name] for n in traced.module.graph.nodes if n.name in sizes.channels.values}
+    values = sizes.channels.on(traced.module)
     wanted: dict[tuple[str, str], list[int]] = {}
     for node in traced.module.graph.nodes:
         path = stacks[node.name][:1]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -215,18 +216,17 @@ class Prune(Transform):
     def _select(
         self, racing: Mapping[str, torch.Tensor], groups: Mapping[str, Group], study: Study
     ) -> Mapping[str, tuple[int, ...]]:
-        if not racing:
-            return {}
-        floors = {name: max(1, round(groups[name].size * (1 - self.max_ratio))) for name in racing}
+        # Rounded up: more than max_ratio of no group is cut. The slack is what 0.1 * 10 may be off by.
+        floors = {name: max(1, ceil(groups[name].size * (1 - self.max_ratio) - 1e-9)) for name in racing}
         classes = {name: _structure(groups[name]) for name in racing}
         if self.ratio is not None:
             found = select(racing, self.ratio, scope=self.scope, classes=classes, floors=floors, round_to=self.round_to)
             return kept_of(racing, self._tied({n: len(places) for n, places in found.items()}, floors, groups, study))
         name = next((n for n in BUDGETS if getattr(self, n) is not None), "macs_ratio")
-        measure = {
-            "macs_ratio": study.costs.macs,
-            "parameters_ratio": study.costs.parameters,
-            "size_ratio": study.costs.bytes,
+        measure, what = {
+            "macs_ratio": (study.costs.macs, "number of MACs"),
+            "parameters_ratio": (study.costs.parameters, "number of parameters"),
+            "size_ratio": (study.costs.bytes, "size in bytes"),
         }[name]
 
         def cost(counts: Mapping[str, int]) -> float:
@@ -234,7 +234,6 @@ class Prune(Transform):
             return float(measure({groups[group].atom: count for group, count in counts.items()}))
 
         budget = cost({}) / float(getattr(self, name) or study.macs_ratio or 1.0)
-        what = {"macs_ratio": "MACs", "parameters_ratio": "parameters", "size_ratio": "bytes"}[name]
         chosen = select_to_budget(
             racing,
             cost,

@@ -8,12 +8,12 @@ whose input changed takes its statistics from the data again. `bias` alone moves
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter
 from torch.fx import Node as FxNode
@@ -21,14 +21,17 @@ from torch.utils import _pytree as pytree
 
 from lissom.functional.leastsquares import Moments, solve
 from lissom.graph.coupling import Call, Terms
-from lissom.graph.describe import op_name
+from lissom.graph.describe import hint_of, op_name
+from lissom.graph.moments import READABLE, rows_read
 from lissom.graph.resize import Sizes, sliced_tensor
-from lissom.task import Batch, fitting
+from lissom.task import Batch, fitting, sliced
 
 Recovery = Literal["reconstruct", "bias", "none"]
 RIDGE = 1e-3
 WIDEST = 4608
 """Inputs of a layer, kernel included, above which its covariance (float64, squared) does not pay; its bias moves."""
+MEMORY = 2**31
+"""Bytes that the values of both graphs may take: all examples are held at once, so large images mean fewer of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +49,12 @@ class Pair:
 def recover_(pair: Pair, batches: Iterable[Batch], how: Recovery, tick: Callable[[float], None]) -> list[str]:
     """Fit the layers of `pair.after` in place; the names of the parameters that changed.
 
-    All batches are held at the values that are still to be read, so memory grows with their number.
+    All examples are held at the values that are still to be read: as many are taken as `MEMORY` has room for.
     """
-    pieces = [piece for batch in batches for piece in fitting(batch, pair.fixed_batch)]
-    if how == "none" or not pieces:
+    if how == "none":
+        return []
+    pieces = list(_first(batches, max(1, MEMORY // (2 * example_bytes(pair.before))), pair.fixed_batch))
+    if not pieces:
         return []
     walk = _Walk(pair, pieces)
     twins = {node.name: node for node in pair.after.graph.nodes}
@@ -66,6 +71,35 @@ def recover_(pair: Pair, batches: Iterable[Batch], how: Recovery, tick: Callable
     return sorted(changed)
 
 
+def _first(batches: Iterable[Batch], examples: int, fixed_batch: int | None) -> Iterator[Batch]:
+    """Batches of at most so many examples; one whole batch where the graphs take no other."""
+    left = examples
+    for batch in batches:
+        for piece in fitting(batch, fixed_batch):
+            if left <= 0:
+                return
+            yield piece if fixed_batch or piece.size <= left else sliced(piece, 0, left)
+            left -= piece.size
+
+
+def example_bytes(module: GraphModule) -> int:
+    """The most that the values of one example take at a time, views counted as copies."""
+    gone = _last_uses(module)
+    sizes: dict[FxNode, int] = {}
+    alive = most = 0
+    batch = 1
+    for node in module.graph.nodes:
+        tensors = [t for t in pytree.tree_leaves(node.meta.get("val")) if isinstance(t, Tensor)]
+        if node.op == "placeholder" and tensors and tensors[0].ndim:
+            batch = max(batch, hint_of(tensors[0].shape[0]))
+        held = node.op not in ("get_attr", "output")
+        sizes[node] = sum(prod(map(hint_of, t.shape)) * t.element_size() for t in tensors) if held else 0
+        alive += sizes[node]
+        most = max(most, alive)
+        alive -= sum(sizes[one] for one in gone[node])
+    return max(1, most // batch)
+
+
 class _Walk:
     def __init__(self, pair: Pair, pieces: list[Batch]) -> None:
         self.pair = pair
@@ -78,12 +112,7 @@ class _Walk:
             self._runs.append((interpreter(pair.before, inputs), interpreter(pair.after, inputs)))
         self._last = _last_uses(pair.after)
         self._last_before = _last_uses(pair.before)
-        self._done: set[str] = set()
-        self._values = {
-            node: pair.sizes.channels.values[node.name]
-            for node in pair.after.graph.nodes
-            if node.name in pair.sizes.channels.values
-        }
+        self._values = pair.sizes.channels.on(pair.after)
         self._readers = readers(pair.after)
 
     def step_before(self, twin: FxNode) -> None:
@@ -139,15 +168,13 @@ class _Walk:
         call = Call.of(self.pair.sizes.channels.axes, node, self._values)
         if op == "batch_norm":
             return self._renormalize(node, call)
-        if op in ("conv1d", "conv2d", "conv3d", "linear") and call.given.get("groups", 1) == 1:
+        if op in READABLE and call.given.get("groups", 1) == 1:
             return self._refit(node, call, how)
         return []
 
     def _refit(self, node: FxNode, call: Call, how: Recovery) -> list[str]:
         weight_node = cast(FxNode, call.given["weight"])
         if weight_node.op != "get_attr" or self._readers.get(str(weight_node.target), 0) > 1:
-            return []
-        if isinstance(call.given.get("padding"), str):
             return []
         weight = tensor_of(self.pair.after, weight_node)
         rows = cast(Terms, self._values[node])
@@ -162,7 +189,7 @@ class _Walk:
             wanted = sliced_tensor(run(before, twin, keep=False), kept).movedim(out_axis, -1).flatten(0, -2)
             given = after.env[node.all_input_nodes[0]]
             if full:
-                moments.add_(_rows(given, call, weight), wanted)
+                moments.add_(rows_read(op_name(node), given, {**call.given, "weight": weight})[0], wanted)
             else:
                 got = run(after, node, keep=False).movedim(out_axis, -1).flatten(0, -2)
                 shift += (wanted - got).double().sum(0)
@@ -199,27 +226,6 @@ class _Walk:
         for name, value in zip(names, (mean, variance), strict=True):
             set_tensor(self.pair.after, name, value.to(tensor_of(self.pair.after, name).dtype))
         return [str(name.target) for name in names]
-
-
-def _rows(given: Tensor, call: Call, weight: Tensor) -> Tensor:
-    """The inputs of every output place: (places, inputs of a channel)."""
-    if op_name(call.node) == "linear":
-        return given.reshape(-1, given.shape[-1])
-    kernel = weight.shape[2:]
-    stride, padding, dilation = (_spread(call.numbers(n), len(kernel)) for n in ("stride", "padding", "dilation"))
-    pads = [amount for p in reversed(padding) for amount in (p, p)]
-    wide = F.pad(given, pads)
-    for axis, (size, step, gap) in enumerate(zip(kernel, stride, dilation, strict=True)):
-        reach = gap * (size - 1) + 1
-        wide = wide.unfold(2 + axis, reach, step)[..., ::gap]
-    # (n, c, *places, *kernel) to (n, *places, c, *kernel)
-    spatial = len(kernel)
-    order = [0, *range(2, 2 + spatial), 1, *range(2 + spatial, 2 + 2 * spatial)]
-    return wide.permute(order).reshape(-1, weight[0].numel())
-
-
-def _spread(values: list[int], count: int) -> list[int]:
-    return values * count if len(values) == 1 else values
 
 
 def interpreter(module: GraphModule, inputs: list[Any]) -> Interpreter:

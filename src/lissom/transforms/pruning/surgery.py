@@ -9,7 +9,7 @@ rewritten graph, operator by operator and constant by constant, is it handed bac
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -95,12 +95,17 @@ def prune(
     else:
         changed = set(recover_(pair, refit.batches, refit.how, refit.tick))
     if own:
-        fitted = dict(module.state_dict(keep_vars=True))
-        with torch.no_grad():
-            for name, tensor in found.state_dict(keep_vars=True).items():
-                if name in changed:
-                    tensor.copy_(fitted[name])
+        take_(found, module, changed)
     return Pruned(found, own, reason, gap)
+
+
+@torch.no_grad()
+def take_(own: nn.Module, fitted: GraphModule, changed: Collection[str]) -> None:
+    """Copy what was fitted in the graph into the user's class."""
+    source = fitted.state_dict()
+    for name, tensor in own.state_dict().items():
+        if name in changed:
+            tensor.copy_(source[name])
 
 
 @torch.no_grad()
@@ -109,24 +114,26 @@ def difference(traced: Trace, sizes: Sizes, pruned: nn.Module, example: Batch) -
     inputs = _batch_for(traced, example)
     masked = Masked(traced, sizes, listed_names(traced))
     leaves = pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))
-    wanted = _tensors(masked.run(*leaves, enable_io_processing=False))
-    got = _outputs(pruned, inputs)
-    worst = max((_apart(a, b) for a, b in zip(wanted, got, strict=True)), default=0.0)
+    wanted = tensors_in(masked.run(*leaves, enable_io_processing=False))
+    got = outputs(pruned, inputs)
+    worst = max((apart(a, b) for a, b in zip(wanted, got, strict=True)), default=0.0)
     if traced.graph.dynamic_batch:
         # The masked original runs at the size that was traced; the pruned one has to at any other.
         more = repeated(inputs, inputs.size + 1)
-        for one, rows in zip(got, _outputs(pruned, more), strict=True):
+        for one, rows in zip(got, outputs(pruned, more), strict=True):
             if rows.shape[:1] == (more.size,):
-                worst = max(worst, _apart(one, rows[: inputs.size]))
+                worst = max(worst, apart(one, rows[: inputs.size]))
     return worst
 
 
-def _outputs(module: nn.Module, batch: Batch) -> list[torch.Tensor]:
+def outputs(module: nn.Module, batch: Batch) -> list[torch.Tensor]:
+    """What a module makes in evaluation mode, flat."""
     with evaluation(module):
-        return _tensors(module(*batch.args, **batch.kwargs))
+        return tensors_in(module(*batch.args, **batch.kwargs))
 
 
-def _apart(wanted: torch.Tensor, got: torch.Tensor) -> float:
+def apart(wanted: torch.Tensor, got: torch.Tensor) -> float:
+    """Largest gap as a share of the largest value; infinite for other shapes, and other numbers that are not floats."""
     if wanted.shape != got.shape:
         return math.inf
     if wanted.numel() and wanted.is_floating_point():
@@ -151,7 +158,7 @@ def _batch_for(traced: Trace, example: Batch) -> Batch:
     return repeated(example, max(TRACE_BATCH, example.size)) if traced.graph.dynamic_batch else example
 
 
-def _tensors(made: object) -> list[torch.Tensor]:
+def tensors_in(made: object) -> list[torch.Tensor]:
     return [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, torch.Tensor)]
 
 

@@ -22,8 +22,9 @@ from torch.fx import Node as FxNode
 from lissom.graph.axes import Atom, Axes, Cat, Fixed, Prod, Term
 from lissom.graph.channels import Channels
 from lissom.graph.coupling import Call, Terms
+from lissom.graph.describe import stack_of
 from lissom.graph.trace import Trace
-from lissom.transforms.pruning.own_class import holding, stack_of
+from lissom.transforms.pruning.own_class import holding
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def ties_of(model: nn.Module, trace: Trace, channels: Channels) -> Ties:
     """An exported graph has no code of its own, and so none."""
     if isinstance(model, GraphModule):
         return FREE
-    values = {n: channels.values[n.name] for n in trace.module.graph.nodes if n.name in channels.values}
+    values = channels.on(trace.module)
     read = _axes_read(trace, channels)
     found = _Tied(channels.axes)
     by_attribute: dict[tuple[str, str], Term] = {}
