@@ -93,7 +93,7 @@ def _accuracy(model: nn.Module, traced: Trace, task: Task, criterion: Criterion,
     drawn = [(batch.args[0], batch.target) for batch in _draw(task, seed)]
     own = replace(task, calibration=drawn)
     target = load_target("torch")
-    one = lissom.Prune(macs_ratio=ratio, criterion=criterion, seed=seed)
+    one = lissom.Prune(macs_ratio=ratio, criterion=criterion, seed=seed, round_to=1)
     plan = one.plan(traced.graph, one.study(model, traced, own, target), target)
     smaller = one.apply(model, plan, traced, own)
     right = seen = 0

@@ -13,7 +13,7 @@ from lissom.recipe import Recipe
 TITLE = "40 % of the channels of ResNet-56 by the scale of their normalization, 15 epochs"
 NEEDS = ("data", "weights")
 EPOCHS, DROP_PT = 15, 0.5
-PRUNED = lissom.Prune(ratio=0.4, criterion="bn_scale")
+PRUNED = lissom.Prune(ratio=0.4, criterion="bn_scale", round_to=1)
 TRAINING = lissom.Finetune(epochs=EPOCHS, learning_rate=0.05)
 
 
@@ -30,7 +30,7 @@ def run(context: Context) -> Outcome:
     for name, steps in (("right after surgery", [PRUNED]), ("fine-tuned", [PRUNED, TRAINING])):
         context.say(name)
         out = context.kept / name.replace(" ", "-")
-        lissom.compress(model, task, recipe=Recipe(steps), target="openvino", out=out, batch_size=64)
+        lissom.compress(model, task, recipe=Recipe(steps), target="torch", out=out, threads=1)
         found[name] = json.loads((out / "result.json").read_text(encoding="utf-8"))
     percent = {name: 100 * one["after"]["metric"]["value"] for name, one in found.items()}
     before = 100 * found["fine-tuned"]["before"]["metric"]["value"]
