@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +34,7 @@ class StepState(pydantic.BaseModel):
     plan: dict[str, Any]
     seconds: float
     metric: MetricValue | None
+    notes: dict[str, pydantic.JsonValue] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +47,8 @@ class Step:
     model: nn.Module
     seconds: float
     metric: MetricValue | None
+    notes: Mapping[str, pydantic.JsonValue]
+    """What the work found out that the plan could not know: `Work.note`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +99,7 @@ def transform(
 ) -> list[Step]:
     """Carry out a recipe. With a folder, finished steps are saved there and replayed when found."""
     steps: list[Step] = []
+    work = work if work.original is not None else replace(work, original=model)
     for index, one in enumerate(recipe.steps):
         name = f"{prefix}step-{index + 1}-{one.name.lower()}"
         kept = folder.state / f"{name}.work" if folder else None
@@ -126,10 +130,12 @@ def _step(
 ) -> Step:
     started = time.perf_counter()
     traced = trace(model, task.example)
+    notes: dict[str, pydantic.JsonValue] = {}
+    work = replace(work, note=notes.__setitem__)
     if folder is None:
         made = one.plan(traced.graph, one.study(model, traced, task, target, work), target)
         after = one.apply(model, made, traced, task, work)
-        return Step(one, traced, made, after, time.perf_counter() - started, None)
+        return Step(one, traced, made, after, time.perf_counter() - started, None, notes)
 
     weights = folder.state / f"{name}.safetensors"
     built: list[nn.Module] = []
@@ -142,7 +148,7 @@ def _step(
         metric = validate(after, task) if measure else None
         weights.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(weights, state_of(after))
-        return StepState(plan=made.model_dump(mode="json"), seconds=seconds, metric=metric)
+        return StepState(plan=made.model_dump(mode="json"), seconds=seconds, metric=metric, notes=notes)
 
     held: dict[str, torch.Tensor] = {}
 
@@ -159,7 +165,7 @@ def _step(
     after = built[0] if built else one.restructure(model, made, traced, task)
     if not built:
         load_state(after, held)
-    return Step(one, traced, made, after, saved.seconds, saved.metric)
+    return Step(one, traced, made, after, saved.seconds, saved.metric, saved.notes)
 
 
 def validate(model: nn.Module, task: Task, *, limit: int | None = VALIDATION_LIMIT) -> MetricValue | None:

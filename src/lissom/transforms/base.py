@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import SerializeAsAny
+from pydantic import JsonValue, SerializeAsAny
 from torch import nn
 
 from lissom.errors import DataError
@@ -64,6 +64,10 @@ def _ignore(_: float) -> None:
     pass
 
 
+def _unheard(_: str, __: JsonValue) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Work:
     """What long work is lent: a place for checkpoints, a listener for its progress, a seed.
@@ -71,12 +75,16 @@ class Work:
     `folder` may not exist yet, belongs to one step of one run, and keeps what is in it if the run is killed; None
     means that nothing is kept. `tick` takes the share of the work done, in (0, 1]. `faster` says how many times faster
     a model runs on the target than the one that the recipe was given, measured; None where nothing is measured.
+    `original` is that model, None where a transform is carried out by itself. `note` hears what the work found out that
+    no plan could know, under a name: it is saved with the step and stands in the report.
     """
 
     folder: Path | None = None
     tick: Callable[[float], None] = _ignore
     seed: int = 0
     faster: Callable[[nn.Module], float] | None = None
+    original: nn.Module | None = None
+    note: Callable[[str, JsonValue], None] = _unheard
 
 
 ALONE = Work()
