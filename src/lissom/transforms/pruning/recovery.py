@@ -8,30 +8,37 @@ whose input changed takes its statistics from the data again. `bias` alone moves
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import prod
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
 from torch.fx import GraphModule, Interpreter
 from torch.fx import Node as FxNode
 from torch.utils import _pytree as pytree
 
 from lissom.functional.leastsquares import Moments, solve
 from lissom.graph.coupling import Call, Terms
-from lissom.graph.describe import hint_of, op_name
+from lissom.graph.describe import op_name
+from lissom.graph.lockstep import (
+    MEMORY,
+    example_bytes,
+    first,
+    interpreter,
+    last_uses,
+    readers,
+    run,
+    set_tensor,
+    tensor_of,
+)
 from lissom.graph.moments import READABLE, rows_read
 from lissom.graph.resize import Sizes, sliced_tensor
-from lissom.task import Batch, fitting, sliced
+from lissom.task import Batch
 
 Recovery = Literal["reconstruct", "bias", "none"]
 RIDGE = 1e-3
 WIDEST = 4608
 """Inputs of a layer, kernel included, above which its covariance (float64, squared) does not pay; its bias moves."""
-MEMORY = 2**31
-"""Bytes that the values of both graphs may take: all examples are held at once, so large images mean fewer of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +60,7 @@ def recover_(pair: Pair, batches: Iterable[Batch], how: Recovery, tick: Callable
     """
     if how == "none":
         return []
-    pieces = list(_first(batches, max(1, MEMORY // (2 * example_bytes(pair.before))), pair.fixed_batch))
+    pieces = list(first(batches, max(1, MEMORY // (2 * example_bytes(pair.before))), pair.fixed_batch))
     if not pieces:
         return []
     walk = _Walk(pair, pieces)
@@ -71,35 +78,6 @@ def recover_(pair: Pair, batches: Iterable[Batch], how: Recovery, tick: Callable
     return sorted(changed)
 
 
-def _first(batches: Iterable[Batch], examples: int, fixed_batch: int | None) -> Iterator[Batch]:
-    """Batches of at most so many examples; one whole batch where the graphs take no other."""
-    left = examples
-    for batch in batches:
-        for piece in fitting(batch, fixed_batch):
-            if left <= 0:
-                return
-            yield piece if fixed_batch or piece.size <= left else sliced(piece, 0, left)
-            left -= piece.size
-
-
-def example_bytes(module: GraphModule) -> int:
-    """The most that the values of one example take at a time, views counted as copies."""
-    gone = _last_uses(module)
-    sizes: dict[FxNode, int] = {}
-    alive = most = 0
-    batch = 1
-    for node in module.graph.nodes:
-        tensors = [t for t in pytree.tree_leaves(node.meta.get("val")) if isinstance(t, Tensor)]
-        if node.op == "placeholder" and tensors and tensors[0].ndim:
-            batch = max(batch, hint_of(tensors[0].shape[0]))
-        held = node.op not in ("get_attr", "output")
-        sizes[node] = sum(prod(map(hint_of, t.shape)) * t.element_size() for t in tensors) if held else 0
-        alive += sizes[node]
-        most = max(most, alive)
-        alive -= sum(sizes[one] for one in gone[node])
-    return max(1, most // batch)
-
-
 class _Walk:
     def __init__(self, pair: Pair, pieces: list[Batch]) -> None:
         self.pair = pair
@@ -110,8 +88,8 @@ class _Walk:
         for piece in pieces:
             inputs = pytree.tree_leaves((piece.args, dict(piece.kwargs)))
             self._runs.append((interpreter(pair.before, inputs), interpreter(pair.after, inputs)))
-        self._last = _last_uses(pair.after)
-        self._last_before = _last_uses(pair.before)
+        self._last = last_uses(pair.after)
+        self._last_before = last_uses(pair.before)
         self._values = pair.sizes.channels.on(pair.after)
         self._readers = readers(pair.after)
 
@@ -226,46 +204,3 @@ class _Walk:
         for name, value in zip(names, (mean, variance), strict=True):
             set_tensor(self.pair.after, name, value.to(tensor_of(self.pair.after, name).dtype))
         return [str(name.target) for name in names]
-
-
-def interpreter(module: GraphModule, inputs: list[Any]) -> Interpreter:
-    made = Interpreter(module, garbage_collect_values=False)
-    made.args_iter = iter(inputs)
-    return made
-
-
-def run(interpreter: Interpreter, node: FxNode, *, keep: bool = True) -> Any:
-    value = interpreter.run_node(node)
-    if keep:
-        interpreter.env[node] = value
-    return value
-
-
-def _last_uses(module: GraphModule) -> Mapping[FxNode, tuple[FxNode, ...]]:
-    """Node to the values that nothing after it reads."""
-    seen: set[FxNode] = set()
-    found: dict[FxNode, tuple[FxNode, ...]] = {}
-    for node in reversed(list(module.graph.nodes)):
-        gone = tuple(dict.fromkeys(s for s in node.all_input_nodes if s not in seen))
-        seen.update(gone)
-        unread = (node,) if not node.users and node.op != "output" else ()
-        found[node] = gone + unread
-    return found
-
-
-def readers(module: GraphModule) -> dict[str, int]:
-    """How many calls read each parameter."""
-    found: dict[str, int] = {}
-    for node in module.graph.nodes:
-        if node.op == "get_attr":
-            found[str(node.target)] = found.get(str(node.target), 0) + len(node.users)
-    return found
-
-
-def tensor_of(module: GraphModule, node: FxNode) -> Tensor:
-    owner, _, name = str(node.target).rpartition(".")
-    return getattr(module.get_submodule(owner), name)
-
-
-def set_tensor(module: GraphModule, node: FxNode, value: Tensor) -> None:
-    tensor_of(module, node).copy_(value)
