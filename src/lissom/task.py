@@ -62,6 +62,8 @@ class Task:
     The splits are iterables of batches that can be iterated again and again (a `DataLoader`, a list);
     `feed` turns one of their batches into a `Batch` (default: `default_feed`). `metric` is a
     `lissom.metrics.Metric` or a callable `(outputs, targets) -> number` over a whole split; higher is better.
+    `teacher` is what `Finetune(teacher="task")` learns from: a module, a function that is called as the model is and
+    returns its outputs, or a list of them.
 
     Raises:
         UsageError: no example input tensor, or a split that is not iterable.
@@ -78,6 +80,7 @@ class Task:
     metric: Any = None
     feed: Feed = default_feed
     name: str = "model"
+    teacher: Any = None
 
     def __post_init__(self) -> None:
         example = cast(object, self.example_inputs)

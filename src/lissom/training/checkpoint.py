@@ -37,6 +37,8 @@ class Standing(Setting):
     """Steps done in the epoch under way."""
     loss: float = 0.0
     """Sum over the examples of the epoch under way."""
+    parts: dict[str, float] = pydantic.Field(default_factory=dict[str, float])
+    """Such sums of what the loss is made of."""
     examples: int = 0
     seconds: float = 0.0
     learning_rate: float = 0.0
@@ -44,7 +46,7 @@ class Standing(Setting):
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Counters and named tensors: `model/...`, `average/...`, `best/...`, `optimizer/...`."""
+    """Counters and named tensors: `model/...`, `average/...`, `best/...`, `optimizer/...`, `along/...`."""
 
     standing: Standing
     tensors: dict[str, Tensor]
@@ -54,9 +56,9 @@ class Checkpoint:
         return {k.removeprefix(f"{name}/"): v for k, v in self.tensors.items() if k.startswith(f"{name}/")}
 
 
-def identity(model: nn.Module, settings: Training, seed: int, steps: int) -> str:
-    """Sixteen hexadecimal digits of the weights at the start, the settings, the seed, the steps of an epoch."""
-    hashed = hashlib.sha256(f"{settings.model_dump_json()} {seed} {steps}".encode())
+def identity(model: nn.Module, settings: Training, seed: int, steps: int, aim: str = "") -> str:
+    """Sixteen hexadecimal digits of the weights at the start, settings, seed, steps of an epoch, and the aim."""
+    hashed = hashlib.sha256(f"{settings.model_dump_json()} {seed} {steps}{aim}".encode())
     for name, tensor in tensors_of(model).items():
         hashed.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         hashed.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())

@@ -69,22 +69,22 @@ class Team:
         return _WholeBatch() if self.divides(batch) else contextlib.nullcontext()
 
     @torch.no_grad()
-    def sum_(self, parameters: Iterable[nn.Parameter], loss: Tensor) -> Tensor:
-        """Sum the gradients over all processes, in place, and return the sum of `loss`."""
+    def sum_(self, parameters: Iterable[nn.Parameter], losses: Tensor) -> Tensor:
+        """Sum the gradients over all processes, in place, and return the sum of `losses`, `(n,)`."""
         if self.size == 1:
-            return loss
+            return losses
         found = list(parameters)
-        # One number for the loss, and for each parameter how many processes have a gradient.
-        head = torch.tensor([float(loss), *(float(p.grad is not None) for p in found)], dtype=torch.float64)
+        # The losses, and for each parameter how many processes have a gradient.
+        head = torch.tensor([*losses.tolist(), *(float(p.grad is not None) for p in found)], dtype=torch.float64)
         head = head.to(self.device)
         dist.all_reduce(head)
         by_type: dict[torch.dtype, list[nn.Parameter]] = {}
-        for parameter, count in zip(found, head[1:].tolist(), strict=True):
+        for parameter, count in zip(found, head[len(losses) :].tolist(), strict=True):
             if count:
                 by_type.setdefault(parameter.dtype, []).append(parameter)
         for same in by_type.values():
             _sum_(same)
-        return head[0]
+        return head[: len(losses)]
 
 
 def _sum_(parameters: Sequence[nn.Parameter]) -> None:

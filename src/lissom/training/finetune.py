@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from lissom.errors import DataError
+from lissom.errors import DataError, RecipeError
 from lissom.graph.trace import evaluation, quiet, trace
 from lissom.measure.quality import evaluate
 from lissom.metrics import Metric, as_metric
@@ -28,6 +28,7 @@ from lissom.training import checkpoint as checkpoints
 from lissom.training.augment import augmented
 from lissom.training.chance import Chance, generator_of, seed_of
 from lissom.training.checkpoint import Checkpoint, Standing
+from lissom.training.distillation import Distillation, distillation_of
 from lissom.training.distributed import Team, joined
 from lissom.training.epochs import epoch_of, refuse_divided, steps_of
 from lissom.training.history import Epoch, History, Pace, best_of, is_over
@@ -54,7 +55,7 @@ def _ignore(_: float) -> None:
     pass
 
 
-def finetune(
+def finetune(  # noqa: PLR0913  one argument for each thing that can be exchanged
     model: nn.Module,
     task: Task,
     settings: Training,
@@ -64,6 +65,7 @@ def finetune(
     seed: int = 0,
     objective: Objective = supervised,
     penalty: Penalty | None = None,
+    original: nn.Module | None = None,
 ) -> Trained:
     """A trained copy of `model`; the model, its mode and every global generator stay as they are.
 
@@ -76,16 +78,22 @@ def finetune(
         seed: with the settings, decides every draw.
         objective: what a step minimizes; the task's loss by default.
         penalty: added to it, a function of the model in training; so is that of `settings.regularizer`.
+        original: the teacher "original"; `model` as it is now if none is given.
 
     Raises:
-        RecipeError: a regularizer, and no channel of the model can be cut.
-        DataError: no training data or loss, data that do not fit the settings, a loss that is not finite, or
-            `patience` without validation data and metric.
+        RecipeError: a regularizer, and no channel of the model can be cut; inner values of a teacher that cannot be
+            compared; an objective and a teacher.
+        DataError: no training data or loss, data that do not fit the settings, a loss that is not finite, `patience`
+            without validation data and metric, or a teacher whose outputs cannot be compared.
         RunFolderError: the folder cannot be written.
     """
     check(model, task, settings)
+    if settings.teachers and objective is not supervised:
+        raise RecipeError(
+            f"teacher={settings.teacher!r} and an objective both say what a step minimizes. Leave one of them out."
+        )
     with joined(device_of(model)) as team:
-        aim = _Aim(objective, penalty)
+        aim = _Aim(objective, penalty, original or model)
         return _Run(model, task, settings, aim, folder, seed, team).carry_out(tick)
 
 
@@ -93,6 +101,7 @@ def finetune(
 class _Aim:
     objective: Objective
     penalty: Penalty | None
+    original: nn.Module
 
 
 def check(model: nn.Module, task: Task, settings: Training) -> None:
@@ -147,16 +156,24 @@ class _Run:
         self.best: dict[str, Tensor] = {}
 
         self.regularizer = self._regularizer()
+        self.lesson = self._lesson()
+        self.objective = self.lesson or aim.objective
 
-        of = checkpoints.identity(self.model, settings, seed, self.steps)
+        of = checkpoints.identity(self.model, settings, seed, self.steps, self.lesson.of if self.lesson else "")
         held = checkpoints.parse(team.from_first(lambda: checkpoints.read(folder) if folder else b""), of)
         pace = held.standing.pace if held else self._pace()
         self.standing = held.standing if held else Standing(of=of, pace=pace)
         order_(self.model, torch.channels_last if pace.channels_last else torch.contiguous_format)
-        self.optimizer = optimizer_of(self.model, settings)
+        self.along = self.lesson.regressors if self.lesson else nn.ModuleDict()
+        self.optimizer = optimizer_of(self.model, settings, self.along)
         self.parameters = trainable(self.model)
         # Of the weights at the start, whatever the checkpoint holds.
         self.zeros = masks_of(self.parameters.values()) if settings.keep_zeros else []
+        # No name of a module has a slash.
+        self.parameters |= {f"along/{name}": parameter for name, parameter in trainable(self.along).items()}
+        if self.lesson:
+            place = folder / f"answers-{team.rank}-of-{team.size}" if folder else None
+            self.lesson.begin(pace, place, of)
         if held:
             self._load(held)
         self.saved = time.monotonic()
@@ -168,9 +185,16 @@ class _Run:
         example = computed(self.task.example, self.device, Pace(precision="float32", channels_last=False))
         return regularizer_of(self.model, trace(self.model, example), self.settings, self._total)
 
+    def _lesson(self) -> Distillation | None:
+        if not self.settings.teachers:
+            return None
+        return distillation_of(
+            self.model, self.aim.original, self.task, self.settings, seed=self.seed, average=self.average
+        )
+
     def _pace(self) -> Pace:
         def measure() -> bytes:
-            pace = pace_of(self.model, self.task, self.settings, self.aim.objective, folder=self.folder, seed=self.seed)
+            pace = pace_of(self.model, self.task, self.settings, self.objective, folder=self.folder, seed=self.seed)
             return pace.model_dump_json().encode()
 
         return Pace.model_validate_json(self.team.from_first(measure))
@@ -180,6 +204,7 @@ class _Run:
         if self.average is not None:
             self.average.load_state_dict(held.part("average"))
         self.best = held.part("best")
+        self.along.load_state_dict(held.part("along"))
         load_state_(self.optimizer, self.parameters, held.part("optimizer"))
 
     def _save(self) -> None:
@@ -190,6 +215,7 @@ class _Run:
             "model": checkpoints.tensors_of(self.model),
             "average": checkpoints.tensors_of(self.average) if self.average is not None else {},
             "best": self.best,
+            "along": checkpoints.tensors_of(self.along),
             "optimizer": state_of(self.optimizer, self.parameters),
         }
         tensors = {f"{part}/{name}": value for part, held in parts.items() for name, value in held.items()}
@@ -206,16 +232,18 @@ class _Run:
     def _epoch(self, tick: Callable[[float], None]) -> None:
         epoch, done = len(self.standing.epochs), self.standing.step
         started, before = time.perf_counter(), self.standing.seconds
-        for step, batch in enumerate(epoch_of(self.task, self.seed, epoch)):
+        view = self._view(epoch)
+        for step, batch in enumerate(epoch_of(self.task, self.seed, view)):
             if step < done:  # by the process that was killed
                 continue
             rate = learning_rate(epoch * self.steps + step, self._total, self.settings.rate, self.settings.warmup)
-            loss = self._step(batch, epoch, step, rate)
+            loss, parts = self._step(batch, epoch, step, rate)
             now = self.standing
             self.standing = now.model_copy(
                 update={
                     "step": step + 1,
                     "loss": now.loss + loss * batch.size,
+                    "parts": {name: now.parts.get(name, 0.0) + part * batch.size for name, part in parts.items()},
                     "examples": now.examples + batch.size,
                     "seconds": before + time.perf_counter() - started,
                     "learning_rate": rate,
@@ -232,6 +260,7 @@ class _Run:
             learning_rate=now.learning_rate,
             metric=metric,
             seconds=before + time.perf_counter() - started,
+            parts={name: part / now.examples for name, part in now.parts.items()},
         )
         epochs = (*now.epochs, ended)
         self.standing = Standing(of=now.of, pace=now.pace, epochs=epochs)
@@ -248,22 +277,32 @@ class _Run:
         """The weights that are judged and handed out."""
         return self.model if self.average is None else self.average
 
-    def _step(self, batch: Batch, epoch: int, step: int, rate: float) -> float:
+    def _view(self, epoch: int) -> int:
+        """The epoch whose order and augmentation this one has."""
+        return epoch if self.settings.views is None else epoch % self.settings.views
+
+    def _step(self, batch: Batch, epoch: int, step: int, rate: float) -> tuple[float, dict[str, float]]:
+        """The loss, and what it is made of."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        batch = augmented(batch, self.settings, generator_of("augment", self.seed, epoch, step))
+        view = self._view(epoch)
+        batch = augmented(batch, self.settings, generator_of("augment", self.seed, view, step))
         mine, share = self.team.part(batch)
         mine = computed(mine, self.device, self.standing.pace)
         self.optimizer.zero_grad(set_to_none=True)
+        if self.lesson:
+            self.lesson.at(view, step)
         with Chance(seed_of("step", self.seed, epoch, step, self.team.rank))(), self.team.together(batch):
             with autocast(self.device, self.standing.pace):
-                loss = checked(self.aim.objective(self.model, mine, self.criterion))
+                loss = checked(self.objective(self.model, mine, self.criterion))
             if self.aim.penalty is not None:
                 loss = loss + one_number(self.aim.penalty(self.model), "penalty")
             if self.regularizer is not None:
                 loss = loss + self.regularizer(self.model, epoch * self.steps + step)
             (loss * share).backward()
-        total = float(self.team.sum_(self.parameters.values(), loss.detach() * share))
+        parts = self.lesson.parts if self.lesson else {}
+        losses = torch.stack([loss.detach(), *parts.values()]) * share
+        total, *made_of = self.team.sum_(self.parameters.values(), losses).tolist()
         if not math.isfinite(total):
             self._diverged(f"the loss is {total}", epoch, step, rate)
         if self.settings.clip_norm is not None:
@@ -272,7 +311,7 @@ class _Run:
         hold_(self.zeros)
         if self.average is not None and self.settings.ema is not None:
             average_(self.average, self.model, self.settings.ema)
-        return total
+        return total, dict(zip(parts, made_of, strict=True))
 
     def _check_weights(self, epoch: int) -> None:
         for name, parameter in self.parameters.items():

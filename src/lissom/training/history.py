@@ -9,6 +9,10 @@ import pydantic
 from lissom.settings import Setting
 
 
+def _none(parts: object) -> bool:
+    return not parts
+
+
 class Pace(Setting):
     """In which precision and memory order a step is computed, and what each possibility took."""
 
@@ -28,6 +32,8 @@ class Epoch(Setting):
     metric: float | None
     """On the validation split, of the weights that would be handed out; None without metric or split."""
     seconds: float
+    parts: dict[str, float] = pydantic.Field(default_factory=dict[str, float], exclude_if=_none)
+    """What the loss of a distillation is made of: `task` and each of its losses, unweighted means over the examples."""
 
 
 class History(Setting):

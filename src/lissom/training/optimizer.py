@@ -29,11 +29,11 @@ def decays(model: nn.Module, name: str, parameter: Tensor) -> bool:
     return parameter.ndim > 1 and not isinstance(owner, NORMS) and not name.endswith("bias")
 
 
-def optimizer_of(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
-    """The optimizer over all trainable parameters, in two groups: with and without weight decay."""
-    found = trainable(model)
-    decayed = [p for name, p in found.items() if decays(model, name, p)]
-    others = [p for name, p in found.items() if not decays(model, name, p)]
+def optimizer_of(model: nn.Module, settings: Training, *along: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer over all trainable parameters, `along` included, in two groups: with and without weight decay."""
+    found = [(p, decays(one, name, p)) for one in (model, *along) for name, p in trainable(one).items()]
+    decayed = [p for p, does in found if does]
+    others = [p for p, does in found if not does]
     groups = [
         {"params": params, "weight_decay": decay}
         for params, decay in ((decayed, settings.weight_decay), (others, 0.0))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast, get_args
 
 import pydantic
 
+from lissom.errors import nearest
 from lissom.settings import Setting
+from lissom.training.losses import FeatureLoss, Loss
 
 RATES = {"sgd": 0.01, "adamw": 3e-4}
 """Learning rates of a fine-tuning that was not told one."""
@@ -19,8 +21,26 @@ STRENGTHS: dict[Kind, float] = {"slimming": 1e-3, "group_lasso": 1e-4, "growing"
 """Strengths of a regularizer that was not told one."""
 
 
+TeacherName = Literal["original", "task", "self"]
+SHARE = 0.9
+"""Of distillation in the loss, where none is given."""
+
+
 def _unset(value: object) -> bool:
     return value is None
+
+
+def _teacher(value: object) -> object:
+    """A list as it is; a name that does not exist, or a model, is refused with the way out."""
+    for one in cast("list[object]", value) if isinstance(value, (list, tuple)) else [value]:
+        if callable(one):
+            raise ValueError(
+                f"a teacher in a recipe is a name, since recipes are plain data, and not {type(one).__name__}. Give "
+                "the model to Task(teacher=...) and write teacher='task'"
+            )
+        if isinstance(one, str) and one not in get_args(TeacherName):
+            raise ValueError(f"unknown teacher {one!r}. {nearest(one, get_args(TeacherName))}")
+    return value
 
 
 class Training(Setting):
@@ -50,6 +70,13 @@ class Training(Setting):
             that grows, on the channels that are to be cut. Only channels that can be cut are pulled.
         strength: of the regularizer; "growing" ends at it. None: 0.001 (slimming), 0.0001 (group_lasso), 1 (growing).
         ratio: share of the channels that are to be cut; for "growing" alone.
+        teacher: whose answers the model learns beside the targets. "original": the model that the recipe was given;
+            "task": `Task.teacher`; "self": its own averaged weights. Several: the mean of their probabilities.
+        temperature: of the losses that have one and do not set their own; None: 4 for most.
+        losses: what is compared, of `lissom.training.losses`; None: "kl", which needs targets that are classes.
+        share: of the losses with the teacher in the loss, the task's own has the rest. None: 0.9.
+        views: passes that differ in order and augmentation, used in turns; the teacher answers each once. None: every
+            pass is another one, and the teacher answers every time.
     """
 
     epochs: Annotated[int, pydantic.Field(ge=1)] = 10
@@ -73,6 +100,15 @@ class Training(Setting):
     regularizer: Annotated[Kind | None, pydantic.Field(exclude_if=_unset)] = None
     strength: Annotated[Positive | None, pydantic.Field(exclude_if=_unset)] = None
     ratio: Annotated[float | None, pydantic.Field(gt=0, lt=1, exclude_if=_unset)] = None
+    teacher: Annotated[
+        TeacherName | tuple[TeacherName, ...] | None,
+        pydantic.BeforeValidator(_teacher),
+        pydantic.Field(exclude_if=_unset),
+    ] = None
+    temperature: Annotated[Positive | None, pydantic.Field(exclude_if=_unset)] = None
+    losses: Annotated[tuple[Loss, ...] | None, pydantic.Field(min_length=1, exclude_if=_unset)] = None
+    share: Annotated[float | None, pydantic.Field(gt=0, le=1, exclude_if=_unset)] = None
+    views: Annotated[int | None, pydantic.Field(ge=1, exclude_if=_unset)] = None
 
     @pydantic.model_validator(mode="after")
     def _whole_regularizer(self) -> Training:
@@ -92,6 +128,37 @@ class Training(Setting):
                 "such as the ratio of the Prune that follows"
             )
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _whole_distillation(self) -> Training:
+        if not self.teachers:
+            for name in ("temperature", "losses", "share", "views"):
+                value: Any = getattr(self, name)
+                if value is not None:
+                    raise ValueError(
+                        f"{name} is of a distillation, and there is no teacher. Add teacher='original', or leave "
+                        f"{name} out"
+                    )
+            return self
+        if "self" in self.teachers and self.ema is None:
+            raise ValueError("teacher='self' is the averaged weights, and there are none. Set ema, such as ema=0.999")
+        inner = [loss.kind for loss in self.losses or () if isinstance(loss, FeatureLoss)]
+        if inner and len(self.teachers) > 1:
+            raise ValueError(
+                f"{inner[0]} compares inner values with those of one teacher, and there are {len(self.teachers)}. "
+                "Leave one, or use losses of outputs"
+            )
+        if self.views is not None and (inner or "self" in self.teachers):
+            what = f"the inner values that {inner[0]} compares" if inner else "teacher='self', which changes"
+            raise ValueError(f"views={self.views} keeps answers of outputs, not {what}. Leave views out")
+        return self
+
+    @property
+    def teachers(self) -> tuple[TeacherName, ...]:
+        """Their names; none without distillation."""
+        if self.teacher is None:
+            return ()
+        return (self.teacher,) if isinstance(self.teacher, str) else self.teacher
 
     @property
     def pull(self) -> float:

@@ -1,0 +1,295 @@
+"""`Distillation`: an objective for the one loop in which a student learns from a teacher's answers and inner values.
+
+    loss = (1 - share) task loss + share sum_i weight_i loss_i(student, teacher)
+
+Models are taken as they are: inner values are read by hooks that live for one call. Regressors between maps of
+different widths are trained along and are no part of the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lissom.errors import DataError, RecipeError
+from lissom.graph.trace import evaluation
+from lissom.task import Batch, Task
+from lissom.training.answers import Notebook
+from lissom.training.augment import Mixed
+from lissom.training.chance import Chance, seed_of
+from lissom.training.epochs import epoch_of
+from lissom.training.history import Pace
+from lissom.training.losses import KL, FeatureLoss, Maps, OutputLoss, alike
+from lissom.training.objective import Criterion
+from lissom.training.outputs import check_same, classes_of, output_of, rows_of
+from lissom.training.pace import computed, device_of, order_
+from lissom.training.settings import SHARE, Training
+from lissom.training.taps import Place, check_called, check_tappable, chosen, places_of, tapped
+from lissom.training.teacher import OWN, Teacher, identity, teachers_of
+
+Pairs = Sequence[tuple[Place, Place]]
+
+
+@dataclass(eq=False)
+class Distillation:
+    """An `Objective`. `parts` are the losses of its last call, unweighted, by name."""
+
+    share: float
+    temperature: float | None
+    teachers: dict[str, Teacher]
+    outputs: dict[str, OutputLoss]
+    inner: dict[str, tuple[FeatureLoss, Pairs]]
+    regressors: nn.ModuleDict
+    """Trained with the student."""
+    of: str
+    """Hash of teachers, losses and taps."""
+    keeps: bool = False
+    """Whether the teachers' answers are kept."""
+    own: nn.Module | None = None
+    """The teacher "self"."""
+    notebook: Notebook | None = None
+    moment: tuple[int, int] = (0, 0)
+    """View and step."""
+    parts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    def __call__(self, model: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
+        with tapped(model, self._taps(0)) as own:
+            outputs = model(*batch.args, **batch.kwargs)
+        answers, given = self.taught(batch)
+        task = criterion(outputs, batch.target)
+        with torch.autocast(batch_device(batch).type, enabled=False):
+            losses = {name: self.output_loss(loss, outputs, answers, batch) for name, loss in self.outputs.items()}
+            check_called(own, self._taps(0), "student")
+            for name, (loss, pairs) in self.inner.items():
+                losses[name] = loss.of([self._maps(name, pair, own, given) for pair in pairs])
+            weighted = [self._settings(name).weight * loss for name, loss in losses.items()]
+            total = (1 - self.share) * task + self.share * torch.stack(weighted).sum()
+        self.parts = {"task": task.detach(), **{name: loss.detach() for name, loss in losses.items()}}
+        return total
+
+    def begin(self, pace: Pace, folder: Path | None, of: str) -> None:
+        """From here on answers are kept, if they are to be; those in `folder` are used if they are of the same."""
+        for teacher in self.teachers.values():
+            if isinstance(teacher, nn.Module):
+                order_(teacher, torch.channels_last if pace.channels_last else torch.contiguous_format)
+        if self.keeps:
+            self.notebook = Notebook(folder, f"{of} {self.of} {pace.precision} {pace.channels_last}")
+
+    def at(self, view: int, step: int) -> None:
+        """Which step comes next."""
+        self.moment = (view, step)
+
+    @property
+    def tap_names(self) -> dict[str, dict[str, str]]:
+        """Loss -> student's module -> teacher's."""
+        return {name: {s.name: t.name for s, t in pairs} for name, (_, pairs) in self.inner.items()}
+
+    def _settings(self, name: str) -> OutputLoss | FeatureLoss:
+        return self.outputs[name] if name in self.outputs else self.inner[name][0]
+
+    def _taps(self, side: int) -> list[str]:
+        return list(dict.fromkeys(pair[side].name for _, pairs in self.inner.values() for pair in pairs))
+
+    def everyone(self) -> dict[str, Teacher]:
+        return self.teachers if self.own is None else {**self.teachers, OWN: self.own}
+
+    def taught(self, batch: Batch) -> tuple[dict[str | None, Tensor], dict[str, Tensor]]:
+        """Answers `(k, ...)` of k teachers by name of the output, and inner values of the one that is tapped."""
+        wanted = list(dict.fromkeys(loss.output for loss in self.outputs.values()))
+        values: dict[str, Tensor] = {}
+
+        def ask() -> list[Tensor]:
+            each = [self._answer(name, teacher, batch, wanted, values) for name, teacher in self.everyone().items()]
+            for others in each[1:]:
+                for left, right in zip(each[0], others, strict=True):
+                    check_same(left, right, "one teacher", "another")
+            return [torch.stack(found) for found in zip(*each, strict=True)]
+
+        with torch.no_grad():
+            found = self.notebook.answers(*self.moment, batch, ask) if self.notebook else ask()
+        return dict(zip(wanted, found, strict=True)), values
+
+    def _answer(
+        self, name: str, teacher: Teacher, batch: Batch, wanted: Sequence[str | None], values: dict[str, Tensor]
+    ) -> list[Tensor]:
+        if not isinstance(teacher, nn.Module):
+            outputs = teacher(*batch.args, **batch.kwargs)
+        else:
+            taps = self._taps(1)
+            with evaluation(teacher), tapped(teacher, taps) as found:
+                outputs = teacher(*batch.args, **batch.kwargs)
+            check_called(found, taps, "teacher")
+            values.update(found)
+        device = batch_device(batch)
+        return [output_of(outputs, one, batch.target, f"teacher ({name})").to(device) for one in wanted]
+
+    def output_loss(self, loss: OutputLoss, outputs: Any, answers: Mapping[str | None, Tensor], batch: Batch) -> Tensor:
+        teachers, target = answers[loss.output], batch.target
+        student = output_of(outputs, loss.output, target, "student")
+        check_same(student, teachers[0], "the student", "the teacher")
+        heat = loss.heat(self.temperature)
+        if not loss.classes:
+            return loss.of(student, loss.pooled(teachers), None, heat)
+        rows = rows_of(student, teachers, target)
+        if not len(rows.student):
+            return rows.student.sum()  # padding and nothing else
+        if rows.student.shape[1] < 2:
+            raise DataError(
+                f"{loss.kind} compares distributions over classes, and the output of shape {tuple(student.shape)} has "
+                "one. Use losses=['bernoulli'] for one that is yes or no, ['squared'] for a quantity."
+            )
+        taught = loss.pooled(rows.teachers)
+        if not loss.labelled:
+            return loss.of(rows.student, taught, None, heat)
+        if rows.classes is None:
+            raise DataError(
+                f"{loss.kind} needs the true classes, integers in the shape of the outputs {tuple(student.shape)} "
+                "without their classes. Use 'kl', or let Task(feed=...) return such targets."
+            )
+        first = loss.of(rows.student, taught, rows.classes, heat)
+        if rows.others is None or not isinstance(target, Mixed):
+            return first
+        return torch.lerp(loss.of(rows.student, taught, rows.others, heat), first, target.share)
+
+    def _maps(
+        self, name: str, pair: tuple[Place, Place], own: Mapping[str, Tensor], given: Mapping[str, Tensor]
+    ) -> Maps:
+        student, teacher = alike(own[pair[0].name], given[pair[1].name])
+        key = _key(name, pair)
+        if key in self.regressors:
+            mixed = self.regressors[key](student.flatten(2) if student.ndim > 2 else student[:, :, None])
+            student = mixed.view(len(student), -1, *student.shape[2:])
+        return student, teacher
+
+
+def distillation_of(
+    student: nn.Module, original: nn.Module, task: Task, settings: Training, *, seed: int, average: nn.Module | None
+) -> Distillation:
+    """What the settings say, with everything checked on the first training batch.
+
+    Args:
+        original: the teacher "original".
+        average: the teacher "self"; None where the student's weights will do, as they are at the start.
+
+    Raises:
+        DataError: no such teacher, outputs that cannot be compared, no class targets for the default loss.
+        RecipeError: taps that match nothing or whose values cannot be compared.
+    """
+    device = device_of(student)
+    teachers = teachers_of(settings, original, task, device)
+    first = computed(next(epoch_of(task, seed, 0)), device, Pace(precision="float32", channels_last=False))
+    losses = _numbered(settings.losses or (_usual(first.target),))
+    own = (average or student) if OWN in settings.teachers else None
+    made = Distillation(
+        share=SHARE if settings.share is None else settings.share,
+        temperature=settings.temperature,
+        teachers=teachers,
+        outputs={name: loss for name, loss in losses.items() if isinstance(loss, OutputLoss)},
+        inner={},
+        regressors=nn.ModuleDict(),
+        of="",
+        keeps=settings.views is not None,
+        own=own,
+    )
+    with Chance(seed_of("distillation", seed))():
+        _check_outputs(student, made, first)
+        inner = {name: loss for name, loss in losses.items() if isinstance(loss, FeatureLoss)}
+        if inner:
+            _tap(student, made, inner, first)
+    text = f"{identity(teachers, task)} {sorted(losses)} {made.tap_names}"
+    made.of = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return made
+
+
+def batch_device(batch: Batch) -> torch.device:
+    return next((tensor.device for tensor in batch.tensors()), torch.device("cpu"))
+
+
+def _usual(target: Any) -> KL:
+    if classes_of(target) is None:
+        shown = (
+            f"{target.dtype} of shape {tuple(target.shape)}" if isinstance(target, Tensor) else type(target).__name__
+        )
+        raise DataError(
+            f"Distillation compares probabilities of classes where nothing is said, and the targets are {shown}. Say "
+            "what the outputs are: losses=['kl'] for logits of classes, ['bernoulli'] for several labels at once, "
+            "['squared'] for quantities."
+        )
+    return KL()
+
+
+def _numbered(losses: Sequence[Any]) -> dict[str, Any]:
+    """By kind; the second of a kind is `kl 2`."""
+    named: dict[str, Any] = {}
+    for loss in losses:
+        same = sum(name.split(" ")[0] == loss.kind for name in named)
+        named[f"{loss.kind} {same + 1}" if same else loss.kind] = loss
+    return named
+
+
+def _check_outputs(student: nn.Module, made: Distillation, batch: Batch) -> None:
+    """The losses of outputs once, before anything is trained."""
+    with torch.no_grad(), evaluation(student):
+        outputs = student(*batch.args, **batch.kwargs)
+        answers, _ = made.taught(batch)
+        for loss in made.outputs.values():
+            made.output_loss(loss, outputs, answers, batch)
+
+
+def _tap(student: nn.Module, made: Distillation, inner: Mapping[str, FeatureLoss], batch: Batch) -> None:
+    (teacher,) = made.everyone().values()
+    kind = next(iter(inner.values())).kind
+    if not isinstance(teacher, nn.Module):
+        raise RecipeError(
+            f"{kind} compares inner values, and the teacher is a function without modules. Use losses of outputs, or a "
+            "torch module as the teacher."
+        )
+    check_tappable(student, kind)
+    check_tappable(teacher, kind)
+
+    def call(model: nn.Module) -> None:
+        model(*batch.args, **batch.kwargs)
+
+    ours, theirs = places_of(student, call), places_of(teacher, call)
+    for name, loss in inner.items():
+        pairs = chosen(loss.taps, loss.kind, ours, theirs)
+        for pair in pairs:
+            _check_pair(loss, pair)
+            widths = [_width(place) for place in pair]
+            if loss.widths == "fitted" and widths[0] != widths[1]:
+                made.regressors[_key(name, pair)] = nn.Conv1d(widths[0], widths[1], 1)
+        made.inner[name] = (loss, pairs)
+        if loss.kind == "flow" and len(pairs) < 2:
+            raise RecipeError(f"flow goes from one tap to the next, and there is one: {pairs[0][0].name!r}. Give two.")
+    made.regressors.to(batch_device(batch))
+
+
+def _check_pair(loss: FeatureLoss, pair: tuple[Place, Place]) -> None:
+    ours, theirs = pair
+    shown = f"{ours.name!r} {ours.shape} of the student and {theirs.name!r} {theirs.shape} of the teacher"
+    if len(ours.shape) != len(theirs.shape) or ours.shape[0] != theirs.shape[0]:
+        raise RecipeError(f"{loss.kind} cannot compare {shown}. Tap values with the same axes.")
+    if ours.resolution != theirs.resolution and len(ours.shape) != 4:
+        raise RecipeError(f"{loss.kind} cannot compare {shown}: only images are brought to one resolution.")
+    if loss.places and len(ours.shape) < 3:
+        raise RecipeError(f"{loss.kind} compares positions, and {shown} have none. Tap maps, or use 'hint'.")
+    if loss.widths == "equal" and _width(ours) != _width(theirs):
+        raise RecipeError(
+            f"{loss.kind} compares channel by channel, and {shown} have {_width(ours)} and {_width(theirs)}. Use "
+            "'hint', which learns a regressor between them, or 'selectivity'."
+        )
+
+
+def _width(place: Place) -> int:
+    return place.shape[2] if len(place.shape) == 3 else place.shape[1]
+
+
+def _key(name: str, pair: tuple[Place, Place]) -> str:
+    """A module's name must not have dots."""
+    return f"{name}:{pair[0].name}:{pair[1].name}".replace(".", "/")
