@@ -123,6 +123,30 @@ def between(middle: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     return lambda m, x: m.b(middle(m.a(x)))
 
 
+def chosen(p: Tensor, place: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    weights, at = p.topk(2, -1)
+    return place(weights / weights.sum(-1, keepdim=True), at)
+
+
+def gated(gate: Callable[[Net, Tensor], Tensor]) -> Callable[..., Tensor]:
+    """A mixture of six experts: a is the router, e and f their weights, b reads what comes out."""
+
+    def forward(m: Net, x: Tensor) -> Tensor:
+        made = torch.einsum("neh,ehd->ned", torch.relu(torch.einsum("nd,edh->neh", x, m.e)), m.f)
+        return m.b(torch.einsum("ne,ned->nd", gate(m, m.a(x).softmax(-1)), made))
+
+    return forward
+
+
+def looked_up(m: Net, x: Tensor) -> Tensor:
+    weights, at = m.a(x).softmax(-1).topk(2, -1)
+    hidden = torch.relu(torch.einsum("nd,nkdh->nkh", x, m.e[at]))
+    return m.b(torch.einsum("nk,nkd->nd", weights, torch.einsum("nkh,nkhd->nkd", hidden, m.f[at])))
+
+
+EXPERTS = {**lin(6, 7), "e": torch.randn(6, 5, 4), "f": torch.randn(6, 4, 7)}
+MIXED, HIDDEN, READ = "a.b0 a.w0 e/0 f/0", "e/2 f/1", "b.w1 f/2"
+
 CASES: dict[str, Case] = {
     # products
     "linear": Case(between(torch.relu), lin(), (ROWS,), {AB: 8}, {"a.w1": "linear in a", "b.w0": "an output"}),
@@ -509,9 +533,69 @@ CASES: dict[str, Case] = {
         lambda m, x: m.b(m.a(x) - m.a(x).amax(-1, keepdim=True)), lin(), (ROWS,), {}, {"a.w0": "amax runs over it"}
     ),
     "largest of all": Case(lambda m, x: m.b(m.a(x)).max(0)[0], lin(), (ROWS,), {AB: 8}),
-    "softmax": Case(between(lambda y: y.softmax(-1)), lin(), (ROWS,), {}, {"a.w0": "softmax runs over it"}),
+    "softmax": Case(between(lambda y: y.softmax(-1)), lin(), (ROWS,), {AB: 8}),
+    "softmax of two": Case(
+        between(lambda y: y.softmax(-1)), lin(2), (ROWS,), {}, {"a.w0": "over one channel it would be constant"}
+    ),
+    "softmax over several kinds of channels": Case(
+        between(lambda y: y.softmax(-1).view(-1, 2, 4).sum(1)), lin(8, 4), (ROWS,), {}, {"a.w0": "softmax runs over it"}
+    ),
+    "softmax of learned places that are attended to": Case(
+        lambda m, x: m.b((m.a(x) @ m.k(m.p).mT).softmax(-1) @ m.v(m.p)),
+        {**lin(8), "k": nn.Linear(5, 8), "v": nn.Linear(5, 8), "p": torch.randn(6, 5)},
+        (TOKENS,),
+        {"a.b0 a.w0 k.b0 k.w0": 8, "b.w1 v.b0 v.w0": 8, "k.w1 p/1 v.w1": 5},
+        {"p/0": "softmax runs over it"},
+    ),
     "softmax of the tokens": Case(between(lambda y: y.softmax(1)), lin(), (TOKENS,), {AB: 8}),
     "cumulative sum": Case(between(lambda y: y.cumsum(1)), lin(), (ROWS,), {}, {"a.w0": "cumsum runs over it"}),
+    # gates
+    "experts": Case(gated(lambda m, p: p), EXPERTS, (ROWS,), {MIXED: 6, HIDDEN: 4, READ: 7}),
+    "experts that are chosen": Case(
+        gated(lambda m, p: chosen(p, lambda w, at: torch.zeros_like(p).scatter(-1, at, w))),
+        EXPERTS,
+        (ROWS,),
+        {MIXED: 6, HIDDEN: 4, READ: 7},
+    ),
+    "experts that are chosen, one by one": Case(
+        gated(lambda m, p: chosen(p, lambda w, at: (F.one_hot(at, 6) * w.unsqueeze(-1)).sum(1))),
+        EXPERTS,
+        (ROWS,),
+        {MIXED: 6, HIDDEN: 4, READ: 7},
+    ),
+    "experts whose weights are looked up": Case(looked_up, EXPERTS, (ROWS,), {MIXED: 6, HIDDEN: 4, READ: 7}),
+    "experts that are numbered": Case(
+        gated(lambda m, p: chosen(p, lambda w, at: torch.zeros_like(p).scatter(-1, (at + 1) % 6, w))),
+        EXPERTS,
+        (ROWS,),
+        {HIDDEN: 4, READ: 7},
+        {"a.w0": "add computes with the numbers of its places"},
+    ),
+    "experts whose numbers come from outside": Case(
+        lambda m, x, at: m.b(m.a(x).gather(1, at)), lin(8, 3), (ROWS, (2, 3, 0)), {}, {"a.w0": "gather in the model"}
+    ),
+    "as many as there are": Case(
+        gated(lambda m, p: torch.zeros_like(p).scatter(-1, *reversed(p.topk(6, -1)))),
+        EXPERTS,
+        (ROWS,),
+        {HIDDEN: 4, READ: 7},
+        {"a.w0": "topk takes 6 of its 6 places"},
+    ),
+    "modules side by side": Case(
+        lambda m, x: m.b((m.a(x).softmax(-1).unsqueeze(-1) * torch.stack([e(x) for e in m.e], 1)).sum(1)),
+        {**lin(4, 6), "e": nn.ModuleList(nn.Linear(5, 6) for _ in range(4))},
+        (ROWS,),
+        {"a.b0 a.w0": 4, "b.w1 e.0.b0 e.0.w0 e.1.b0 e.1.w0 e.2.b0 e.2.w0 e.3.b0 e.3.w0": 6},
+    ),
+    "modules side by side that read different values": Case(
+        lambda m, x: m.b(
+            (m.a(x).softmax(-1).unsqueeze(-1) * torch.stack([e(x * i) for i, e in enumerate(m.e)], 1)).sum(1)
+        ),
+        {**lin(4, 6), "e": nn.ModuleList(nn.Linear(5, 6) for _ in range(4))},
+        (ROWS,),
+        {"b.w1 e.0.b0 e.0.w0 e.1.b0 e.1.w0 e.2.b0 e.2.w0 e.3.b0 e.3.w0": 6},
+        {"a.w0": "mul in the model ties it"},
+    ),
     "best of the channels": Case(
         between(lambda y: y.topk(3, 1)[0]), lin(8, 3), (ROWS,), {}, {"a.w0": "topk runs over it"}
     ),

@@ -96,6 +96,8 @@ class Axes:
 
     reason: str = "unknown"
     """Why anything would be frozen now: set by whoever walks the graph."""
+    floors: list[tuple[Term, int, str]] = field(default_factory=list[tuple[Term, int, str]])
+    """Axes of which so many places have to stay, with the reason. `settle` turns them into floors of atoms."""
     _trail: list[Atom] = field(default_factory=list[Atom])
 
     def look(self, term: Term) -> Term:
@@ -120,6 +122,25 @@ class Axes:
     def freeze(self, term: Term, reason: str | None = None) -> None:
         for atom in self.atoms(term):
             atom.reason = atom.reason or reason or self.reason
+
+    def at_least(self, term: Term, count: int, reason: str) -> None:
+        """State that so many places of the term have to stay."""
+        self.floors.append((term, count, reason))
+
+    def settle(self) -> dict[Atom, int]:
+        """The floors of the atoms, now that everything is known about them.
+
+        An atom that has no more places than its floor is frozen, and so is an axis that is not one atom: how many of
+        its places stay depends on several kinds of channels.
+        """
+        found: dict[Atom, int] = {}
+        for term, count, reason in self.floors:
+            term = self.look(term)
+            if isinstance(term, Atom) and term.size > count:
+                found[term] = max(count, found.get(term, 1))
+            else:
+                self.freeze(term, reason)
+        return found
 
     def atoms(self, term: Term) -> Iterator[Atom]:
         """The atoms of a term, each once for every place it has there."""

@@ -21,6 +21,7 @@ from torch.fx import Node as FxNode
 from lissom.graph.axes import Atom, Axes, Fixed, Indices, Term
 from lissom.graph.coupling import SLIDES, Call, Terms, Value, shape_of
 from lissom.graph.coupling_moves import unknown as unknown_operator
+from lissom.graph.coupling_routes import CHOICES, follow
 from lissom.graph.coupling_table import Rule, rule_of
 from lissom.graph.describe import layer_of, names_of, op_name
 from lissom.graph.graph import LOOKS, Tensor
@@ -46,6 +47,8 @@ class Group:
     members: tuple[Member, ...]
     atom: Atom
     reason: str | None
+    floor: int = 1
+    """How many have to stay: as many as a `topk` takes, two of what a softmax runs over."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,17 +77,18 @@ def find_channels(trace: Trace) -> Channels:
     parameters: dict[str, Terms] = {}
     values: dict[FxNode, Value] = {}
     unknown: dict[str, int] = {}
+    pointers: dict[FxNode, Term] = {}
     tensors = _Tensors({t.name: t for t in trace.graph.tensors}, listed_names(trace), parameters)
     for node in trace.module.graph.nodes:
         axes.reason = f"{op_name(node)} in {layer_of(node) or 'the model'} ties it to an axis that cannot be cut"
-        made = _value(node, axes, values, tensors, unknown)
+        made = _value(node, axes, values, pointers, tensors, unknown)
         if made is not None:
             values[node] = made
     return Channels(
         axes=axes,
         parameters=parameters,
         values={node.name: value for node, value in values.items()},
-        groups=_groups(axes, parameters),
+        groups=_groups(axes, parameters, axes.settle()),
         unknown=unknown,
     )
 
@@ -105,7 +109,12 @@ class _Tensors:
 
 
 def _value(
-    node: FxNode, axes: Axes, values: dict[FxNode, Value], tensors: _Tensors, unknown: dict[str, int]
+    node: FxNode,
+    axes: Axes,
+    values: dict[FxNode, Value],
+    pointers: dict[FxNode, Term],
+    tensors: _Tensors,
+    unknown: dict[str, int],
 ) -> Value | None:
     if node.op == "placeholder":
         return tuple(Fixed(size) for size in shape_of(node.meta.get("val")))
@@ -113,15 +122,33 @@ def _value(
         return tensors.of(str(node.target))
     if node.op == "output":
         for source in node.all_input_nodes:
-            for term in _flat(values.get(source)):
+            for term in (*_flat(values.get(source)), *_known(pointers.get(source))):
                 axes.freeze(term, "it is an output of the model")
         return None
     if node.target is operator.getitem:
-        source = values.get(cast(FxNode, node.args[0]))
-        return source[cast(int, node.args[1])] if isinstance(source, list) else None
-    if op_name(node) in LOOKS or not _has_tensor(node):
+        return _item(node, values, pointers)
+    if op_name(node) in LOOKS:
         return None
-    return _walk(Call.of(axes, node, values), unknown)
+    call = Call.of(axes, node, values, pointers)
+    made = _walk(call, unknown) if _has_tensor(node) else None
+    follow(call)
+    return made
+
+
+def _item(node: FxNode, values: dict[FxNode, Value], pointers: dict[FxNode, Term]) -> Value | None:
+    source, at = cast(FxNode, node.args[0]), cast(int, node.args[1])
+    value = values.get(source)
+    if source in pointers:
+        pointers[node] = pointers[source]
+    elif op_name(source) in CHOICES and at == 1:
+        call = Call.of(Axes(), source, values)
+        chosen = call.need("self")
+        pointers[node] = chosen[call.axis("dim", len(chosen))]
+    return value[at] if isinstance(value, list) else None
+
+
+def _known(term: Term | None) -> tuple[Term, ...]:
+    return () if term is None else (term,)
 
 
 def _walk(call: Call, unknown: dict[str, int]) -> Value:
@@ -171,7 +198,7 @@ def listed_names(trace: Trace) -> dict[str, str]:
     return names_of(trace.module)
 
 
-def _groups(axes: Axes, parameters: Mapping[str, Terms]) -> tuple[Group, ...]:
+def _groups(axes: Axes, parameters: Mapping[str, Terms], floors: Mapping[Atom, int]) -> tuple[Group, ...]:
     members: dict[Atom, list[Member]] = {}
     for name, terms in parameters.items():
         for at, term in enumerate(terms):
@@ -186,7 +213,7 @@ def _groups(axes: Axes, parameters: Mapping[str, Terms]) -> tuple[Group, ...]:
         name = _name(merged)
         taken[name] = taken.get(name, 0) + 1
         number = f"#{taken[name]}" if taken[name] > 1 else ""
-        found.append(Group(name + number, atom.size, merged, atom, atom.reason))
+        found.append(Group(name + number, atom.size, merged, atom, atom.reason, floors.get(atom, 1)))
     return tuple(found)
 
 

@@ -30,16 +30,24 @@ class Call:
     values: dict[FxNode, Value]
     given: dict[str, Any] = field(default_factory=dict[str, Any])
     """Arguments by the schema's names, defaults filled in."""
+    pointers: dict[FxNode, Term] = field(default_factory=dict[FxNode, Term])
+    """Values that are numbers of places, such as those that `topk` chose: to the axis that they count on."""
 
     @classmethod
-    def of(cls, axes: Axes, node: FxNode, values: dict[FxNode, Value]) -> Call:
+    def of(
+        cls,
+        axes: Axes,
+        node: FxNode,
+        values: dict[FxNode, Value],
+        pointers: dict[FxNode, Term] | None = None,
+    ) -> Call:
         given: dict[str, Any] = {}
         if isinstance(node.target, OpOverload):
             for position, argument in enumerate(schema_of(node.target).arguments):
                 default = argument.default_value if argument.has_default_value() else None
                 value = node.args[position] if position < len(node.args) else node.kwargs.get(argument.name, default)
                 given[argument.name] = value
-        return cls(axes, node, values, given)
+        return cls(axes, node, values, given, {} if pointers is None else pointers)
 
     @property
     def op(self) -> str:
@@ -73,6 +81,10 @@ class Call:
             elif value is not None:
                 found += value
         return found
+
+    def pointer(self, value: object) -> Term | None:
+        """The axis that a value counts on, if that is known."""
+        return self.pointers.get(value) if isinstance(value, FxNode) else None
 
     def number(self, name: str) -> int:
         return hint_of(argument(self.given[name]))

@@ -191,7 +191,7 @@ def reduction(call: Call) -> Value:
 
 
 def along(call: Call) -> Value:
-    """Operators that mix the places of one axis: softmax, cumulative sums, sorting, flipping."""
+    """Operators that mix the places of one axis: cumulative sums, sorting, flipping."""
     source = call.every()[0]
     names = [name for name in ("dim", "dims", "dimension") if name in call.given]
     axes = call.axis_set(names[0], len(source)) if names and source else range(len(source))

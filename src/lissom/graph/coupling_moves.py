@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import cast
 
@@ -9,6 +10,7 @@ from torch.fx import Node as FxNode
 
 from lissom.graph.axes import Axes, Fixed, Term, cat, product
 from lissom.graph.coupling import Call, Terms, Value, fresh, shape_of
+from lissom.graph.parts import entries
 
 
 def same(call: Call) -> Value:
@@ -117,8 +119,18 @@ def concatenate(call: Call) -> Value:
         for index, (a, b) in enumerate(zip(first, other, strict=True)):
             if index != at:
                 call.unify(a, b)
-    first[at] = cat([terms[at] for terms in sources])
+    single = len(sources) == call.shape[at] == len(cast(Sequence[object], call.given["tensors"]))
+    first[at] = _side_by_side(call, len(sources)) if single else cat([terms[at] for terms in sources])
     return tuple(first)
+
+
+def _side_by_side(call: Call, count: int) -> Term:
+    """Modules that can be left out one by one, or values that are simply there."""
+    if not entries(call.node):
+        return Fixed(count)
+    axis = fresh(count)
+    call.axes.at_least(axis, 1, "modules stacked along it are grouped")
+    return axis
 
 
 def stack(call: Call) -> Value:
@@ -127,7 +139,7 @@ def stack(call: Call) -> Value:
         for a, b in zip(sources[0], other, strict=True):
             call.unify(a, b)
     found = list(sources[0])
-    found.insert(call.axis("dim", len(found) + 1), Fixed(len(sources)))
+    found.insert(call.axis("dim", len(found) + 1), _side_by_side(call, len(sources)))
     return tuple(found)
 
 
@@ -206,8 +218,8 @@ def index(call: Call) -> Value:
     indices += [None] * (len(source) - len(indices))
     named = [at for at, one in enumerate(indices) if one is not None]
     wide = any(_is_mask(one) for one in indices)
-    call.freeze(*(source[at] for at in named))
     for at in named:
+        looked_up(call, source[at], indices[at])
         for term in call.terms_of(indices[at]) or ():
             call.freeze(term)
     rest = [term for at, term in enumerate(source) if indices[at] is None]
@@ -222,6 +234,15 @@ def index(call: Call) -> Value:
     return (*rest[:ahead], *fixed, *rest[ahead:])
 
 
+def looked_up(call: Call, term: Term, index: object, reason: str | None = None) -> None:
+    """An axis that is read at numbered places stays whole, unless the numbers are known to count on it."""
+    counted = call.pointer(index)
+    if counted is None:
+        call.freeze(term, reason=reason)
+    else:
+        call.unify(term, counted)
+
+
 def _is_mask(one: FxNode | None) -> bool:
     return one is not None and str(getattr(one.meta.get("val"), "dtype", "")) in ("torch.bool", "torch.uint8")
 
@@ -229,14 +250,14 @@ def _is_mask(one: FxNode | None) -> bool:
 def index_select(call: Call) -> Value:
     source = list(call.need("self"))
     at = call.axis("dim", len(source))
-    call.freeze(source[at])
+    looked_up(call, source[at], call.given["index"])
     source[at] = Fixed(call.shape[at])
     return tuple(source)
 
 
 def embedding(call: Call) -> Value:
     rows, width = call.need("weight")
-    call.freeze(rows, reason="its rows are looked up by index")
+    looked_up(call, rows, call.given["indices"], "its rows are looked up by index")
     return (*call.need("indices"), width)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from lissom.graph import coupling_maths as maths
 from lissom.graph import coupling_moves as moves
+from lissom.graph import coupling_routes as routes
 from lissom.graph.coupling import Call, Value
 
 Rule = Callable[[Call], Value]
@@ -69,7 +70,12 @@ _RULES: Mapping[Rule, str] = {
         sum mean var std var_mean std_mean linalg_vector_norm amax amin max min prod logsumexp any all argmax argmin
         count_nonzero
     """,
-    maths.along: "softmax log_softmax _softmax cumsum cumprod flip sort argsort topk normalize",
+    maths.along: "cumsum cumprod flip sort argsort normalize",
+    routes.softmax: "softmax log_softmax _softmax",
+    routes.topk: "topk",
+    routes.scatter: "scatter scatter_add",
+    routes.gather: "gather",
+    routes.one_hot: "one_hot",
     maths.gated: "glu",
     maths.spatial: """
         max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d

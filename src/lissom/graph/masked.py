@@ -1,8 +1,9 @@
 """The original network with channels masked: the reference that a physically smaller one has to equal.
 
-Every cut place of every parameter is zero. Where an operator averages or normalizes over channels that were cut, it
-runs over those that are kept; where values, not parameters, are summed over such channels, the cut ones count as
-zero. Everything else runs at its original size with its original constants, so a wrong coupling shows.
+Every cut place of every parameter is zero. Where an operator averages or normalizes over channels that were cut, or
+chooses among them, it runs over those that are kept; where values, not parameters, are summed over such channels, the
+cut ones count as zero. Everything else runs at its original size with its original constants, so a wrong coupling
+shows.
 """
 
 from __future__ import annotations
@@ -18,17 +19,15 @@ from torch.fx import Node as FxNode
 from lissom.graph.axes import Term
 from lissom.graph.coupling import Call, Value
 from lissom.graph.coupling_maths import MEANS, SUMS
+from lissom.graph.coupling_routes import CHOICES, CONTRACTIONS
 from lissom.graph.describe import op_name
 from lissom.graph.resize import Sizes
 from lissom.graph.trace import Trace
 
 NORMS = frozenset({"layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm", "_weight_norm"})
 """`batch_norm` and `instance_norm` normalize weights over their inputs in networks that standardize them."""
-CONTRACTIONS = frozenset({
-    "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "scaled_dot_product_attention", "linear",
-    *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)), "convolution",
-})  # fmt: skip
-"""Sums over values. Where the other factor is a parameter, its zeros leave only what is not finite to be zeroed."""
+GATES = CHOICES | {"softmax", "log_softmax", "_softmax"}
+"""Operators that weigh or choose the places of one axis."""
 
 
 class Masked(Interpreter):
@@ -49,14 +48,17 @@ class Masked(Interpreter):
 
     def run_node(self, n: FxNode) -> Any:
         op = op_name(n)
-        if n.op != "call_function" or op not in NORMS | MEANS | SUMS | CONTRACTIONS:
+        if n.op != "call_function" or op not in NORMS | MEANS | SUMS | GATES | CONTRACTIONS:
             return super().run_node(n)
         call = Call.of(self._sizes.channels.axes, n, self._values)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         if op in CONTRACTIONS:
             args, kwargs = _map(self._zeroed, n, self._values, args, kwargs)
             return self.call_function(cast(Any, n.target), args, kwargs)
-        if not self._sizes.changed([term for terms in call.every() for term in terms]):
+        mixed = [term for terms in call.every() for term in terms]
+        if op in GATES:
+            mixed = [mixed[call.axis("dim", len(mixed))]]
+        if not self._sizes.changed(mixed):
             return super().run_node(n)
         args, kwargs = _map(self._compact, n, self._values, args, kwargs)
         args = self._constants(call, op, args)
@@ -64,6 +66,10 @@ class Masked(Interpreter):
         value = self._values[n]
         if isinstance(value, tuple):
             return self._spread(made, value)
+        if op in CHOICES:
+            # It numbered the kept places; everything else numbers all of them.
+            numbers = torch.from_numpy(self._sizes.places(mixed[0])).to(made[1].device)
+            made = (made[0], numbers[made[1]])
         return tuple(self._spread(one, terms) for one, terms in zip(made, value, strict=True))
 
     def _constants(self, call: Call, op: str, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ from lissom.graph.axes import Atom, Indices, Term
 from lissom.graph.channels import Channels
 from lissom.graph.coupling import Call, Terms
 from lissom.graph.describe import op_name, schema_of
+from lissom.graph.parts import STACKS, modules_axis, operands_of
 
 Kept = Mapping[Atom, Indices]
 """Atom to the channels that stay, ascending. What is not named stays whole."""
@@ -84,19 +85,55 @@ def resize_(module: GraphModule, sizes: Sizes) -> list[Change]:
     """Rewrite the constants of a copy of the traced graph. Its parameters are sliced apart (`slice_parameters_`)."""
     values = sizes.channels.on(module)
     changes: list[Change] = []
+    unread: list[FxNode] = []
     for node in list(module.graph.nodes):
         op = op_name(node)
         if op == "_assert_tensor_metadata":
             module.graph.erase_node(node)
         elif op in REWRITES and node.op == "call_function":
             site = _Site(node, Call.of(sizes.channels.axes, node, values), sizes)
+            operands = node.all_input_nodes if op in STACKS else []
             changes += [*REWRITES[op](site), *site.computed]
+            unread += [one for one in operands if one not in node.all_input_nodes]
     for node in list(module.graph.nodes):
         if _TWINS in node.meta and not node.users:
             module.graph.erase_node(node)
+    _erase_unread_(module, unread)
     module.graph.lint()
     module.recompile()
     return changes
+
+
+def _erase_unread_(module: GraphModule, unread: list[FxNode]) -> None:
+    """Erase these values and what only they were computed from, with the parameters that nobody else reads."""
+    waiting = list(unread)
+    erased: set[FxNode] = set()
+    targets: set[str] = set()
+    while waiting:
+        node = waiting.pop()
+        if node in erased or node.users or node.op == "placeholder":
+            continue
+        waiting += node.all_input_nodes
+        if node.op == "get_attr":
+            targets.add(str(node.target))
+        module.graph.erase_node(node)
+        erased.add(node)
+    read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    for name in targets - read:
+        _delete_(module, name)
+
+
+def _delete_(module: nn.Module, name: str) -> None:
+    """A tensor of a module, and the modules around it that hold nothing else."""
+    path, _, attribute = name.rpartition(".")
+    delattr(module.get_submodule(path), attribute)
+    while path and not _holds(module.get_submodule(path)):
+        path, _, child = path.rpartition(".")
+        delattr(module.get_submodule(path), child)
+
+
+def _holds(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters()) or any(True for _ in module.buffers())
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,6 +309,21 @@ def _trailing(site: _Site) -> list[Change]:
     return site.put("normalized_shape", [site.sizes.after(term) for term in terms])
 
 
+def _stack(site: _Site) -> list[Change]:
+    """Modules that are left out are operands less."""
+    atom = modules_axis(site.node, site.call.axes, site.call.values)
+    if atom is None or not site.sizes.changed([atom]):
+        return []
+    given = operands_of(site.node)
+    kept = [given[place] for place in site.sizes.places(atom)]
+    site.put("tensors", kept)
+    return [Change(site.node.name, "tensors", len(given), len(kept))]
+
+
+def _classes(site: _Site) -> list[Change]:
+    return site.put("num_classes", site.sizes.after(site.made[-1]))
+
+
 _CONVOLUTIONS = [*(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)), "convolution"]
 REWRITES: Mapping[str, Callable[[_Site], list[Change]]] = {
     **dict.fromkeys(("view", "_unsafe_view"), _shape("size")),
@@ -283,6 +335,8 @@ REWRITES: Mapping[str, Callable[[_Site], list[Change]]] = {
     **dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split"), _split),
     **dict.fromkeys(("slice", "narrow"), _narrow),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
+    "one_hot": _classes,
+    **dict.fromkeys(STACKS, _stack),
     **dict.fromkeys(_CONVOLUTIONS, _groups("groups", "weight", 0)),
     "group_norm": _groups("num_groups", "input", 1),
     **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), _groups("groups", "self", 1)),

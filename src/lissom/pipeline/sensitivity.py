@@ -105,7 +105,7 @@ class _Probe:
 
     def effects(self, group: Group, ratios: Sequence[float]) -> tuple[CutEffect, ...]:
         scores = {group.name: self._study.scores[group.name]}
-        shares = {ratio: max(1, group.size - math.ceil(ratio * group.size - SLACK)) for ratio in ratios}
+        shares = {ratio: max(group.floor, group.size - math.ceil(ratio * group.size - SLACK)) for ratio in ratios}
         known: dict[int, tuple[float | None, float | None]] = {}
         for kept in shares.values():
             if kept not in known:

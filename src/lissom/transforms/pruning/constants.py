@@ -19,10 +19,11 @@ from torch.utils import _pytree as pytree
 
 from lissom.graph.coupling import Call
 from lissom.graph.describe import op_name
+from lissom.graph.lockstep import interpreter, readers, run, set_tensor, tensor_of
 from lissom.graph.moments import READABLE
 from lissom.graph.resize import sliced_tensor
 from lissom.task import Batch, contiguous
-from lissom.transforms.pruning.recovery import Pair, interpreter, readers, run, set_tensor, tensor_of
+from lissom.transforms.pruning.recovery import Pair
 
 STILL = 1e-6
 """Spread of a channel, as a share of its size, that rounding explains."""
@@ -39,7 +40,7 @@ def fold_constants_(pair: Pair, example: Batch) -> list[str]:
     changed: list[str] = []
     for node in pair.before.graph.nodes:
         run(before, node)
-        if node.op != "call_function" or op_name(node) not in READABLE:
+        if node.op != "call_function" or op_name(node) not in READABLE or node.name not in twins:
             continue
         call = Call.of(pair.sizes.channels.axes, node, values)
         if call.given.get("groups", 1) == 1:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from lissom.graph.axes import Atom
 from lissom.graph.graph import Graph
 from lissom.settings import Setting
@@ -45,8 +47,11 @@ def outlook(prune: Prune, graph: Graph, study: Study, ratios: Sequence[float] = 
 def _seen(study: Study, kept: Mapping[str, tuple[int, ...]], ratio: float | None) -> Outlook:
     atoms = {group.name: group.atom for group in study.channels.groups}
     counts: dict[Atom, int] = {atoms[name]: len(places) for name, places in kept.items()}
+    places = {atoms[name]: np.array(own, dtype=np.int64) for name, own in kept.items()}
     costs = study.costs
-    cost = Cost(macs=costs.macs(counts), parameters=costs.parameters(counts), bytes=costs.bytes(counts))
+    cost = Cost(
+        macs=costs.macs(counts, places), parameters=costs.parameters(counts, places), bytes=costs.bytes(counts, places)
+    )
     return Outlook(
         ratio=ratio,
         channels_before=sum(len(study.scores[name]) for name in kept),

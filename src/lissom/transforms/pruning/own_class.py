@@ -23,10 +23,17 @@ from lissom.graph.resize import Change, Sizes, slice_parameters_
 from lissom.graph.trace import Trace, trace
 from lissom.task import Batch
 from lissom.transforms.base import clone
+from lissom.transforms.pruning.left_out import NOTHING, LeftOut
 
 
 def own_class(
-    model: nn.Module, traced: Trace, sizes: Sizes, changes: Sequence[Change], wanted: GraphModule, example: Batch
+    model: nn.Module,
+    traced: Trace,
+    sizes: Sizes,
+    changes: Sequence[Change],
+    wanted: GraphModule,
+    example: Batch,
+    left_out: LeftOut = NOTHING,
 ) -> tuple[nn.Module | None, str]:
     """A smaller copy of `model`, or None and the reason. `wanted` is the graph that it has to compute."""
     stacks = {node.name: stack_of(node) for node in traced.module.graph.nodes}
@@ -40,22 +47,23 @@ def own_class(
         slice_parameters_(smaller, sizes, _own_names(model, traced))
         _set_sizes_(smaller, model)
         _set_attributes_(smaller, values)
-        found = unlike(smaller, wanted, example)
+        left_out.drop_(smaller)
+        found = unlike(smaller, wanted, example, left_out)
         if not found:
             return smaller, ""
         reason = reason or found
     return None, reason
 
 
-def unlike(smaller: nn.Module, wanted: GraphModule, example: Batch) -> str:
-    """Why the module does not compute the graph; empty where it does."""
+def unlike(smaller: nn.Module, wanted: GraphModule, example: Batch, left_out: LeftOut = NOTHING) -> str:
+    """Why the module does not compute the graph, whose parameters have the names of before; empty where it does."""
     try:
         again = trace(smaller, example)
     except ExportError as wrong:
         return f"its own forward() does not run at the new sizes ({str(wrong).split('. torch.export')[0]})"
     except (RuntimeError, ValueError, TypeError, AssertionError) as wrong:
         return f"its own forward() does not run at the new sizes ({str(wrong).splitlines()[0]})"
-    for mine, its in zip_longest(signature(wanted), signature(again.module), fillvalue="nothing"):
+    for mine, its in zip_longest(signature(wanted, left_out), signature(again.module), fillvalue="nothing"):
         if mine != its:
             return f"its own forward() computes {its} where the pruned graph has {mine}"
     return ""
@@ -201,15 +209,15 @@ def holding(module: nn.Module, value: Any) -> list[str]:
     return found
 
 
-def signature(module: GraphModule) -> list[str]:
-    """Operators with their arguments, in order, free of names."""
+def signature(module: GraphModule, left_out: LeftOut = NOTHING) -> list[str]:
+    """Operators with their arguments, in order, free of names but those of parameters."""
     number: dict[FxNode, str] = {}
     lines: list[str] = []
     for node in module.graph.nodes:
         if node.op == "get_attr":
             value: object = operator.attrgetter(str(node.target))(module)
             shape = tuple(value.shape) if isinstance(value, torch.Tensor) else value
-            number[node] = f"{node.target}{shape}"
+            number[node] = f"{left_out.name(str(node.target))}{shape}"
             continue
         if str(node.target).startswith("aten._assert_tensor_metadata"):
             continue

@@ -8,7 +8,7 @@ computed (`recovery`). The result is checked against the masked original before 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Annotated, ClassVar, Literal
@@ -44,7 +44,10 @@ WISHES = ("ratio", *BUDGETS, "latency_ratio")
 
 
 class Cut(Action):
-    """Keep only these places of one axis of a parameter; `groups` are the channel groups that lie on it."""
+    """Keep only these places of one axis of a parameter; `groups` are the channel groups that lie on it.
+
+    Nothing is kept of a parameter whose module is left out.
+    """
 
     kind: Literal["cut"] = "cut"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
     parameter: str
@@ -172,12 +175,12 @@ class Prune(Transform):
         return Plan(
             transform=self.name,
             settings=self.model_dump(mode="json"),
-            actions=tuple(_cuts(study.channels, atoms)),
-            skipped=tuple(_skips(study.channels, atoms, whole, study.ties.whole)),
+            actions=tuple(_cuts(study.channels, atoms, study.costs)),
+            skipped=tuple(_skips(study.channels, atoms, whole, study.ties.whole, study.costs.gone(atoms))),
             predicted=Cost(
-                macs=study.costs.macs(counts),
-                parameters=study.costs.parameters(counts),
-                bytes=study.costs.bytes(counts),
+                macs=study.costs.macs(counts, atoms),
+                parameters=study.costs.parameters(counts, atoms),
+                bytes=study.costs.bytes(counts, atoms),
             ),
         )
 
@@ -217,7 +220,9 @@ class Prune(Transform):
         self, racing: Mapping[str, torch.Tensor], groups: Mapping[str, Group], study: Study
     ) -> Mapping[str, tuple[int, ...]]:
         # Rounded up: more than max_ratio of no group is cut. The slack is what 0.1 * 10 may be off by.
-        floors = {name: max(1, ceil(groups[name].size * (1 - self.max_ratio) - 1e-9)) for name in racing}
+        floors = {
+            name: max(groups[name].floor, ceil(groups[name].size * (1 - self.max_ratio) - 1e-9)) for name in racing
+        }
         classes = {name: _structure(groups[name]) for name in racing}
         if self.ratio is not None:
             found = select(racing, self.ratio, scope=self.scope, classes=classes, floors=floors, round_to=self.round_to)
@@ -231,7 +236,14 @@ class Prune(Transform):
 
         def cost(counts: Mapping[str, int]) -> float:
             counts = self._tied(counts, floors, groups, study)
-            return float(measure({groups[group].atom: count for group, count in counts.items()}))
+            modules = {name: racing[name] for name in racing if groups[name].atom in study.costs.modules}
+            kept = kept_of(modules, {name: counts.get(name, groups[name].size) for name in modules})
+            return float(
+                measure(
+                    {groups[group].atom: count for group, count in counts.items()},
+                    {groups[name].atom: np.array(places, dtype=np.int64) for name, places in kept.items()},
+                )
+            )
 
         budget = cost({}) / float(getattr(self, name) or study.macs_ratio or 1.0)
         chosen = select_to_budget(
@@ -250,6 +262,7 @@ class Prune(Transform):
         self, counts: Mapping[str, int], floors: Mapping[str, int], groups: Mapping[str, Group], study: Study
     ) -> dict[str, int]:
         found = study.ties.tied(counts, {name: groups[name].size for name in counts})
+        found = {name: max(count, groups[name].floor) for name, count in found.items()}
         if self.round_to == 1:
             return found
         return {n: rounded(c, groups[n].size, floors[n], self.round_to) for n, c in found.items()}
@@ -292,14 +305,27 @@ def _structure(group: Group) -> str:
     return f"{len(parts)}-{zlib.crc32(' '.join(parts).encode()):08x}"
 
 
-def _cuts(channels: Channels, atoms: Kept) -> Iterable[Cut]:
+def _cuts(channels: Channels, atoms: Kept, costs: Narrowed) -> Iterable[Cut]:
     sizes = Sizes(channels, atoms)
+    gone = costs.gone(atoms)
+    names = {group.atom: group.name for group in channels.groups}
     groups: dict[tuple[str, int], list[str]] = {}
     for group in channels.groups:
         if group.atom in atoms:
             for member in group.members:
                 groups.setdefault((member.parameter, member.axis), []).append(group.name)
+    for name, modules in gone.items():
+        yield Cut(
+            layer=name.rpartition(".")[0],
+            parameter=name,
+            axis=0,
+            kept=(),
+            size=channels.parameters[name][0].size if channels.parameters[name] else 1,
+            groups=tuple(names[atom] for atom in modules if atom in atoms),
+        )
     for (name, axis), own in groups.items():
+        if name in gone:
+            continue
         term = channels.term(name, axis)
         yield Cut(
             layer=name.rpartition(".")[0],
@@ -311,8 +337,14 @@ def _cuts(channels: Channels, atoms: Kept) -> Iterable[Cut]:
         )
 
 
-def _skips(channels: Channels, atoms: Kept, excluded: frozenset[str], divisors: frozenset[str]) -> Iterable[Skip]:
-    """Every layer that makes channels of a group that stays whole."""
+def _skips(
+    channels: Channels,
+    atoms: Kept,
+    excluded: frozenset[str],
+    divisors: frozenset[str],
+    gone: Collection[str],
+) -> Iterable[Skip]:
+    """Every layer that makes channels of a group that stays whole; none that is left out itself."""
     seen: set[Skip] = set()
     for group in channels.groups:
         if group.atom in atoms:
@@ -326,6 +358,8 @@ def _skips(channels: Channels, atoms: Kept, excluded: frozenset[str], divisors: 
             reason = "it has one channel"
         makers = [m for m in group.members if m.axis == 0 and len(channels.parameters[m.parameter]) > 1]
         for member in makers or group.members[:1]:
+            if member.parameter in gone:
+                continue
             skip = Skip(layer=member.parameter.rpartition(".")[0] or member.parameter, reason=reason)
             if skip not in seen:
                 seen.add(skip)

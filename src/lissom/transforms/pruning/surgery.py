@@ -26,6 +26,7 @@ from lissom.graph.trace import TRACE_BATCH, Trace, evaluation
 from lissom.task import Batch, contiguous, repeated
 from lissom.transforms.base import ALONE, clone
 from lissom.transforms.pruning.constants import fold_constants_
+from lissom.transforms.pruning.left_out import NOTHING, LeftOut
 from lissom.transforms.pruning.own_class import own_class
 from lissom.transforms.pruning.recovery import Pair, Recovery, recover_
 
@@ -72,11 +73,12 @@ def prune(
     module = clone(traced.module)
     slice_parameters_(module, sizes, names)
     changes = resize_(module, sizes)
+    left_out = LeftOut.of(traced, sizes)
     reason = "the model is an exported graph"
     found: nn.Module = module
     own = False
     if not isinstance(model, GraphModule):
-        candidate, reason = own_class(model, traced, sizes, changes, module, example)
+        candidate, reason = own_class(model, traced, sizes, changes, module, example, left_out)
         found, own = (module, False) if candidate is None else (candidate, True)
     try:
         gap = difference(traced, sizes, found, example)
@@ -95,16 +97,16 @@ def prune(
     else:
         changed = set(recover_(pair, refit.batches, refit.how, refit.tick))
     if own:
-        take_(found, module, changed)
+        take_(found, module, changed, left_out)
     return Pruned(found, own, reason, gap)
 
 
 @torch.no_grad()
-def take_(own: nn.Module, fitted: GraphModule, changed: Collection[str]) -> None:
+def take_(own: nn.Module, fitted: GraphModule, changed: Collection[str], left_out: LeftOut = NOTHING) -> None:
     """Copy what was fitted in the graph into the user's class."""
-    source = fitted.state_dict()
+    source = {left_out.name(name): tensor for name, tensor in fitted.state_dict().items() if name in changed}
     for name, tensor in own.state_dict().items():
-        if name in changed:
+        if name in source:
             tensor.copy_(source[name])
 
 
