@@ -202,17 +202,75 @@ def test_a_budget_is_met_with_the_least_cut(problem, share):
     scores = scores_of(sizes, seed)
     limits = {"scope": scope, "classes": classes_of(scores), "floors": floor, "round_to": multiple}
     full = area({name: len(v) for name, v in scores.items()})
-    steps = sorted({0.0, *(k / n for n in range(1, sum(sizes) + 1) for k in range(n))})
+    rankings = {*sizes, sum(sizes), sum(sizes[::2]), sum(sizes[1::2])} - {0}
+    steps = sorted({0.0, *(k / n for n in rankings for k in range(n))})
     tried = {r: area({n: len(k) for n, k in select(scores, r, **limits).items()}) for r in (*steps, 0.9999999)}
     least = min(tried.values())
     budget = least + share * (full - least)
     calls = []
     chosen = select_to_budget(scores, lambda kept: calls.append(kept) or area(kept), budget, **limits)
-    assert chosen.cost <= budget
-    assert chosen.cost == area({name: len(kept) for name, kept in chosen.kept.items()})
-    # No ratio that cuts less is within the budget.
-    assert chosen.cost == max(cost for cost in tried.values() if cost <= budget)
-    assert len(calls) <= 3 + math.log2(sum(sizes) ** 2 + 2)
+    counts = {name: len(kept) for name, kept in chosen.kept.items()}
+    assert chosen.cost == area(counts) <= budget
+    # No ratio that cuts less is within the budget; what was given back can only have come closer to it.
+    cut = select(scores, chosen.ratio, **limits)
+    assert area({name: len(kept) for name, kept in cut.items()}) == max(c for c in tried.values() if c <= budget)
+    assert all(set(cut[name]) <= set(chosen.kept[name]) for name in scores)
+    assert multiple > 1 or cut == chosen.kept
+    back = sum(-(-(counts[name] - len(kept)) // multiple) for name, kept in cut.items())
+    assert len(calls) <= 3 + math.log2(sum(sizes) ** 2 + 2) + (back + len(sizes) if multiple > 1 else 0)
+
+
+@given(problems, st.floats(0.0, 1.0))
+@quick
+def test_no_multiple_is_left_that_the_budget_allows(problem, share):
+    sizes, seed, scope, floor, multiple = problem
+    scores, multiple = scores_of(sizes, seed), max(2, multiple)
+    limits = {"scope": scope, "classes": classes_of(scores), "floors": floor, "round_to": multiple}
+    full = area({name: len(v) for name, v in scores.items()})
+    least = area({name: len(k) for name, k in select(scores, 0.9999999, **limits).items()})
+    budget = least + share * (full - least)
+    chosen = select_to_budget(scores, area, budget, **limits)
+    counts = {name: len(kept) for name, kept in chosen.kept.items()}
+    for name, count in counts.items():
+        assert count % multiple == 0 or count == len(scores[name])
+        more = min(len(scores[name]), count // multiple * multiple + multiple)
+        assert more == count or area({**counts, name: more}) > budget
+    # As wide as the result: nothing more comes back, and its own cost as the budget gives it again or costs as much.
+    assert select_to_budget(scores, area, budget, **limits) == chosen
+    assert select_to_budget(scores, area, chosen.cost, **limits).cost <= chosen.cost
+
+
+def test_a_coarse_group_does_not_take_the_others_with_it():
+    """A stage's residual stream of 16 with nine blocks of 16 inside: each carries its share of the stream's cost."""
+    made = torch.Generator().manual_seed(0)
+    blocks = [f"block{i}" for i in range(9)]
+    # One weak channel each: in eights, the first share that is cut at all takes half of every group of the ranking.
+    scores = {name: torch.rand(16, generator=made) + 1 for name in ("stream", *blocks)}
+
+    def macs(counts: Mapping[str, int]) -> float:
+        return float(2 * counts["stream"] * sum(counts[name] for name in blocks))
+
+    budget = macs(dict.fromkeys(scores, 16)) / 1.61
+    bare = select(scores, select_to_budget(scores, macs, budget, scope="local", round_to=8).ratio, round_to=8)
+    assert {len(kept) for kept in bare.values()} == {8}  # 4 times fewer instead of 1.61
+    chosen = select_to_budget(scores, macs, budget, scope="local", round_to=8)
+    # Half of the stream is 2 times fewer, all blocks whole; or the stream whole and seven of nine blocks halved.
+    assert macs(dict.fromkeys(scores, 16)) / chosen.cost <= 2.0
+
+
+def test_what_stands_highest_comes_back_first():
+    scores = {"low": torch.arange(8.0), "mixed": torch.tensor([-1.0] + [30.0] * 7), "big": 7.5 + torch.arange(8.0)}
+
+    def cost(counts: Mapping[str, int]) -> float:
+        return float(counts["low"] + counts["mixed"] + 10 * counts["big"])
+
+    # In fours, down from 96: first `mixed` (to 92), then `low` (88), and only `big` (48) is enough.
+    for budget, wanted in ((51, (4, 4, 4)), (53, (4, 8, 4)), (65, (8, 8, 4)), (88, (4, 4, 8))):
+        chosen = select_to_budget(scores, cost, budget, scope="global", round_to=4)
+        assert tuple(map(len, chosen.kept.values())) == wanted
+    # Alone, each group's channels stand the same in their rankings: the caller's order decides.
+    local = select_to_budget(scores, cost, 53, scope="local", round_to=4)
+    assert tuple(map(len, local.kept.values())) == (8, 4, 4)
 
 
 def test_a_budget_that_is_already_met_cuts_nothing():

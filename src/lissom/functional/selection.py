@@ -14,12 +14,17 @@ first, under three rules:
 A higher ratio keeps a subset of what a lower one keeps. Equal scores: the earlier group, then the lower index goes
 first.
 
+A budget finds the least ratio that meets it. In multiples that may be far below the budget, as a group that carries
+much goes in large steps, or many groups step at once. What can be given back then is (`_given_back`). Ratios give
+nothing back: they cut less than one multiple too much in each ranking, and stay nested.
+
 Reference: Fang et al. 2024, "Isomorphic Pruning for Vision Models" (arXiv:2407.04616).
 """
 
 from __future__ import annotations
 
 import bisect
+import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeVar
@@ -40,11 +45,12 @@ SLACK = 1e-9
 
 
 class Chosen(NamedTuple):
-    """What `select_to_budget` found: `ratio` is the least share to cut whose `cost` is within the budget."""
+    """What `select_to_budget` found: `ratio` is the least share to cut that is within the budget."""
 
     kept: Kept
     ratio: float
     cost: float
+    """Of what is kept, with what was given back."""
 
 
 def select(
@@ -91,7 +97,9 @@ def select_to_budget(
     """The least that has to be cut, one ratio for all rankings, so that `cost(channels kept per group) <= budget`.
 
     `cost` must not grow when a channel goes. Every ratio at which anything changes is tried by bisection, so the
-    answer is exact, with O(log channels) calls of `cost`. `what` names the cost in the error.
+    answer is exact, with O(log channels) calls of `cost`. Where a `round_to` is above 1, multiples are then given back
+    while the budget allows it: one call for each that is, and at most one for each group that has to stay as it is.
+    `what` names the cost in the error.
 
     Raises:
         GoalError: with every group at its floor the cost is still above the budget; says the least reachable value.
@@ -119,7 +127,37 @@ def select_to_budget(
             f"uncut {cost({name: len(scores[name]) for name in scores}):g}. Wish for at least {least:g}, lower the "
             "floors, or let more layers be pruned."
         )
-    return Chosen(kept_of(scores, counts_at(ratios[found])), ratios[found], costs[ratios[found]])
+    counts, reached = counts_at(ratios[found]), costs[ratios[found]]
+    if any(one.coarse for one in rankings):
+        counts, reached = _given_back(rankings, {name: counts[name] for name in scores}, cost, budget, reached)
+    return Chosen(kept_of(scores, counts), ratios[found], reached)
+
+
+def _given_back(
+    rankings: Sequence[_Ranking],
+    counts: dict[str, int],
+    cost: Callable[[dict[str, int]], float],
+    budget: float,
+    reached: float,
+) -> tuple[dict[str, int], float]:
+    """Counts from which no group can have its next multiple, and their cost.
+
+    That multiple is tried first whose channels stand highest in their rankings, on average: as a share of the ranking,
+    so that rankings compare. A group whose next multiple is too much is done with, since costs only grow from here.
+    """
+    owners = {name: one for one in rankings for name in one.names}
+    order = {name: index for index, name in enumerate(counts)}
+    queue = [(-owners[n].place(n, c), order[n], n) for n, c in counts.items() if c < owners[n].next(n, c)]
+    heapq.heapify(queue)
+    while queue:
+        _, _, name = heapq.heappop(queue)
+        tried = {**counts, name: owners[name].next(name, counts[name])}
+        if (now := cost(tried)) > budget:
+            continue
+        counts, reached = tried, now
+        if counts[name] < owners[name].next(name, counts[name]):
+            heapq.heappush(queue, (-owners[name].place(name, counts[name]), order[name], name))
+    return counts, reached
 
 
 def kept_of(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Kept:
@@ -160,6 +198,19 @@ class _Ranking:
         order = torch.cat(values).argsort(stable=True)
         self._owners = torch.cat(owners)[order]
         """The group of each channel that may go, in the order in which they go."""
+        self.coarse = any(multiple > 1 for multiple in self._multiples.values())
+
+    def next(self, name: str, count: int) -> int:
+        """The next larger number of channels that the group may keep; its size at the end."""
+        multiple = self._multiples[name]
+        return min(self._sizes[name], (count // multiple + 1) * multiple)
+
+    def place(self, name: str, count: int) -> float:
+        """Where the channels that come back with the next multiple stand in the ranking, on average, in [0, 1)."""
+        mine = (self._owners == self.names.index(name)).nonzero().flatten()
+        size = self._sizes[name]
+        back = mine[size - self.next(name, count) : size - count]
+        return float(back.double().mean()) / self.total
 
     def at(self, ratio: float) -> dict[str, int]:
         """Channels kept by group, when the share `ratio` of all of them is to be cut."""
