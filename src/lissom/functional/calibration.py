@@ -10,7 +10,7 @@ With the histogram h over bins of width w (`lissom.functional.histogram`), exact
   that the range would get. Banner et al. 2019, "Post training 4-bit quantization of convolutional networks for
   rapid-deployment" (arXiv:1810.05723), equation 1, with the histogram in place of an assumed density. The ranges
   tried are [low / a, high / b]: for one bound a and b are powers of 2^(1/32) up to 2^8, for two bounds first powers of
-  2^(1/4), then of 2^(1/32) around the best.
+  2^(1/2), then of 2^(1/8) and of 2^(1/32) around the best.
 - `entropy`: the least divergence between the clipped values and what the levels of the grid can say of them, over all
   thresholds t that are a multiple of w: the range is [low, high] cut to [-t, t]. See `lissom.functional.divergence`.
   128 levels for magnitudes on a symmetric grid, 256 for a free zero point or uint8 without a sign.
@@ -37,7 +37,8 @@ from lissom.settings import Setting
 Method = Literal["minmax", "average", "percentile", "mse", "entropy"]
 METHODS: tuple[Method, ...] = get_args(Method)
 PERCENTILE = 99.99
-FINE, COARSE, DEEPEST = 32, 4, 8
+DEEPEST, FINE, STAGES = 8, 32, (2, 8, 32)
+"""Least bound tried, as a power of 1/2; steps to the power for one bound, and stage by stage for two."""
 TIE = 1e-9
 """Divergences this close together, in nats, are equal: they come from sums of rounded logarithms."""
 
@@ -102,11 +103,14 @@ def by_mse(seen: Histogram, grid: Grid) -> Bounds:
             reach = max(-seen.low, seen.high) * fine
             lows, highs = np.maximum(seen.low, -reach), np.minimum(seen.high, reach)
         return _best(lows, highs, squared_errors(seen, lows, highs, grid))
-    coarse = 2.0 ** (-np.arange(COARSE * DEEPEST + 1) / COARSE)
-    low, high = _best_pair(seen, seen.low * coarse, seen.high * coarse, grid)
-    around = 2.0 ** (np.arange(FINE // COARSE, -FINE // COARSE - 1, -1) / FINE)
-    lows, highs = np.maximum(low * around, seen.low), np.minimum(high * around, seen.high)
-    return _best_pair(seen, lows, highs, grid)
+    low, high = seen.low, seen.high
+    factors = 2.0 ** (-np.arange(STAGES[0] * DEEPEST + 1) / STAGES[0])
+    for before, steps in itertools.pairwise((*STAGES, STAGES[-1])):
+        lows, highs = np.maximum(low * factors, seen.low), np.minimum(high * factors, seen.high)
+        low, high = _best_pair(seen, lows, highs, grid)
+        reach = steps // before
+        factors = 2.0 ** (np.arange(reach, -reach - 1, -1) / steps)
+    return low, high
 
 
 def by_entropy(seen: Histogram, grid: Grid) -> Bounds:
