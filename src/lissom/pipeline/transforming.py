@@ -76,9 +76,10 @@ def plan(model: nn.Module, task: Task, recipe: Recipe, target: str | Target = "o
 def dry_run(model: nn.Module, task: Task, recipe: Recipe, target: str | Target = "onnxruntime") -> Iterator[Planned]:
     """As `plan`, step by step, with the trace and the study that each plan came from."""
     found = load_target(target) if isinstance(target, str) else target
+    work = Work(original=model)
     for index, one in enumerate(recipe.steps):
         traced = trace(model, task.example)
-        study = one.study(model, traced, task, found)
+        study = one.study(model, traced, task, found, work)
         made = one.plan(traced.graph, study, found)
         yield Planned(one, traced, study, made)
         if index + 1 < len(recipe.steps):

@@ -35,7 +35,10 @@ class _Record(NamedTuple):
 
 
 class Notebook:
-    """Answers by view and step. What is handed out is always what a record holds: rounded to half precision."""
+    """Answers by view and step. What is handed out is always what a record holds: rounded to half precision.
+
+    Without a folder they are in a temporary one, until `close`.
+    """
 
     def __init__(self, folder: Path | None, of: str) -> None:
         self._temporary = tempfile.TemporaryDirectory() if folder is None else None
@@ -43,8 +46,17 @@ class Notebook:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._index, self._data = self._folder / "answers.jsonl", self._folder / "answers.bin"
         self._records: dict[str, _Record] = {}
-        self.asked = self.reused = 0
+        self.replaced = 0
+        """Records that were made again."""
         self._read(of)
+
+    def close(self) -> None:
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    @property
+    def kept(self) -> int:
+        return len(self._records)
 
     @property
     def size_bytes(self) -> int:
@@ -54,11 +66,9 @@ class Notebook:
         """The recorded answers to `batch`, or those of `ask`, which are recorded."""
         key, content = f"{view}/{step}", fingerprint(batch)
         held = self._records.get(key)
-        self.asked += 1
         if held is not None and held.batch == content:
             found = self._load(held)
             if found is not None:
-                self.reused += 1
                 return [one.to(_device(batch)) for one in found]
         made = [_halved(one) for one in ask()]
         self._append(key, content, made)
@@ -73,6 +83,7 @@ class Notebook:
         whole = [line for line in lines if line.endswith("\n")]
         for line in whole[1:]:
             key, *fields = json.loads(line)
+            self.replaced += key in self._records
             self._records[key] = _Record(*fields)
         if len(whole) < len(lines):
             self._index.write_text("".join(whole), encoding="utf-8")
@@ -101,6 +112,7 @@ class Notebook:
         record = _Record(content, hashlib.sha256(data).hexdigest(), start, parts)
         with self._index.open("a", encoding="utf-8") as file:
             file.write(json.dumps([key, *record]) + "\n")
+        self.replaced += key in self._records
         self._records[key] = record
 
 

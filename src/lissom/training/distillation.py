@@ -24,7 +24,7 @@ from lissom.training.answers import Notebook
 from lissom.training.augment import Mixed
 from lissom.training.chance import Chance, seed_of
 from lissom.training.epochs import epoch_of
-from lissom.training.history import Pace
+from lissom.training.history import Lesson, Pace
 from lissom.training.losses import KL, FeatureLoss, Maps, OutputLoss, alike
 from lissom.training.objective import Criterion
 from lissom.training.outputs import check_same, classes_of, output_of, rows_of
@@ -80,6 +80,21 @@ class Distillation:
                 order_(teacher, torch.channels_last if pace.channels_last else torch.contiguous_format)
         if self.keeps:
             self.notebook = Notebook(folder, f"{of} {self.of} {pace.precision} {pace.channels_last}")
+
+    def close(self) -> None:
+        if self.notebook:
+            self.notebook.close()
+
+    def record(self) -> Lesson:
+        kept = self.notebook
+        return Lesson(
+            teachers=tuple(self.everyone()),
+            share=self.share,
+            taps=self.tap_names,
+            kept=kept.kept if kept else 0,
+            replaced=kept.replaced if kept else 0,
+            kept_bytes=kept.size_bytes if kept else 0,
+        )
 
     def at(self, view: int, step: int) -> None:
         """Which step comes next."""

@@ -94,7 +94,12 @@ def finetune(  # noqa: PLR0913  one argument for each thing that can be exchange
         )
     with joined(device_of(model)) as team:
         aim = _Aim(objective, penalty, original or model)
-        return _Run(model, task, settings, aim, folder, seed, team).carry_out(tick)
+        run = _Run(model, task, settings, aim, folder, seed, team)
+        try:
+            return run.carry_out(tick)
+        finally:
+            if run.lesson:
+                run.lesson.close()
 
 
 @dataclass(frozen=True)
@@ -366,4 +371,5 @@ class _Run:
             metric_name=self.metric.name if self.metric else None,
             epochs=epochs,
             chosen=chosen,
+            lesson=self.lesson.record() if self.lesson else None,
         )

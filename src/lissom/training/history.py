@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 
 from lissom.settings import Setting
 
 
-def _none(parts: object) -> bool:
-    return not parts
+def _none(value: object) -> bool:
+    return not value
 
 
 class Pace(Setting):
@@ -36,6 +36,20 @@ class Epoch(Setting):
     """What the loss of a distillation is made of: `task` and each of its losses, unweighted means over the examples."""
 
 
+class Lesson(Setting):
+    """How a training with teachers compared them."""
+
+    teachers: tuple[str, ...]
+    share: float
+    taps: dict[str, dict[str, str]]
+    """Loss -> student's module -> teacher's."""
+    kept: int = 0
+    """Answers that were kept for later epochs, one for each step of each view."""
+    replaced: int = 0
+    """Of these, made again because the batch was another one than before."""
+    kept_bytes: int = 0
+
+
 class History(Setting):
     """A whole training. Kept weights are those after epoch `chosen` (from 0)."""
 
@@ -43,6 +57,7 @@ class History(Setting):
     metric_name: str | None
     epochs: tuple[Epoch, ...]
     chosen: int
+    lesson: Annotated[Lesson | None, pydantic.Field(exclude_if=_none)] = None
 
 
 def best_of(epochs: tuple[Epoch, ...]) -> int:

@@ -40,7 +40,7 @@ def _items(outputs: object) -> list[tuple[str, object]]:
 
 
 def output_of(outputs: object, name: str | None, target: Any, whose: str) -> Tensor:
-    """The output `name`; without one the only output, `logits`, or the first that has one row per class target.
+    """The output `name`; without one the only output, `logits`, or the first that has a row for each class target.
 
     Raises:
         DataError: there is none, or it cannot be told which.
@@ -55,7 +55,7 @@ def output_of(outputs: object, name: str | None, target: Any, whose: str) -> Ten
     if MAIN in found:
         return found[MAIN].float()
     classes = classes_of(target)
-    fitting = [one for one in found.values() if classes is not None and _class_axis(one, classes) is not None]
+    fitting = [one for one in found.values() if classes is not None and _fits(one, classes)]
     if fitting:
         return fitting[0].float()
     shown = ", ".join(f"{key!r} {tuple(one.shape)}" for key, one in found.items())
@@ -84,6 +84,11 @@ def _class_axis(logits: Tensor, classes: Tensor) -> int | None:
     if classes.shape == logits.shape[:-1]:
         return logits.ndim - 1
     return 1 if classes.shape == (logits.shape[0], *logits.shape[2:]) else None
+
+
+def _fits(logits: Tensor, classes: Tensor) -> bool:
+    axis = _class_axis(logits, classes)
+    return axis is not None and int(classes.max()) < logits.shape[axis]
 
 
 class Rows(NamedTuple):

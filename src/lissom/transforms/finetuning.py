@@ -1,22 +1,25 @@
 """`Finetune`: the task's training data and loss, one loop, a model of the same structure with better weights.
 
 The loop is `lissom.training.finetune`. What it computes in (float32 or bfloat16, which memory order) is measured while
-the model is studied and stands in the plan.
+the model is studied and stands in the plan. With `teacher`, the loss is that of `lissom.training.distillation`.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import JsonValue
 from torch import nn
 
 from lissom.graph.graph import Graph
 from lissom.graph.trace import Trace
 from lissom.target import Target
 from lissom.task import Split, Task
+from lissom.training.agreement import compared
+from lissom.training.distillation import distillation_of
 from lissom.training.finetune import check, finetune
 from lissom.training.history import Pace
-from lissom.training.objective import supervised
+from lissom.training.objective import Objective, supervised
 from lissom.training.pace import pace_of
 from lissom.training.regularization import regularizer_of
 from lissom.training.settings import Training
@@ -57,12 +60,17 @@ class Finetune(Training, Transform):
         """The faster way to compute, measured on two training batches.
 
         Raises:
-            DataError: no training data or loss, or they do not fit the model.
-            RecipeError: a regularizer, and no channel of the model can be cut.
+            DataError: no training data or loss, or they do not fit the model; no teacher, or one that does not fit.
+            RecipeError: a regularizer, and no channel of the model can be cut; inner values that cannot be compared.
         """
         check(model, task, self)
         regularizer_of(model, trace, self._training(), 1)
-        return pace_of(model, task, self._training(), supervised, folder=work.folder, seed=work.seed)
+        training = self._training()
+        objective: Objective = supervised
+        if self.teachers:
+            original = work.original or model
+            objective = distillation_of(model, original, task, training, seed=work.seed, average=None)
+        return pace_of(model, task, training, objective, folder=work.folder, seed=work.seed)
 
     def plan(self, graph: Graph, study: Pace | None, target: Target) -> Plan:
         action = Train(
@@ -82,7 +90,14 @@ class Finetune(Training, Transform):
         (action,) = plan.of(Train)
         measured = {"precision": action.precision, "channels_last": action.channels_last}
         settings = self._training().model_copy(update=measured)
-        return finetune(model, task, settings, folder=work.folder, tick=work.tick, seed=work.seed).model
+        original = work.original or model
+        trained = finetune(model, task, settings, folder=work.folder, tick=work.tick, seed=work.seed, original=original)
+        if trained.history.lesson is not None:
+            lesson: dict[str, JsonValue] = trained.history.lesson.model_dump(mode="json")
+            parts: dict[str, JsonValue] = dict(trained.history.epochs[trained.history.chosen].parts)
+            found = compared(trained.model, task, settings, original)
+            work.note("distillation", {**lesson, "losses": parts, **found})
+        return trained.model
 
     def restructure(self, model: nn.Module, plan: Plan, trace: Trace, task: Task) -> nn.Module:
         return clone(model)
