@@ -12,6 +12,8 @@ ACTIVATIONS = (torch.relu, torch.sigmoid, F.silu, F.gelu, F.hardswish, torch.cos
 """Some of them are not zero at zero."""
 IMAGE_BLOCKS = ("plain", "residual", "dense", "split", "grouped", "depthwise", "gate", "shuffle", "glu", "padded")
 TOKEN_BLOCKS = ("attention", "joint attention", "mlp", "gated mlp", "positions", "recurrent")
+MIXING_TOKEN_BLOCKS = ("experts",)
+"""With a softmax over channels."""
 
 
 class ImageBlock(nn.Module):
@@ -105,6 +107,9 @@ class TokenBlock(nn.Module):
                 self.up, self.down = nn.Linear(width, 12), nn.Linear(12, width)
             case "gated mlp":
                 self.up, self.gate, self.down = nn.Linear(width, 12), nn.Linear(width, 12), nn.Linear(12, width)
+            case "experts":
+                self.router = nn.Linear(width, 3)
+                self.up, self.down = (nn.Parameter(torch.randn(3, *s) / 3) for s in ((width, 4), (4, width)))
             case "positions":
                 self.table = nn.Parameter(torch.randn(1, 4, width))
                 self.scale = nn.Parameter(torch.randn(width))
@@ -127,6 +132,9 @@ class TokenBlock(nn.Module):
                 return x + self.down(self.act(self.up(y)))
             case "gated mlp":
                 return x + self.down(self.act(self.gate(y)) * self.up(y))
+            case "experts":
+                made = self.act(y.unsqueeze(2).unsqueeze(2) @ self.up) @ self.down
+                return x + (self.router(y).softmax(-1)[..., None] * made.squeeze(3)).sum(2)
             case "positions":
                 return (y + self.table) * self.scale
             case _:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from random_nets import ACTIVATIONS, IMAGE_BLOCKS, TOKEN_BLOCKS, ImageNet, TokenNet
+from random_nets import ACTIVATIONS, IMAGE_BLOCKS, MIXING_TOKEN_BLOCKS, TOKEN_BLOCKS, ImageNet, TokenNet
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
@@ -74,7 +74,7 @@ def recipes(draw, tokens: bool, mixing: bool) -> tuple[list[str], list[int], lis
         return draw(st.lists(st.sampled_from(values), min_size=count, max_size=count))
 
     plain, mixed = (["none"], ["layer", "rms"]) if tokens else (["batch", "instance", "none"], ["group"])
-    kinds = some(TOKEN_BLOCKS if tokens else IMAGE_BLOCKS)
+    kinds = some(TOKEN_BLOCKS + MIXING_TOKEN_BLOCKS * mixing if tokens else IMAGE_BLOCKS)
     return kinds, some(range(len(ACTIVATIONS))), some(plain + mixed * mixing), draw(st.booleans())
 
 

@@ -63,7 +63,8 @@ class Masked(Interpreter):
         args, kwargs = _map(self._compact, n, self._values, args, kwargs)
         args = self._constants(call, op, args)
         made = self.call_function(cast(Any, n.target), args, kwargs)
-        value = self._values[n]
+        # What has the form of its input is put back where that came from, whatever the rule says that it is.
+        value = call.every()[0] if op in NORMS | GATES - CHOICES else self._values[n]
         if isinstance(value, tuple):
             return self._spread(made, value)
         if op in CHOICES:

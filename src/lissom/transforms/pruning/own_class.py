@@ -16,6 +16,7 @@ from torch.fx import Node as FxNode
 from torch.utils import _pytree as pytree
 
 from lissom.errors import ExportError
+from lissom.graph.axes import Term
 from lissom.graph.channels import listed_names
 from lissom.graph.coupling import Call
 from lissom.graph.describe import schema_of, stack_of
@@ -37,14 +38,16 @@ def own_class(
 ) -> tuple[nn.Module | None, str]:
     """A smaller copy of `model`, or None and the reason. `wanted` is the graph that it has to compute."""
     stacks = {node.name: stack_of(node) for node in traced.module.graph.nodes}
+    own_names = _own_names(model, traced)
     named = _named(model, changes, stacks)
     reason = ""
     # Attributes that no constant names are tried where the first copy fails: `split(self.width // 2)` holds the whole.
-    for values in (named, {**_followed(model, traced, sizes, stacks), **named}):
-        if reason and values == named:
+    first = {**_counted(model, sizes, own_names), **named}
+    for values in (first, {**_followed(model, traced, sizes, stacks), **named}):
+        if reason and values == first:
             break
         smaller = clone(model)
-        slice_parameters_(smaller, sizes, _own_names(model, traced))
+        slice_parameters_(smaller, sizes, own_names)
         _set_sizes_(smaller, model)
         _set_attributes_(smaller, values)
         left_out.drop_(smaller)
@@ -146,6 +149,26 @@ def _named(model: nn.Module, changes: Sequence[Change], stacks: Mapping[str, lis
                 if names:
                     break
     return {key: _most(values) for key, values in wanted.items()}
+
+
+def _counted(model: nn.Module, sizes: Sizes, names: Mapping[str, str]) -> Attributes:
+    """Numbers of experts that modules keep beside the experts' parameters: the graph need not name them.
+
+    Not where another axis of a module's own parameters is as long: it could be the number of that one.
+    """
+    gates = {group.atom for group in sizes.channels.groups if group.floor > 1}
+    wanted: Attributes = {}
+    for path, module in model.named_modules():
+        lengths: dict[int, set[Term]] = {}
+        for name, _ in module.named_parameters(recurse=False):
+            listed = names.get(f"{path}.{name}" if path else name, "")
+            for term in map(sizes.channels.axes.look, sizes.channels.parameters.get(listed, ())):
+                lengths.setdefault(term.size, set()).add(term)
+        for size, terms in lengths.items():
+            term = next(iter(terms))
+            if len(terms) == 1 and term in gates and sizes.changed([term]):
+                wanted.update({(path, name): sizes.after(term) for name in holding(module, size)})
+    return wanted
 
 
 def _followed(model: nn.Module, traced: Trace, sizes: Sizes, stacks: Mapping[str, list[str]]) -> Attributes:
