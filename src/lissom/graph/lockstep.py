@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter
 from torch.fx import Node as FxNode
 from torch.utils import _pytree as pytree
@@ -82,8 +82,13 @@ def readers(module: GraphModule) -> dict[str, int]:
 
 
 def tensor_of(module: GraphModule, node: FxNode) -> Tensor:
-    owner, _, name = str(node.target).rpartition(".")
-    return getattr(module.get_submodule(owner), name)
+    return attribute(module, str(node.target))
+
+
+def attribute(module: nn.Module, name: str) -> Tensor:
+    """The parameter or buffer `name`."""
+    owner, _, leaf = name.rpartition(".")
+    return getattr(module.get_submodule(owner), leaf)
 
 
 def set_tensor(module: GraphModule, node: FxNode, value: Tensor) -> None:

@@ -70,13 +70,14 @@ class _Watcher(Interpreter):
         return super().run_node(n)
 
     def _add(self, node: FxNode, given: Mapping[str, Any]) -> None:
-        for piece in _pieces(given["input"], given["weight"]):
+        for piece in laid_out(given["input"], given["weight"]):
             rows = rows_read(op_name(node), piece, given)
             seen = rows.transpose(1, 2) @ rows if self._full else rows.square().sum(1)
             self.found[node.name] = self.found[node.name] + seen if node.name in self.found else seen
 
 
-def _pieces(values: Tensor, weight: Tensor) -> Iterable[Tensor]:
+def laid_out(values: Tensor, weight: Tensor) -> Iterable[Tensor]:
+    """`values`, in pieces whose rows for `weight` hold at most `PIECE` numbers."""
     repeats = weight[0, 0].numel()
     if repeats == 1 or values.ndim < weight.ndim or values.numel() * repeats <= PIECE:
         return (values,)
