@@ -198,6 +198,9 @@ def compress(  # noqa: PLR0913  one option per wish
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; an unfinished one is continued.")],
     target: TargetName = "auto",
     recipe: RecipeFile = None,
+    teacher: Annotated[
+        str | None, typer.Option(metavar="original|PROJECT.py", help="What each Finetune of the recipe learns from.")
+    ] = None,
     drop: Annotated[str | None, typer.Option(help="Largest metric drop: 1%, 0.5pt, 0.01.")] = None,
     latency: Annotated[str | None, typer.Option(help="4x faster, or at most 2.5ms.")] = None,
     size: Annotated[str | None, typer.Option(help="8x smaller, or at most 300KB.")] = None,
@@ -212,7 +215,7 @@ def compress(  # noqa: PLR0913  one option per wish
 ) -> None:
     """Compress a model for a target and a goal, and prove the outcome in a report."""
     import lissom
-    from lissom.project import load_project
+    from lissom.project import load_project, taught
     from lissom.terminal import progress_bar, quiet_native, show_run
 
     goal = lissom.Goal.from_options(drop=drop, latency=latency, size=size, macs=macs, memory=memory)
@@ -220,6 +223,8 @@ def compress(  # noqa: PLR0913  one option per wish
     given = _settings(settings)
     with _work(as_json):
         model, task = load_project(project, given)
+        if teacher:
+            wanted, task = taught(wanted, task, teacher)
         with progress_bar(silent=as_json) as progress, quiet_native():
             result = lissom.compress(
                 model, task, target=target, goal=goal, recipe=wanted, budget=budget, out=out, batch_size=batch,

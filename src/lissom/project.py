@@ -8,13 +8,16 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from lissom.errors import LissomError, ProjectError, nearest
+from lissom.errors import LissomError, ProjectError, UsageError, nearest
+from lissom.recipe import Recipe
 from lissom.task import Task
+from lissom.transforms.finetuning import Finetune
 
 
 def load_project(path: str | Path, settings: Mapping[str, str]) -> tuple[nn.Module, Task]:
@@ -39,6 +42,28 @@ def load_project(path: str | Path, settings: Mapping[str, str]) -> tuple[nn.Modu
     if not isinstance(task, Task):
         raise ProjectError(f"build() in {path} must return a lissom.Task second, got {_shown(task)}.")
     return model, task
+
+
+def taught(recipe: Recipe | None, task: Task, teacher: str) -> tuple[Recipe, Task]:
+    """Every `Finetune` of the recipe learns from `teacher`: a name, or the model of another project file.
+
+    Raises:
+        UsageError: no recipe, or one that trains nothing.
+        ProjectError: the project file.
+    """
+    if recipe is None or not any(isinstance(step, Finetune) for step in recipe.steps):
+        raise UsageError(
+            f"--teacher {teacher} is what the Finetune steps of a recipe learn from, and there is "
+            f"{'no recipe' if recipe is None else 'none in this one'}. Give --recipe FILE with a Finetune step."
+        )
+    name = "original" if teacher == "original" else "task"
+    if name == "task":
+        task = replace(task, teacher=load_project(teacher, {})[0])
+    steps = [
+        type(step).parse({**step.model_dump(), "teacher": name}, "--teacher") if isinstance(step, Finetune) else step
+        for step in recipe.steps
+    ]
+    return Recipe(steps), task
 
 
 def _build_of(path: Path) -> Callable[..., Any]:

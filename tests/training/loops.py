@@ -34,21 +34,21 @@ EVERYTHING: dict[str, Any] = {
 class Net(nn.Module):
     """Convolution, normalization, dropout, classifier: `(b, 3, 8, 8)` to `(b, 4)`."""
 
-    def __init__(self, dropout: float = 0.2) -> None:
+    def __init__(self, dropout: float = 0.2, width: int = 6) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 6, 3, padding=1)
-        self.norm = nn.BatchNorm2d(6)
+        self.conv = nn.Conv2d(3, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(6, 4)
+        self.fc = nn.Linear(width, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.dropout(F.relu(self.norm(self.conv(x))).mean((2, 3))))
 
 
-def net(seed: int = 0, dropout: float = 0.2) -> Net:
+def net(seed: int = 0, dropout: float = 0.2, width: int = 6) -> Net:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Net(dropout)
+        return Net(dropout, width)
 
 
 def examples(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:

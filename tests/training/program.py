@@ -45,8 +45,10 @@ def main(folder: Path, out: Path) -> None:
 def trained(folder: Path | None = None, tick: Callable[[float], None] = lambda _: None) -> loop.Trained:
     """No dropout, which draws for each process; a batch that is no multiple of two, and one smaller than two."""
     aim = task(batches(16, 15, 1))
-    chosen = settings(**EVERYTHING, regularizer="group_lasso", strength=0.002)
-    return loop.finetune(net(dropout=0.0), aim, chosen, folder=folder, tick=tick, seed=3)
+    lesson = {"teacher": "original", "losses": ["kl", "hint"], "share": 0.5}
+    chosen = settings(**EVERYTHING, **lesson, regularizer="group_lasso", strength=0.002)
+    teacher = net(seed=1, dropout=0.0, width=9)
+    return loop.finetune(net(dropout=0.0), aim, chosen, folder=folder, tick=tick, seed=3, original=teacher)
 
 
 if __name__ == "__main__":

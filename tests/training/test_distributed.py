@@ -44,12 +44,14 @@ def together(place: Path, name: str, size: int) -> None:
 
 
 def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
-    """Normalizations, clipping, averages, mixed targets, a batch that one of them has no row of."""
+    """Normalizations, clipping, averages, mixed targets, a teacher, a batch that one of them has no row of."""
     together(tmp_path, "two", 2)
     wanted = program.trained()
     two = History.model_validate_json((tmp_path / "two.json").read_text())
     torch.testing.assert_close(load_file(tmp_path / "two"), weights(wanted.model), rtol=1e-4, atol=1e-5)
     assert [e.loss for e in two.epochs] == pytest.approx([e.loss for e in wanted.history.epochs], rel=1e-5)
+    for epoch, one in zip(two.epochs, wanted.history.epochs, strict=True):
+        assert epoch.parts == pytest.approx(one.parts, rel=1e-4)
     assert [e.metric for e in two.epochs] == [e.metric for e in wanted.history.epochs]
 
 

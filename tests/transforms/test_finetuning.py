@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 import lissom
 from lissom import Finetune, Fold, Quantize, Recipe, metrics
-from lissom.errors import DataError
+from lissom.errors import DataError, RecipeError
 from lissom.graph.trace import trace
 from lissom.pipeline import measuring, plan, transforming
+from lissom.pipeline.arguments import taught_by
 from lissom.target import load_target
 from lissom.task import Batch, Task
 from lissom.training import finetune as loop
+from lissom.training.agreement import compared
 from lissom.training.history import Pace
 from lissom.training.settings import Training
 from lissom.transforms.base import Work
@@ -177,3 +179,50 @@ def test_an_objective_gets_the_loops_own_batch() -> None:
     settings = Training(epochs=1, **PLAIN)
     left, right = (loop.finetune(model, task(), settings, **more).model for more in ({}, {"objective": mine}))
     assert all(torch.equal(a, b) for a, b in zip(left.parameters(), right.parameters(), strict=True))
+
+
+def test_the_model_that_the_recipe_was_given_teaches_and_the_step_says_how_well(model: nn.Module) -> None:
+    recipe = Recipe([lissom.Prune(ratio=0.4, recovery="none"), Finetune(epochs=2, teacher="original", **PLAIN)])
+    model = model.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    pruned, tuned = transforming.transform(model, task(), recipe, TARGET)
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+    note = tuned.notes["distillation"]
+    assert isinstance(note, dict)
+    assert note["teachers"] == ["original"]
+    assert set(note["losses"]) == {"task", "kl"}
+    x = torch.cat([batch for batch, _ in task().validation or ()])
+    with torch.no_grad():
+        same = model.eval()(x).argmax(1) == tuned.model.eval()(x).argmax(1)
+    assert note["agreement"] == pytest.approx(float(same.double().mean()))
+    assert note["teacher_metric"] == {"original": pytest.approx(transforming.validate(model, task()).value)}
+    assert pruned.notes == {}
+
+
+def test_quantities_are_compared_by_what_is_left_unexplained(model: nn.Module) -> None:
+    aim = task(loss=lambda z, _: z.square().mean(), metric=None)
+    found = compared(model, aim, Training(teacher="original", losses=["squared"]), model)
+    assert found == {"unexplained": 0.0}
+    other = build("residual")[0].requires_grad_(False)
+    other.fc.weight.mul_(0.0)
+    other.fc.bias.mul_(0.0)
+    found = compared(other, aim, Training(teacher="original", losses=["squared"]), model)
+    assert found == {"unexplained": pytest.approx(1.0)}
+    assert compared(model, task(validation=None), Training(teacher="original"), model) == {}
+
+
+def test_a_dry_run_compares_with_the_model_that_the_recipe_was_given(model: nn.Module) -> None:
+    """After surgery the widths differ, and a loss that needs equal ones is refused before anything is done."""
+    flow = Finetune(teacher="original", losses=[{"kind": "flow", "taps": ["stem", "body"]}], **PLAIN)
+    assert len(plan(model, task(), Recipe([flow]), TARGET)) == 1
+    with pytest.raises(RecipeError, match="channel by channel"):
+        plan(model, task(), Recipe([lissom.Prune(ratio=0.4, recovery="none"), flow]), TARGET)
+
+
+def test_another_teacher_of_the_task_is_another_run(model: nn.Module) -> None:
+    recipe = Recipe([Finetune(teacher="task")])
+    left, right, again = (taught_by(recipe, task(teacher=one)) for one in (model, build("mlp")[0], model))
+    assert left == again != right
+    assert taught_by(Recipe([Finetune(teacher="original")]), task()) is None
+    with pytest.raises(DataError, match=r"Give Task\(teacher"):
+        taught_by(recipe, task())

@@ -13,6 +13,8 @@ from lissom.measure.records import Latency, MetricValue, Side
 from lissom.metrics import as_metric
 from lissom.recipe import Recipe
 from lissom.task import SPLITS, Task
+from lissom.training.settings import Training
+from lissom.training.teacher import identity_of_task
 from lissom.transforms.base import calibration_split
 
 BUDGET_UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
@@ -45,6 +47,16 @@ def check_needs(recipe: Recipe, task: Task) -> None:
                 calibration_split(step.name, task)
             elif not task.has(split):
                 raise DataError(f"{step.name} needs Task({split}=...), which was not given.")
+
+
+def taught_by(recipe: Recipe | None, task: Task) -> str | None:
+    """Fingerprint of the task's teacher if a step learns from it: with another one, it is another run.
+
+    Raises:
+        DataError: a step learns from it, and there is none.
+    """
+    steps = recipe.steps if recipe else ()
+    return identity_of_task(task) if any(isinstance(s, Training) and "task" in s.teachers for s in steps) else None
 
 
 def check_data(task: Task) -> None:

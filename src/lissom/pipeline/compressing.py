@@ -33,6 +33,7 @@ from lissom.pipeline.arguments import (
     check_weights,
     refuse_impossible,
     seconds,
+    taught_by,
 )
 from lissom.pipeline.candidates import Candidate, choose, recipes_for, targets_for
 from lissom.pipeline.measuring import Measured, measure
@@ -170,6 +171,7 @@ def compress(  # noqa: PLR0913  one keyword per wish
         "recipe": recipe.id if recipe else None,
         "batch_size": batch_size,
         "threads": threads,
+        "teacher": taught_by(recipe, task),
     }
     source = Source(model=fingerprint(model), wanted=_words(wanted), seed=seed, lissom=__version__)
     path, settings = project if project else (None, {})

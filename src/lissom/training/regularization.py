@@ -162,7 +162,7 @@ def _makers(members: Sequence[Member], weights: Mapping[str, Tensor]) -> Sequenc
 
 
 def _doomed(held: Iterable[tuple[Group, Sequence[Member]]], weights: Mapping[str, Tensor], ratio: float) -> Tensor:
-    """1 for the channels that `Prune(ratio=...)` with its own defaults would cut now, in the order of `held`."""
+    """1 for the channels that `Prune(ratio=..., round_to=1)` would cut now, in the order of `held`."""
     scores: dict[str, Tensor] = {}
     for group, members in held:
         matrices = [m for m in members if weights[m.parameter].ndim > 1] or members
