@@ -32,6 +32,14 @@ def test_every_table_is_consistent(name):
     assert not table.needs_output or "relu" in table.fused
 
 
+@pytest.mark.parametrize("name", known_targets())
+def test_every_table_says_why_its_multiple(name):
+    lines = (resources.files("lissom.targets") / f"{name}.toml").read_text(encoding="utf-8").splitlines()
+    (at,) = (i for i, line in enumerate(lines) if line.startswith("channel_multiple"))
+    assert lines[at] == f"channel_multiple = {load_target(name).channel_multiple}"
+    assert lines[at - 1].startswith("# ")
+
+
 @pytest.mark.parametrize(
     ("name", "way_out"),
     [

@@ -1,7 +1,7 @@
-"""P6: the smallest configuration of every timm family, pruned by half with default settings.
+"""P6: the smallest configuration of every timm family, pruned by half channel by channel.
 
 Each network is built with random weights, its scales, shifts and statistics moved away from 0 and 1, traced, and pruned
-by `lissom.Prune(ratio=0.5, recovery="none")`: study, plan, surgery. A network counts as pruned if
+by `lissom.Prune(ratio=0.5, recovery="none", round_to=1)`: study, plan, surgery. A network counts as pruned if
 
 - the smaller network gives the masked original's outputs, to `ALLOWED_GAP` of the largest one;
 - every parameter that is left and had a gradient before has a finite one after;
@@ -53,7 +53,7 @@ LIMIT = 300.0
 """Seconds a stage of one network may take, on a core that others may use as well."""
 AGREES = 1e-3
 TARGET = "onnxruntime"
-ONE = lissom.Prune(ratio=0.5, recovery="none")
+ONE = lissom.Prune(ratio=0.5, recovery="none", round_to=1)
 Figures = dict[str, float | str]
 
 GOAL = Goal(

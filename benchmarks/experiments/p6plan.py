@@ -116,7 +116,7 @@ class Ours:
     def __init__(self, model: nn.Module, example: torch.Tensor) -> None:
         self.model = model
         self.task = Task(example_inputs=(example,))
-        self.one = lissom.Prune(ratio=0.5, recovery="none")
+        self.one = lissom.Prune(ratio=0.5, recovery="none", round_to=1)
         self.target = load_target("onnxruntime")
         self.seconds: list[float] = []
         self.tracing: list[float] = []

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import tomllib
 from importlib import resources
-from typing import Literal
+from typing import Annotated, Literal
+
+import pydantic
 
 from lissom.errors import TargetError, nearest
 from lissom.settings import Setting
@@ -62,6 +64,8 @@ class Target(Setting):
     """File name of the exported model."""
     extra: str | None = None
     """The pip extra that installs it; None when it is part of the core."""
+    channel_multiple: Annotated[int, pydantic.Field(ge=1)]
+    """Channels that its kernels compute at a time: between two multiples of it, a channel less saves nothing."""
     integers: Integers
     dynamic: Dynamic
 

@@ -23,7 +23,8 @@ from lissom.transforms.pruning import Cut, Prune
 from lissom.transforms.pruning.scores import ACTIVATION, GRADIENT, Criterion
 from small_models import MODELS, build, call, settled, traced
 
-TARGET = load_target("onnxruntime")
+TARGET = load_target("torch")
+"""It cuts channel by channel; multiples are for `test_prune_multiples`."""
 
 
 class Net(nn.Module):

@@ -16,7 +16,8 @@ from lissom.target import load_target
 from lissom.transforms.pruning import outlook, scores
 from lissom.transforms.pruning.prune import Prune
 
-TARGET = load_target("onnxruntime")
+TARGET = load_target("torch")
+"""It cuts channel by channel; multiples are for `test_prune_multiples`."""
 
 
 class Net(nn.Module):
@@ -79,8 +80,8 @@ def test_importance_is_the_share_of_the_scores_that_stays(net: Net, task: lissom
     prune = Prune(ratio=0.5, scope="local")
     traced = trace(net, task.example)
     study = prune.study(net, traced, task, TARGET)
-    own = outlook(prune, traced.graph, study, ())[0]
-    kept = prune.kept(traced.graph, study)
+    own = outlook(prune, traced.graph, study, TARGET, ())[0]
+    kept = prune.kept(traced.graph, study, TARGET)
     total = sum(float(study.scores[name].sum()) for name in kept)
     best = sum(float(study.scores[name].sort(descending=True).values[: len(kept[name])].sum()) for name in kept)
     assert own.importance == pytest.approx(best / total)

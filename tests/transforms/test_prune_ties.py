@@ -141,6 +141,10 @@ def test_tied_groups_keep_the_same_share():
     ties = Ties((("a", "b"), ("c", "d", "e"), ("gone", "f")))
     sizes = {"a": 8, "b": 8, "c": 96, "d": 32, "e": 32, "f": 5, "g": 7}
     counts = {"a": 3, "b": 6, "c": 60, "d": 10, "e": 32, "f": 2, "g": 3}
-    found = ties.tied(counts, sizes)
+    floors, ones = dict.fromkeys(sizes, 1), dict.fromkeys(sizes, 1)
+    found = ties.tied(counts, sizes, floors, ones)
     assert found == {"a": 4, "b": 4, "c": 60, "d": 20, "e": 20, "f": 2, "g": 3}
-    assert ties.tied(sizes, sizes) == sizes
+    assert ties.tied(sizes, sizes, floors, ones) == sizes
+    # A floor of one binds all of its tie; so does a multiple: 20 of 32 in eights is 16, and 48 of 96 with it.
+    assert ties.tied(counts, sizes, {**floors, "b": 5}, ones) == {**found, "a": 5, "b": 5}
+    assert ties.tied(counts, sizes, floors, {**ones, "d": 8}) == {**found, "c": 48, "d": 16, "e": 16}

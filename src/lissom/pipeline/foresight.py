@@ -9,7 +9,7 @@ from lissom.pipeline.recording import layer_channels
 from lissom.pipeline.transforming import Planned, dry_run
 from lissom.recipe import Recipe
 from lissom.settings import Setting
-from lissom.target import Target
+from lissom.target import Target, load_target
 from lissom.task import Task
 from lissom.transforms.base import Cost, Plan
 from lissom.transforms.pruning import Outlook, Prune, outlook
@@ -33,15 +33,16 @@ def foresee(model: nn.Module, task: Task, recipe: Recipe, target: str | Target =
         TargetError: no such target.
         DataError: a step needs data that the task lacks.
     """
-    return [_of(planned) for planned in dry_run(model, task, recipe, target)]
+    found = load_target(target) if isinstance(target, str) else target
+    return [_of(planned, found) for planned in dry_run(model, task, recipe, found)]
 
 
-def _of(planned: Planned) -> Foresight:
+def _of(planned: Planned, target: Target) -> Foresight:
     graph, one = planned.trace.graph, planned.transform
     pruning = isinstance(one, Prune)
     return Foresight(
         plan=planned.plan,
         before=Cost(macs=graph.macs, parameters=graph.parameters, bytes=graph.bytes),
         channels=layer_channels(planned.trace, planned.plan) if pruning else (),
-        outlook=outlook(one, graph, planned.study) if pruning else (),
+        outlook=outlook(one, graph, planned.study, target) if pruning else (),
     )

@@ -9,6 +9,7 @@ import numpy as np
 from lissom.graph.axes import Atom
 from lissom.graph.graph import Graph
 from lissom.settings import Setting
+from lissom.target import Target
 from lissom.transforms.base import Cost
 from lissom.transforms.pruning.prune import WISHES, Prune, Study
 
@@ -31,7 +32,9 @@ class Outlook(Setting):
     """Share of the summed scores that stays; None for scores that may be negative."""
 
 
-def outlook(prune: Prune, graph: Graph, study: Study, ratios: Sequence[float] = RATIOS) -> tuple[Outlook, ...]:
+def outlook(
+    prune: Prune, graph: Graph, study: Study, target: Target, ratios: Sequence[float] = RATIOS
+) -> tuple[Outlook, ...]:
     """The recipe's own amount first, then every one of `ratios`, with all other settings of `prune`.
 
     Raises:
@@ -39,7 +42,7 @@ def outlook(prune: Prune, graph: Graph, study: Study, ratios: Sequence[float] = 
     """
     others = (prune.model_copy(update={**dict.fromkeys(WISHES), "ratio": ratio}) for ratio in ratios)
     return tuple(
-        _seen(study, one.kept(graph, study), ratio)
+        _seen(study, one.kept(graph, study, target), ratio)
         for ratio, one in zip((None, *ratios), (prune, *others), strict=True)
     )
 

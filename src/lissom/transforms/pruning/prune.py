@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Annotated, ClassVar, Literal
@@ -20,7 +21,7 @@ from torch import nn
 
 from lissom.errors import DataError, GoalError, UsageError
 from lissom.functional.importance import Normalization, Reduction
-from lissom.functional.selection import Scope, kept_of, rounded, select, select_to_budget
+from lissom.functional.selection import Scope, kept_of, select, select_to_budget
 from lissom.graph.axes import Atom
 from lissom.graph.channels import Channels, Group, find_channels
 from lissom.graph.graph import Graph
@@ -31,6 +32,7 @@ from lissom.graph.trace import Trace
 from lissom.target import Target
 from lissom.task import Batch, Split, Task
 from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Transform, Work, calibration_split
+from lissom.transforms.pruning.multiples import finer, suited
 from lissom.transforms.pruning.paced import least_cut
 from lissom.transforms.pruning.recovery import Recovery
 from lissom.transforms.pruning.scores import ACTIVATION, GRADIENT, Criterion, Reading, Scores, score
@@ -76,8 +78,12 @@ class Prune(Transform):
     How much is given by one of: `ratio`, the share of channels to cut; `macs_ratio`, `parameters_ratio`,
     `size_ratio`, how many times smaller the model gets (before / after); `latency_ratio`, how many times faster than
     the model that the recipe was given, measured on the target by `lissom.compress`. `max_ratio` bounds the share
-    cut from any one group. `exclude` holds patterns of layers whose output channels stay whole. `round_to` keeps
-    multiples of a number of channels.
+    cut from any one group. `exclude` holds patterns of layers whose output channels stay whole.
+
+    `round_to` keeps multiples of a number of channels, or whole groups. None takes the target's (`channel_multiple`),
+    halved for a group of which one step would be more than a quarter; a unit that holds several channels side by side
+    counts them, so heads of 64 features go one by one (`multiples`). A wish that is out of reach in such multiples is
+    met in halves of them. What rounding cut too much for a budget is given back (`functional.selection`).
 
     `criterion` with `reduction` over the members of a group and `normalization` inside it give the ranking, `scope`
     says who competes: the channels of one group, of all, or of groups of the same structure.
@@ -100,7 +106,7 @@ class Prune(Transform):
     normalization: Normalization = "mean"
     scope: Scope = "global"
     max_ratio: Share = 0.9
-    round_to: Annotated[int, pydantic.Field(ge=1)] = 1
+    round_to: Annotated[int, pydantic.Field(ge=1)] | None = None
     exclude: tuple[str, ...] = ()
     recovery: Literal["auto", "constants"] | Recovery = "auto"
     samples: Annotated[int, pydantic.Field(ge=1)] = 512
@@ -165,7 +171,7 @@ class Prune(Transform):
         """
         groups = {g.name: g for g in _cuttable(study.channels)}
         whole = self._excluded(graph, study.channels)
-        kept = self.kept(graph, study)
+        kept = self.kept(graph, study, target)
         atoms: dict[Atom, np.ndarray] = {
             groups[name].atom: np.array(places, dtype=np.int64)
             for name, places in kept.items()
@@ -184,7 +190,7 @@ class Prune(Transform):
             ),
         )
 
-    def kept(self, graph: Graph, study: Study) -> Mapping[str, tuple[int, ...]]:
+    def kept(self, graph: Graph, study: Study, target: Target) -> Mapping[str, tuple[int, ...]]:
         """Group to the channels that stay, for every group that may be cut.
 
         Raises:
@@ -193,7 +199,19 @@ class Prune(Transform):
         """
         groups = {g.name: g for g in _cuttable(study.channels)}
         whole = self._excluded(graph, study.channels) | study.ties.whole
-        return self._select({name: study.scores[name] for name in groups if name not in whole}, groups, study)
+        racing = {name: study.scores[name] for name in groups if name not in whole}
+        held = {name: groups[name] for name in racing}
+        if self.round_to is not None:
+            return self._select(racing, held, study, dict.fromkeys(racing, self.round_to))
+        *tried, single = finer(suited(held, target.channel_multiple, study.ties, study.costs.modules))
+        if self.ratio is not None and tried:
+            most = _count(self._select(racing, held, study, single))
+            found = (self._select(racing, held, study, multiples) for multiples in (*tried, single))
+            return next(kept for kept in found if _count(kept) <= most)
+        for multiples in tried:
+            with suppress(GoalError):
+                return self._select(racing, held, study, multiples)
+        return self._select(racing, held, study, single)
 
     def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task, work: Work = ALONE) -> nn.Module:
         """
@@ -217,16 +235,25 @@ class Prune(Transform):
         return task.batches(calibration_split(self.name, task), limit=self.samples)
 
     def _select(
-        self, racing: Mapping[str, torch.Tensor], groups: Mapping[str, Group], study: Study
+        self,
+        racing: Mapping[str, torch.Tensor],
+        groups: Mapping[str, Group],
+        study: Study,
+        multiples: Mapping[str, int],
     ) -> Mapping[str, tuple[int, ...]]:
         # Rounded up: more than max_ratio of no group is cut. The slack is what 0.1 * 10 may be off by.
         floors = {
             name: max(groups[name].floor, ceil(groups[name].size * (1 - self.max_ratio) - 1e-9)) for name in racing
         }
         classes = {name: _structure(groups[name]) for name in racing}
+        sizes = {name: groups[name].size for name in racing}
+
+        def tied(counts: Mapping[str, int]) -> dict[str, int]:
+            return study.ties.tied(counts, sizes, floors, multiples)
+
         if self.ratio is not None:
-            found = select(racing, self.ratio, scope=self.scope, classes=classes, floors=floors, round_to=self.round_to)
-            return kept_of(racing, self._tied({n: len(places) for n, places in found.items()}, floors, groups, study))
+            found = select(racing, self.ratio, scope=self.scope, classes=classes, floors=floors, round_to=multiples)
+            return kept_of(racing, tied({n: len(places) for n, places in found.items()}))
         name = next((n for n in BUDGETS if getattr(self, n) is not None), "macs_ratio")
         measure, what = {
             "macs_ratio": (study.costs.macs, "number of MACs"),
@@ -235,7 +262,7 @@ class Prune(Transform):
         }[name]
 
         def cost(counts: Mapping[str, int]) -> float:
-            counts = self._tied(counts, floors, groups, study)
+            counts = tied(counts)
             modules = {name: racing[name] for name in racing if groups[name].atom in study.costs.modules}
             kept = kept_of(modules, {name: counts.get(name, groups[name].size) for name in modules})
             return float(
@@ -253,19 +280,10 @@ class Prune(Transform):
             scope=self.scope,
             classes=classes,
             floors=floors,
-            round_to=self.round_to,
+            round_to=multiples,
             what=what,
         ).kept
-        return kept_of(racing, self._tied({n: len(places) for n, places in chosen.items()}, floors, groups, study))
-
-    def _tied(
-        self, counts: Mapping[str, int], floors: Mapping[str, int], groups: Mapping[str, Group], study: Study
-    ) -> dict[str, int]:
-        found = study.ties.tied(counts, {name: groups[name].size for name in counts})
-        found = {name: max(count, groups[name].floor) for name, count in found.items()}
-        if self.round_to == 1:
-            return found
-        return {n: rounded(c, groups[n].size, floors[n], self.round_to) for n, c in found.items()}
+        return kept_of(racing, tied({n: len(places) for n, places in chosen.items()}))
 
     def _excluded(self, graph: Graph, channels: Channels) -> frozenset[str]:
         """Groups that hold output channels of an excluded layer."""
@@ -293,6 +311,10 @@ def kept_by(plan: Plan, channels: Channels) -> Kept:
                 kept[group.atom] = np.flatnonzero(stays)
                 break
     return kept
+
+
+def _count(kept: Mapping[str, tuple[int, ...]]) -> int:
+    return sum(map(len, kept.values()))
 
 
 def _cuttable(channels: Channels) -> list[Group]:

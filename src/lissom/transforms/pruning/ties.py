@@ -8,17 +8,18 @@ greatest common divisor of their sizes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
-from math import gcd
+from math import ceil, gcd, lcm
 from typing import cast
 
 from torch import nn
 from torch.fx import GraphModule
 from torch.fx import Node as FxNode
 
+from lissom.functional.selection import SLACK, rounded
 from lissom.graph.axes import Atom, Axes, Cat, Fixed, Prod, Term
 from lissom.graph.channels import Channels
 from lissom.graph.coupling import Call, Terms
@@ -36,18 +37,38 @@ class Ties:
     whole: frozenset[str] = frozenset()
     """Groups that stay as they are: the code divides by their size."""
 
-    def tied(self, counts: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, int]:
-        """The mean share for all groups of a tie, rounded down. Groups that are not counted are not waited for."""
-        found = dict(counts)
+    def among(self, names: Container[str]) -> Iterator[tuple[str, ...]]:
+        """The ties of these groups; one that is alone in its tie is free."""
         for tie in self.same:
-            names = [name for name in tie if name in found]
-            if len(names) < 2:
-                continue
-            unit = reduce(gcd, (sizes[name] for name in names))
-            share = sum(found[name] / sizes[name] for name in names) / len(names)
-            kept = max(1, int(share * unit + 1e-9))
-            found.update({name: kept * (sizes[name] // unit) for name in names})
+            held = tuple(name for name in tie if name in names)
+            if len(held) > 1:
+                yield held
+
+    def tied(
+        self,
+        counts: Mapping[str, int],
+        sizes: Mapping[str, int],
+        floors: Mapping[str, int],
+        multiples: Mapping[str, int],
+    ) -> dict[str, int]:
+        """The mean share for all groups of a tie, rounded so that each keeps its floor and a multiple, or is whole.
+
+        Groups that are not counted are not waited for.
+        """
+        found = dict(counts)
+        for tie in self.among(found):
+            unit = reduce(gcd, (sizes[name] for name in tie))
+            share = sum(found[name] / sizes[name] for name in tie) / len(tie)
+            floor = max(1, *(ceil(floors[name] * unit / sizes[name]) for name in tie))
+            kept = rounded(int(share * unit + SLACK), unit, floor, step_of(tie, sizes, multiples))
+            found.update({name: kept * (sizes[name] // unit) for name in tie})
         return found
+
+
+def step_of(tie: Sequence[str], sizes: Mapping[str, int], multiples: Mapping[str, int]) -> int:
+    """The step of a share, in parts of the greatest common divisor of the sizes, that is a multiple for each group."""
+    unit = reduce(gcd, (sizes[name] for name in tie))
+    return lcm(*(multiples[name] // gcd(multiples[name], sizes[name] // unit) for name in tie))
 
 
 FREE = Ties()
