@@ -161,7 +161,7 @@ def _makers(members: Sequence[Member], weights: Mapping[str, Tensor]) -> Sequenc
     return [m for m in matrices if m.axis == 0] or matrices or members
 
 
-def _doomed(held: Iterable[tuple[Group, Sequence[Member]]], weights: Mapping[str, Tensor], ratio: float) -> Tensor:
+def _doomed(held: Sequence[tuple[Group, Sequence[Member]]], weights: Mapping[str, Tensor], ratio: float) -> Tensor:
     """1 for the channels that `Prune(ratio=..., round_to=1)` would cut now, in the order of `held`."""
     scores: dict[str, Tensor] = {}
     for group, members in held:
@@ -169,7 +169,7 @@ def _doomed(held: Iterable[tuple[Group, Sequence[Member]]], weights: Mapping[str
         rows = [_rows(weights[m.parameter], m) for m in matrices]
         parts = [importance.normalize(importance.magnitude(row, 2).square(), "mean") for row in rows]
         scores[group.name] = importance.normalize(importance.reduce_members(parts, "mean"), "mean")
-    floors = {name: max(1, round(len(found) * (1 - MOST))) for name, found in scores.items()}
+    floors = {group.name: max(group.floor, round(group.size * (1 - MOST))) for group, _ in held}
     kept = select(scores, ratio, scope="global", floors=floors)
     marks: list[Tensor] = []
     for name, found in scores.items():
