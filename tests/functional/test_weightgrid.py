@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torchao.quantization.quant_primitives import MappingType, choose_qparams_affine, quantize_affine
 
 from lissom.functional.affine import quantize_weight, weight_scales
-from lissom.functional.weightgrid import SHRINKS, clipped_grid, grid, weight_limit
+from lissom.functional.weightgrid import SHRINKS, clipped_grid, grid, low_bit_grid, weight_limit
 
 BITS = (8, 4, 3, 2)
 weights = st.builds(
@@ -40,7 +40,7 @@ def test_eight_bits_per_row_are_the_grid_of_int8_weights():
     weight[2] *= 1e-9
     made = grid(weight.flatten(1), 8)
     scales = weight_scales(weight, 0)
-    torch.testing.assert_close(made.scale[:, 0], scales)
+    assert torch.equal(made.scale[:, 0], scales)
     assert torch.equal(made.steps(weight.flatten(1)), quantize_weight(weight, scales, 0).float().flatten(1))
 
 
@@ -90,8 +90,10 @@ def test_importance_protects_the_columns_that_matter():
 
 
 def test_nothing_but_zeros_and_broken_weights():
-    made = grid(torch.zeros(2, 4), 4)
-    assert torch.equal(made.scale, torch.ones(2, 1))
+    for empty in (torch.zeros(2, 4), torch.zeros(2, 0)):
+        for made in (grid(empty, 4), low_bit_grid(empty, 8), low_bit_grid(empty, 4)):
+            assert torch.equal(made.scale, torch.ones(2, 1))
+            assert torch.equal(made.rounded(empty), empty)
     with pytest.raises(ValueError, match="NaN or infinite"):
         grid(torch.tensor([[float("nan")]]), 4)
     with pytest.raises(ValueError, match="at least one weight, got 0"):

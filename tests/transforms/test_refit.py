@@ -49,11 +49,15 @@ def rounded(made: Trace, steps: float) -> torch.fx.GraphModule:
 
 
 def jobs(made: Trace, bits, fit, bias=False) -> dict[str, Job]:
-    return {n.name: Job(bits, fit, bias) for n in made.graph.nodes if n.op in ("conv2d", "linear")}
+    return {
+        n.name: Job(n.parameter(1), bits, fit, n.parameter(2) if bias else None)
+        for n in made.graph.nodes
+        if n.op in ("conv2d", "linear")
+    }
 
 
 def run(made: Trace, module, pieces, todo):
-    return refit_(made.module, module, todo, pieces, lambda share: None)
+    return refit_(made.module, module, todo, pieces)
 
 
 def error(made: Trace, module, x: Tensor) -> float:
@@ -133,7 +137,7 @@ def test_a_weight_with_two_readers_is_rounded_once_to_the_nearest():
     x = correlated(4)
     made = trace(settled(Twice()), Batch((x,)))
     module = clone(made.module)
-    fitted = run(made, module, [Batch((x,))], jobs(made, 4, "gptq", bias=True))
+    fitted = run(made, module, [Batch((x,))], jobs(made, 4, "nearest"))
     weight = made.module.get_parameter("conv.weight").detach().flatten(1)
     torch.testing.assert_close(module.get_parameter("conv.weight").flatten(1), clipped_grid(weight, 4).rounded(weight))
     assert fitted.shifts == {}

@@ -73,7 +73,7 @@ def grid(
 ) -> Grid:
     """The grid of `weight` (rows, n) with runs of `group` columns, or one run a row.
 
-    `shrink` is c, one number or one per run (rows, runs). No scale is below 2^-20 of the largest one needed (see
+    `shrink` is c, one number or one per run (rows, runs). No scale is below 2^-20 times the widest range (see
     `affine.weight_scales`). A weight that is all zeros gets the scale 1.
 
     Raises:
@@ -93,7 +93,7 @@ def grid(
         low, high = 0, 2**bits - 1
         smallest, largest = runs.amin(-1).clamp_max(0) * shrink, runs.amax(-1).clamp_min(0) * shrink
         scale = (largest - smallest) / high
-    floor = max(float(scale.max()) * DEAD_CHANNEL, SMALLEST_SCALE) if scale.numel() else SMALLEST_SCALE
+    floor = max(float(scale.max()) * high * DEAD_CHANNEL, SMALLEST_SCALE) if scale.numel() else SMALLEST_SCALE
     used = scale.clamp_min(floor) if bool(scale.any()) else torch.ones_like(scale)
     if symmetric:
         return Grid(used, torch.zeros_like(used), low, high, group)
@@ -130,9 +130,19 @@ def clipped_grid(
     return grid(weight, bits, group=group, symmetric=symmetric, shrink=best)
 
 
+def low_bit_grid(weight: Tensor, bits: Bits, importance: Tensor | None = None) -> Grid:
+    """One symmetric run per row of `weight` (rows, n): the whole range for 8 bits, the best-clipped for fewer.
+
+    Raises:
+        ValueError: see `grid`.
+    """
+    return grid(weight, 8) if bits == 8 else clipped_grid(weight, bits, importance=importance)
+
+
 def _runs(values: Tensor, group: int) -> Tensor:
     """(rows, n) to (rows, runs, group), the last run filled with zeros."""
-    padded = torch.nn.functional.pad(values, (0, -values.shape[1] % group))
+    missing = -values.shape[1] % group if values.shape[1] else group
+    padded = torch.nn.functional.pad(values, (0, missing))
     return padded.reshape(values.shape[0], -1, group)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from lissom.graph.graph import Graph, Node
 from lissom.graph.lockstep import attribute
 from lissom.graph.statistics import run_over
 from lissom.task import Batch
-from lissom.transforms.base import Action
+from lissom.transforms.quantization.actions import Equalize
 
 _HOMOGENEOUS = """
 relu leaky_relu dropout feature_dropout alias detach clone contiguous max_pool1d max_pool2d avg_pool2d
@@ -48,18 +48,6 @@ PARAMETERS: Mapping[str, tuple[int, int]] = {"layer_norm": (2, 3), "rms_norm": (
 """Positions of gain and shift; of weight and bias elsewhere: 1 and 2."""
 STRENGTH = 0.5
 """a of SmoothQuant: Xiao et al. use 0.5 for most models."""
-
-
-class Equalize(Action):
-    """Divide slice i of axis 0 of `outputs` by scales[i], multiply input channel i of `inputs` by it.
-
-    `inputs` holds (parameter, groups of the convolution).
-    """
-
-    kind: Literal["equalize"] = "equalize"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
-    outputs: tuple[str, ...]
-    inputs: tuple[tuple[str, int], ...]
-    scales: tuple[float, ...]
 
 
 @dataclass(frozen=True)

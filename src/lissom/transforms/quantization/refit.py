@@ -7,9 +7,9 @@ bias takes up the mean error that is left (`functional.bias`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,17 +17,16 @@ from torch.fx import GraphModule, Interpreter
 from torch.fx import Node as FxNode
 from torch.utils import _pytree as pytree
 
-from lissom.functional.affine import weight_scales
 from lissom.functional.bias import bias_shift
 from lissom.functional.gptq import gptq
 from lissom.functional.rounding import Rows, adaround
-from lissom.functional.weightgrid import Bits, Grid, clipped_grid, grid
+from lissom.functional.weightgrid import Bits, Grid, low_bit_grid
 from lissom.graph.describe import op_name, schema_of
-from lissom.graph.lockstep import interpreter, last_uses, readers, run, tensor_of
+from lissom.graph.lockstep import attribute, interpreter, last_uses, run, tensor_of
 from lissom.graph.moments import laid_out, rows_read
 from lissom.task import Batch
+from lissom.transforms.quantization.actions import Fit
 
-Fit = Literal["nearest", "gptq", "adaround"]
 WIDEST = 4608
 """Inputs of a layer, kernel included, above which its second moments do not pay: rounded to the nearest."""
 DRAWN = 8192
@@ -36,11 +35,12 @@ DRAWN = 8192
 
 @dataclass(frozen=True)
 class Job:
-    """What is fitted where a product is computed: how its weight is rounded, and whether its own bias moves."""
+    """What is fitted where a product is computed: how its `weight` is rounded, and which `bias` moves, if any."""
 
+    weight: str
     bits: Bits
-    fit: Fit
-    bias: bool
+    fit: Fit = "nearest"
+    bias: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,33 +51,22 @@ class Fitted:
     shifts: dict[str, Tensor]
 
 
-def low_bit_grid(weight: Tensor, bits: Bits, importance: Tensor | None = None) -> Grid:
-    """One symmetric run per output of `weight` (rows, n): the whole range for 8 bits, the best-clipped for fewer."""
-    if bits == 8:
-        scales = weight_scales(weight, 0)[:, None]
-        return (
-            grid(weight, 8) if not len(scales) else Grid(scales, torch.zeros_like(scales), -127, 127, weight.shape[1])
-        )
-    return clipped_grid(weight, bits, importance=importance)
-
-
 @torch.no_grad()
 def refit_(
     before: GraphModule,
     after: GraphModule,
     jobs: Mapping[str, Job],
     pieces: Sequence[Batch],
-    tick: Callable[[float], None],
 ) -> Fitted:
     """Fit the products `jobs` (by node) of `after` in place; its activations are rounded, its weights not yet.
+
+    A weight that several products read is rounded where the first of them is computed; fits are for a single reader.
 
     `before` is the float graph, whose nodes have the same names. All values of `pieces` are held until they were read.
     """
     walk = _Walk(before, after, pieces)
-    nodes = list(after.graph.nodes)
-    for index, node in enumerate(nodes):
+    for node in list(after.graph.nodes):
         walk.step(node, jobs.get(node.name))
-        tick((index + 1) / len(nodes))
     return Fitted(walk.scales, walk.shifts)
 
 
@@ -88,7 +77,6 @@ class _Walk:
         self.shifts: dict[str, Tensor] = {}
         self._twins: dict[str, FxNode] = {node.name: node for node in before.graph.nodes}
         self._last_before, self._last = last_uses(before), last_uses(after)
-        self._readers = readers(after)
         self._runs: list[tuple[Interpreter, Interpreter]] = []
         for piece in pieces:
             inputs = pytree.tree_leaves((piece.args, dict(piece.kwargs)))
@@ -112,22 +100,19 @@ class _Walk:
     def _fit(self, node: FxNode, twin: FxNode, job: Job) -> None:
         names = [argument.name for argument in schema_of(cast(Any, node.target)).arguments]
         given: dict[str, Any] = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-        weight_node = cast(FxNode, given["weight"])
-        name, weight = str(weight_node.target), tensor_of(self.after, weight_node)
-        if name not in self.scales:
-            alone = self._readers[name] == 1
+        weight = attribute(self.after, job.weight)
+        if job.weight not in self.scales:
             call = _Call(op_name(node), {**given, "weight": weight}, cast(FxNode, given["input"]))
-            made, steps = self._rounded(call, twin, job if alone else Job(job.bits, "nearest", False))
+            made, steps = self._rounded(call, twin, job)
             weight.copy_(made.restored(steps).reshape(weight.shape))
-            self.scales[name] = made.scale[:, 0]
-        bias_node = given.get("bias")
-        if job.bias and isinstance(bias_node, FxNode) and self._readers[str(bias_node.target)] == 1:
+            self.scales[job.weight] = made.scale[:, 0]
+        if job.bias:
             axis = -1 if op_name(node) == "linear" else 1
             wanted = [before.env[twin] for before, _ in self._runs]
             got = [run(after, node, keep=False) for _, after in self._runs]
-            bias = tensor_of(self.after, bias_node)
+            bias = attribute(self.after, job.bias)
             moved = (bias + bias_shift(wanted, got, axis)).to(bias.dtype)
-            self.shifts[str(bias_node.target)] = moved - bias
+            self.shifts[job.bias] = moved - bias
             bias.copy_(moved)
 
     def _rounded(self, call: _Call, twin: FxNode, job: Job) -> tuple[Grid, Tensor]:

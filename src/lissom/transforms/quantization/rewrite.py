@@ -6,8 +6,9 @@ and put integer kernels in its place.
 
 from __future__ import annotations
 
+import contextlib
 import operator
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed  # pyright: ignore
@@ -26,6 +27,8 @@ from lissom.functional.affine import (
     round_bias,
     weight_scales,
 )
+from lissom.functional.weightgrid import Bits, low_bit_grid
+from lissom.graph.lockstep import attribute
 from lissom.target import Granularity
 from lissom.transforms.quantization.placement import OUTPUT, Reader
 
@@ -88,20 +91,18 @@ def round_dynamically_(module: GraphModule, node: str, granularity: Granularity,
     reader.replace_input_with(source, restored)
 
 
-def store_weight_(module: GraphModule, parameter: str, axis: int) -> None:
+def store_weight_(module: GraphModule, parameter: str, axis: int, scales: torch.Tensor | None = None) -> None:
     """Keep `parameter` as int8 with one scale per slice of `axis`; every reader gets the restored weight.
+
+    `scales` are those of the grid that the weight is on already; without them, the grid of its whole range.
 
     Raises:
         FailureError: the weight holds NaN or infinite values.
     """
-    weight = _attribute(module, parameter)
-    try:
-        scales = weight_scales(weight, axis)
-    except ValueError as wrong:
-        raise FailureError(
-            f"The weight {parameter} cannot be quantized: {wrong}. The model is broken before compression; train "
-            "or load it again."
-        ) from wrong
+    weight = attribute(module, parameter)
+    if scales is None:
+        with explained(parameter):
+            scales = weight_scales(weight, axis)
     owner_name, _, leaf = parameter.rpartition(".")
     owner = module.get_submodule(owner_name)
     state = {
@@ -132,11 +133,48 @@ def store_weight_(module: GraphModule, parameter: str, axis: int) -> None:
             delattr(module.get_submodule(place), leaf)
 
 
-def round_bias_(module: GraphModule, bias: str, weight: str, input_scale: float) -> None:
-    """Put a bias on the grid of the accumulator that the runtime adds it to; `weight` is still in float."""
-    held = _attribute(module, bias)
+def round_bias_(
+    module: GraphModule, bias: str, weight: str, input_scale: float, scales: torch.Tensor | None = None
+) -> None:
+    """Put a bias on the grid of the accumulator that the runtime adds it to.
+
+    `weight` is not stored yet; `scales` are those of its grid where it is on one already.
+    """
+    held = attribute(module, bias)
+    if scales is None:
+        with explained(weight):
+            scales = weight_scales(attribute(module, weight), 0)
     with torch.no_grad():
-        held.copy_(round_bias(held, weight_scales(_attribute(module, weight), 0), input_scale))
+        held.copy_(round_bias(held, scales, input_scale))
+
+
+def round_weight_(module: GraphModule, parameter: str, bits: Bits) -> torch.Tensor:
+    """Put `parameter` on the nearest steps of its grid of `bits`, one run an output; its scales.
+
+    Raises:
+        FailureError: the weight holds NaN or infinite values.
+    """
+    weight = attribute(module, parameter)
+    with torch.no_grad(), explained(parameter):
+        made = low_bit_grid(weight.flatten(1), bits)
+        weight.copy_(made.rounded(weight.flatten(1)).reshape(weight.shape))
+    return made.scale[:, 0]
+
+
+@contextlib.contextmanager
+def explained(parameter: str) -> Generator[None]:
+    """A broken weight, by name.
+
+    Raises:
+        FailureError: the weight holds NaN or infinite values.
+    """
+    try:
+        yield
+    except ValueError as wrong:
+        raise FailureError(
+            f"The weight {parameter} cannot be quantized: {wrong}. The model is broken before compression; train "
+            "or load it again."
+        ) from wrong
 
 
 def finish_(module: GraphModule) -> None:
@@ -148,12 +186,6 @@ def finish_(module: GraphModule) -> None:
 def _state(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)
-
-
-def _attribute(module: nn.Module, name: str) -> torch.Tensor:
-    found: object = operator.attrgetter(name)(module)
-    assert isinstance(found, torch.Tensor)
-    return found
 
 
 def _last_placeholder(module: GraphModule) -> FxNode:

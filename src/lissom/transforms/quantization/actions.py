@@ -1,0 +1,82 @@
+"""What plans of `Quantize` hold."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from lissom.functional.affine import Affine, IntType
+from lissom.functional.calibration import Method
+from lissom.functional.ranges import Range
+from lissom.functional.weightgrid import Bits
+from lissom.target import Granularity
+from lissom.transforms.base import Action
+
+Fit = Literal["nearest", "gptq", "adaround"]
+"""How the steps of a weight are chosen."""
+
+
+class Equalize(Action):
+    """Divide slice i of axis 0 of `outputs` by scales[i], multiply input channel i of `inputs` by it.
+
+    `inputs` holds (parameter, groups of the convolution).
+    """
+
+    kind: Literal["equalize"] = "equalize"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
+    outputs: tuple[str, ...]
+    inputs: tuple[tuple[str, int], ...]
+    scales: tuple[float, ...]
+
+
+class ShiftBias(Action):
+    """Add `shift`, one number per output channel, to the bias `parameter`."""
+
+    kind: Literal["shift-bias"] = "shift-bias"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
+    parameter: str
+    shift: tuple[float, ...]
+
+
+class RoundActivation(Action):
+    """Round `value` (a node of the traced graph) for its readers; `layer` computed it.
+
+    `range` is what was seen, and `method` set the part of it that `numbers` represent.
+    """
+
+    kind: Literal["round-activation"] = "round-activation"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
+    value: str
+    readers: tuple[tuple[str, int], ...]
+    numbers: Affine
+    range: Range
+    method: Method = "minmax"
+
+
+class RoundDynamically(Action):
+    """Give the input of `node` its own ranges at every call: one a tensor, a row, or a run of `group` values."""
+
+    kind: Literal["round-dynamically"] = "round-dynamically"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
+    node: str
+    granularity: Granularity
+    group: int
+    dtype: IntType
+
+
+class StoreWeight(Action):
+    """Keep `parameter` as symmetric int8 with one scale per slice of `axis`; `nodes` multiply by it.
+
+    Its steps are those of `bits` bits; `fit` is how they are chosen: to the nearest, or from data when it is applied.
+    """
+
+    kind: Literal["store-weight"] = "store-weight"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
+    parameter: str
+    axis: int
+    nodes: tuple[str, ...]
+    bits: Bits = 8
+    fit: Fit = "nearest"
+
+
+class RoundBias(Action):
+    """Put the bias `parameter` on the accumulator's grid: `scale` of the input times the scales of `weight`."""
+
+    kind: Literal["round-bias"] = "round-bias"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
+    parameter: str
+    weight: str
+    scale: float

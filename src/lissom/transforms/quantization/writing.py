@@ -1,0 +1,91 @@
+"""A plan of `Quantize` written into the traced graph, and what is fitted to data on the way."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from lissom.graph.graph import Graph
+from lissom.graph.lockstep import attribute
+from lissom.graph.trace import Trace
+from lissom.transforms.base import Plan, clone
+from lissom.transforms.quantization import rewrite
+from lissom.transforms.quantization.actions import (
+    Equalize,
+    RoundActivation,
+    RoundBias,
+    RoundDynamically,
+    ShiftBias,
+    StoreWeight,
+)
+from lissom.transforms.quantization.corrections import Halves, equalized
+from lissom.transforms.quantization.placement import Reader, label
+from lissom.transforms.quantization.refit import Job, refit_
+
+
+def write(trace: Trace, plan: Plan) -> GraphModule:
+    """The rounded model, every weight on the nearest steps of its grid.
+
+    Raises:
+        FailureError: a weight holds NaN or infinite values.
+    """
+    module = _inputs_rounded(trace, plan)
+    few = [action for action in plan.of(StoreWeight) if action.bits < 8]
+    return _stored(module, plan, {w.parameter: rewrite.round_weight_(module, w.parameter, w.bits) for w in few})
+
+
+def write_fitted(trace: Trace, plan: Plan, halves: Halves, *, biases: bool) -> GraphModule:
+    """The rounded model, weights fitted to data as the plan says; with `biases`, they take up the mean error left."""
+    module = _inputs_rounded(trace, plan)
+    before = equalized(trace, plan.of(Equalize)).module
+    fitted = refit_(before, module, _jobs(trace.graph, plan, biases=biases), halves.fit)
+    return _stored(module, plan, fitted.scales)
+
+
+def fitted_shifts(trace: Trace, plan: Plan, halves: Halves) -> tuple[ShiftBias, ...]:
+    """What takes the mean error out of every product that has a bias of its own, weights as the plan says."""
+    module = _inputs_rounded(trace, plan)
+    before = equalized(trace, plan.of(Equalize)).module
+    fitted = refit_(before, module, _jobs(trace.graph, plan, biases=True), halves.fit)
+    readers = {name: trace.graph.by_name[trace.graph.tensor_by_name[name].used_by[0]] for name in fitted.shifts}
+    return tuple(
+        ShiftBias(layer=label(readers[name]), parameter=name, shift=tuple(shift.tolist()))
+        for name, shift in fitted.shifts.items()
+    )
+
+
+def _inputs_rounded(trace: Trace, plan: Plan) -> GraphModule:
+    """A copy of the graph with all that comes before the rounding of weights."""
+    module = clone(equalized(trace, plan.of(Equalize)).module)
+    with torch.no_grad():
+        for shifted in plan.of(ShiftBias):
+            held = attribute(module, shifted.parameter)
+            held.add_(torch.tensor(shifted.shift, dtype=held.dtype))
+    for rounded in plan.of(RoundActivation):
+        readers = tuple(Reader(node, position) for node, position in rounded.readers)
+        rewrite.round_value_(module, rounded.value, readers, rounded.numbers)
+    for dynamic in plan.of(RoundDynamically):
+        rewrite.round_dynamically_(module, dynamic.node, dynamic.granularity, dynamic.group, dynamic.dtype)
+    return module
+
+
+def _stored(module: GraphModule, plan: Plan, scales: dict[str, Tensor]) -> GraphModule:
+    """Biases and weights in their final form; `scales` of the weights that are on their grid already."""
+    for bias in plan.of(RoundBias):
+        rewrite.round_bias_(module, bias.parameter, bias.weight, bias.scale, scales.get(bias.weight))
+    for weight in plan.of(StoreWeight):
+        rewrite.store_weight_(module, weight.parameter, weight.axis, scales.get(weight.parameter))
+    rewrite.finish_(module)
+    return module
+
+
+def _jobs(graph: Graph, plan: Plan, *, biases: bool) -> dict[str, Job]:
+    found: dict[str, Job] = {}
+    for action in plan.of(StoreWeight):
+        for name in action.nodes:
+            bias = graph.by_name[name].parameter(2) if biases else None
+            own = bias is not None and graph.tensor_by_name[bias].used_by == (name,)
+            fit = action.fit if len(action.nodes) == 1 else "nearest"
+            found[name] = Job(action.parameter, action.bits, fit, bias if own else None)
+    return found
