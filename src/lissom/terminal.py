@@ -157,11 +157,11 @@ def _arrow(before: int | None, after: int | None) -> tuple[str, str]:
 
 def _outlook_table(step: Foresight) -> RichTable:
     title = "What other shares would cost and save: left, before / after, share of importance left"
-    table = _table(title, "cut", "channels", "MACs", "parameters", "size", "importance")
+    table = _table(title, "cut", step.outlook[0].units, "MACs", "parameters", "size", "importance")
     for one in step.outlook:
         table.add_row(
             "this recipe" if one.ratio is None else f"{one.ratio:.0%}",
-            f"{one.channels_after} of {one.channels_before}",
+            f"{one.units_after} of {one.units_before}",
             f"{count_text(one.cost.macs)} ({ratio_text(one.macs_ratio)})",
             ratio_text(one.parameters_ratio),
             f"{bytes_text(one.cost.bytes)} ({ratio_text(one.size_ratio)})",
@@ -181,7 +181,7 @@ def show_run(record: RunRecord, folder: Path, report: Path) -> None:
     if record.trials:
         console.print()
         console.print(rich_table(tables.trials(record)))
-    for note in record.notes:
+    for note in (*record.notes, *tables.reasons(record)):
         console.print(f"\nNote: {escape(note)}")
     console.print(f"\nRun folder: {folder}\nReport:     {report}", soft_wrap=True)
 

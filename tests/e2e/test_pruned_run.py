@@ -40,6 +40,19 @@ def test_every_step_says_what_it_did(record: RunRecord) -> None:
     assert record.ratios.macs >= 1.5
 
 
+def test_the_training_is_in_the_result_and_on_the_page(record: RunRecord) -> None:
+    fold, prune, tune, quantize = record.steps
+    assert fold.training is prune.training is quantize.training is None
+    assert tune.training is not None
+    (epoch,) = tune.training.epochs
+    assert epoch.loss > 0
+    assert 0 < epoch.seconds <= tune.seconds
+    assert tune.metric is not None
+    assert (tune.training.metric_name, epoch.metric) == (tune.metric.name, pytest.approx(tune.metric.value))
+    assert f"trained in {tune.training.precision}" in tune.did
+    assert "Step 3, Finetune(epochs=1): loss and metric of each epoch" in html.render([record])
+
+
 def test_channels_are_in_the_result_and_on_the_page(record: RunRecord) -> None:
     assert [(one.layer, one.before) for one in record.channels] == [("features.0", 8), ("features.3", 16), ("head", 4)]
     first, second, head = record.channels
@@ -55,7 +68,7 @@ def test_a_result_from_before_there_were_channels_is_read(record: RunRecord) -> 
     data = record.model_dump(mode="json")
     del data["channels"]
     for step in data["steps"]:
-        for name in ("title", "did", "macs", "parameters", "module"):
+        for name in ("title", "did", "macs", "parameters", "module", "reason", "training"):
             del step[name]
     old = RunRecord.model_validate(data)
     assert old.channels == ()

@@ -7,6 +7,7 @@ import math
 from lissom.measure.records import (
     ChannelRecord,
     Environment,
+    EpochRecord,
     GoalItem,
     Latency,
     LayerRecord,
@@ -18,6 +19,7 @@ from lissom.measure.records import (
     SkipRecord,
     StepRecord,
     TargetTrial,
+    TrainingRecord,
 )
 
 HOSTILE = "</script><script>alert(1)</script><b onmouseover=alert(2)>\"'&amp; {{ 7*7 }} <!--"
@@ -207,6 +209,26 @@ def channels() -> tuple[ChannelRecord, ...]:
     )  # fmt: skip
 
 
+def training(*, name: str = "accuracy", epochs: int = 5, measured: bool = True) -> TrainingRecord:
+    """Overfits at the end: the last but one epoch is kept."""
+    return TrainingRecord(
+        metric_name=name if measured else None,
+        epochs=tuple(
+            EpochRecord(
+                loss=1.6 / (i + 2),
+                learning_rate=0.01 * (epochs - i) / epochs,
+                metric=0.9 + 0.01 * min(i, epochs - 2) - 0.005 * (i == epochs - 1) if measured else None,
+                seconds=62.5 + i,
+            )
+            for i in range(epochs)
+        ),
+        chosen=epochs - 2 if measured and epochs > 1 else epochs - 1,
+        precision="bfloat16",
+        channels_last=True,
+        step_ms={"float32": 41.2, "bfloat16, channels last": 20.5},
+    )
+
+
 def pruned() -> RunRecord:
     """Pruned, fine-tuned, quantized."""
     return resnet20(
@@ -214,13 +236,14 @@ def pruned() -> RunRecord:
             StepRecord(
                 transform="Prune", settings={"macs_ratio": 2.1, "seed": 0}, seconds=4.2,
                 metric=metric(0.88, split="validation"), title="Prune(macs_ratio=2.1)",
-                did="3 groups of channels cut, in 5 layers", macs=19_600_000, parameters=130_000, module="own class",
+                did="3 groups of channels cut, in 5 layers", macs=19_600_000, parameters=130_000,
+                module="exported graph", reason="its own forward() does not run at the new sizes",
             ),
             StepRecord(
                 transform="Finetune", settings={"epochs": 5}, seconds=340.0,
                 metric=metric(0.916, split="validation"), title="Finetune(epochs=5)",
                 did="130,000 parameters trained in bfloat16, channels last", macs=19_600_000, parameters=130_000,
-                module="own class",
+                module="exported graph", training=training(),
             ),
             StepRecord(
                 transform="Quantize", settings={}, seconds=1.0, metric=None, title="Quantize(mode=static)",
@@ -254,7 +277,14 @@ def hostile() -> RunRecord:
             "trials": (trial(HOSTILE, HOSTILE, 0.5, 0.9, 1000, note=HOSTILE),),
             "steps": (
                 StepRecord(
-                    transform=HOSTILE, settings={HOSTILE: HOSTILE}, seconds=1, metric=None, title=HOSTILE, did=HOSTILE
+                    transform=HOSTILE,
+                    settings={HOSTILE: HOSTILE},
+                    seconds=1,
+                    metric=None,
+                    title=HOSTILE,
+                    did=HOSTILE,
+                    reason=HOSTILE,
+                    training=training(name=HOSTILE),
                 ),
             ),
             "recipe": [{HOSTILE: HOSTILE}],

@@ -12,11 +12,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from report_samples import HOSTILE, bare, channels, hostile, pruned, resnet20, slower
+from report_samples import HOSTILE, bare, channels, hostile, pruned, resnet20, slower, training
 
 from lissom.errors import RunFolderError, UsageError
 from lissom.measure.records import RunRecord
-from lissom.report import html
+from lissom.report import html, trainings
 
 MAKERS = {"resnet20": resnet20, "bare": bare, "slower": slower, "hostile": hostile, "pruned": pruned}
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -234,6 +234,39 @@ def test_the_bars_of_channels_are_there_as_a_table_too() -> None:
         found = cells[start + 9 * row : start + 9 * (row + 1)]
         assert found[:4] == [one.layer, one.op, str(one.before), str(one.after)]
         assert found[-2:] == [", ".join(one.coupled), one.reason]
+
+
+def test_trainings_are_drawn_and_listed() -> None:
+    made, run = page("pruned"), pruned()
+    assert (2, "Training") in made.headings
+    assert (3, "Step 2, Finetune(epochs=5): loss and metric of each epoch") in made.headings
+    assert (2, "Training") not in page("resnet20").headings
+    drawn = json.loads(next(text for a, text in made.scripts if a.get("id") == "run-1-training-1-data"))
+    training = run.steps[1].training
+    assert training is not None
+    loss, accuracy = drawn["data"]
+    assert loss["x"] == accuracy["x"] == [1, 2, 3, 4, 5]
+    assert loss["y"] == [epoch.loss for epoch in training.epochs]
+    assert accuracy["y"] == pytest.approx([90, 91, 92, 93, 92.5])
+    assert (loss["yaxis"], accuracy["yaxis"]) == ("y", "y2")
+    assert loss["marker"]["symbol"].index("diamond") == training.chosen == 3
+    start = made.cells.index("Weights kept") + 1
+    assert made.cells[start + 18 : start + 24] == ["4", "0.3200", "93.00%", "0.004", "1 min 06 s", "kept"]
+    assert "accuracy on validation after epoch 4, which is kept: 93.00%." in next(
+        a["aria-label"] or "" for a in made.all("div") if a.get("data-figure") == "run-1-training-1-data"
+    )
+    assert "Computed in bfloat16, channels last." in made.text
+    assert "exported graph: its own forward() does not run at the new sizes" in made.cells
+
+
+@pytest.mark.parametrize(("epochs", "measured"), [(1, True), (3, False), (12, False)])
+def test_a_training_without_metric_is_one_panel(epochs: int, measured: bool) -> None:
+    one = training(epochs=epochs, measured=measured)
+    spec = json.loads(trainings.curves(one).to_json())
+    assert [trace["yaxis"] for trace in spec["data"]] == (["y", "y2"] if measured else ["y"])
+    assert ("xaxis2" in spec["layout"]) is measured
+    assert all(len(trace["x"]) == epochs for trace in spec["data"])
+    assert ("kept" in trainings.description(one)) is measured
 
 
 def test_what_is_missing_is_said() -> None:

@@ -166,8 +166,13 @@ def test_steps_say_what_they_did_and_what_is_left() -> None:
         "1. Prune(macs_ratio=2.1)",
         "3 groups of channels cut, in 5 layers",
         "19.6M (2.1x fewer)",
-        "own class",
+        "exported graph: its own forward() does not run at the new sizes",
     )
+    assert tables.reasons(pruned()) == (
+        "After step 1, Prune(macs_ratio=2.1), the model is an exported graph: its own forward() does not run at the new"
+        " sizes.",
+    )
+    assert tables.reasons(resnet20()) == ()
     assert tune[:2] == ("2. Finetune(epochs=5)", "130,000 parameters trained in bfloat16, channels last")
     assert quantize[3] == "exported graph"
     assert [row[-1] for row in (prune, tune, quantize)] == ["88.00%", "91.60%", "not measured"]

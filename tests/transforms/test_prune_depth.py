@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 import lissom
 from lissom.errors import GoalError, RecipeError
 from lissom.graph.blocks import find_blocks
 from lissom.graph.trace import trace
+from lissom.pipeline import foresee
+from lissom.pipeline.recording import step_records
+from lissom.pipeline.transforming import transform
 from lissom.target import load_target
 from lissom.transforms.base import Plan
-from lissom.transforms.pruning import Drop, PruneDepth
+from lissom.transforms.pruning import Drop, PruneDepth, depth_outlook
 
 
 class Residual(nn.Module):
@@ -175,6 +180,67 @@ def test_the_original_is_untouched_and_the_plan_replays() -> None:
     replayed.load_state_dict(shorter.state_dict())
     x = torch.randn(2, 3, 6, 6)
     torch.testing.assert_close(replayed(x), shorter(x))
+
+
+# ---- what other amounts would do -------------------------------------------------------------------------------------
+
+
+def test_every_amount_is_what_a_prune_of_that_amount_gives() -> None:
+    model, task = net(), task_for()
+    (step,) = foresee(model, task, lissom.Recipe([PruneDepth(macs_ratio=1.5, exclude=("blocks.0",))]), TARGET)
+    own, *others = step.outlook
+    assert own.cost == step.plan.predicted
+    assert (own.ratio, own.units, own.units_before) == (None, "blocks", 3)
+    assert own.units_after == 3 - len(step.plan.actions)
+    assert [one.ratio for one in others] == [tenth / 10 for tenth in range(1, 10)]
+    for one in others[1::5]:
+        shorter = PruneDepth(ratio=one.ratio, exclude=("blocks.0",), recovery="none")
+        (done,) = transform(model, task, lissom.Recipe([shorter]), TARGET)
+        graph = trace(done.model, task.example).graph
+        assert (one.cost.macs, one.cost.parameters, one.cost.bytes) == (graph.macs, graph.parameters, graph.bytes)
+        assert (one.macs_ratio, one.size_ratio) == (step.before.macs / graph.macs, step.before.bytes / graph.bytes)
+        assert one.units_after == 3 - len(done.plan.actions)
+
+
+def test_importance_left_is_a_share_of_what_the_blocks_hold() -> None:
+    model, task = net(), task_for()
+    made = trace(model, task.example)
+    one = PruneDepth(ratio=0.5)
+    study = one.study(model, made, task, TARGET)
+    half = depth_outlook(one, made.graph, study, ())[0]
+    values = sorted(study.importance.values())
+    assert half.importance == pytest.approx(sum(values[2:]) / sum(values))
+    below = dataclasses.replace(study, importance={**study.importance, "blocks.1": -1e-3})
+    assert depth_outlook(one, made.graph, below, ())[0].importance is None
+
+
+# ---- why a graph -----------------------------------------------------------------------------------------------------
+
+
+class Counting(Net):
+    """Its own code asks the blocks for what an identity does not have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        for block in self.blocks:
+            x = block(x) if block.kind == "plain" else block.conv(x)
+        return self.head(x.mean((2, 3)))
+
+
+def test_the_reason_for_an_exported_graph_is_noted() -> None:
+    torch.manual_seed(1)
+    model, task = Counting(*SCALES).eval(), task_for()
+    recipe = lissom.Recipe([PruneDepth(ratio=0.25, recovery="none")])
+    (step,) = transform(model, task, recipe, TARGET)
+    assert isinstance(step.model, GraphModule)
+    assert "'Identity' object has no attribute 'kind'" in str(step.notes["exported_because"])
+    (record,) = step_records([step])
+    assert (record.module, record.reason) == ("exported graph", step.notes["exported_because"])
+    (again,) = transform(step.model, task, recipe, TARGET)
+    assert again.notes["exported_because"] == "the model is an exported graph"
+    (own,) = transform(net(), task, recipe, TARGET)
+    assert own.notes == {}
+    assert step_records([own])[0].reason == ""
 
 
 def test_more_than_all_blocks_hold_is_refused() -> None:

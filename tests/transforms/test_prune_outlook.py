@@ -69,11 +69,11 @@ def test_every_ratio_is_what_a_prune_of_that_ratio_gives(net: Net, task: lissom.
 def test_more_cut_keeps_less_of_everything(net: Net, task: lissom.Task) -> None:
     (step,) = foresee(net, task, lissom.Recipe([lissom.Prune(ratio=0.2)]), TARGET)
     others = step.outlook[1:]
-    for kept in ([one.channels_after for one in others], [one.importance for one in others]):
+    for kept in ([one.units_after for one in others], [one.importance for one in others]):
         assert kept == sorted(kept, reverse=True)
     assert all(0 < (one.importance or 0) < 1 for one in others)
     # the least important channels go first: a share of the channels holds more than its share of the importance
-    assert all((one.importance or 0) > one.channels_after / one.channels_before for one in others)
+    assert all((one.importance or 0) > one.units_after / one.units_before for one in others)
 
 
 def test_importance_is_the_share_of_the_scores_that_stays(net: Net, task: lissom.Task) -> None:

@@ -69,6 +69,30 @@ class GoalItem(Setting):
     met: bool
 
 
+class EpochRecord(Setting):
+    """One pass over the training data."""
+
+    loss: float
+    """Mean over the examples, as trained on: augmented, with penalty."""
+    learning_rate: float
+    """Of its last step."""
+    metric: float | None
+    """On the validation split; None without."""
+    seconds: float
+
+
+class TrainingRecord(Setting):
+    """A training, epoch by epoch. The weights are those after epoch `chosen` (from 0)."""
+
+    metric_name: str | None
+    epochs: tuple[EpochRecord, ...]
+    chosen: int
+    precision: Literal["float32", "bfloat16"]
+    channels_last: bool
+    step_ms: dict[str, float]
+    """Median milliseconds of a forward and backward pass in each way that was timed; empty without a choice."""
+
+
 class StepRecord(Setting):
     transform: str
     settings: dict[str, Any]
@@ -84,6 +108,9 @@ class StepRecord(Setting):
     parameters: int | None = None
     module: Literal["own class", "exported graph"] | None = None
     """What the torch model is after this step: of the original's class, or a graph exported from it."""
+    reason: str = ""
+    """Why a step that keeps the class wherever it can left a graph; empty where it did not."""
+    training: TrainingRecord | None = None
 
 
 class SkipRecord(Setting):

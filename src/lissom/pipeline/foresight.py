@@ -12,18 +12,18 @@ from lissom.settings import Setting
 from lissom.target import Target, load_target
 from lissom.task import Task
 from lissom.transforms.base import Cost, Plan
-from lissom.transforms.pruning import Outlook, Prune, outlook
+from lissom.transforms.pruning import Outlook, Prune, PruneDepth, depth_outlook, outlook
 
 
 class Foresight(Setting):
-    """One step of a dry run. `channels` and `outlook` are empty for a step that cuts none."""
+    """One step of a dry run. `channels` is empty for a step that cuts none, `outlook` for one that prunes nothing."""
 
     plan: Plan
     before: Cost
     """Of the model that the step starts from."""
     channels: tuple[ChannelRecord, ...]
     outlook: tuple[Outlook, ...]
-    """The recipe's own amount first, then 10 % to 90 % of the channels."""
+    """The recipe's own amount first, then 10 % to 90 % of the channels or blocks."""
 
 
 def foresee(model: nn.Module, task: Task, recipe: Recipe, target: str | Target = "onnxruntime") -> list[Foresight]:
@@ -38,11 +38,21 @@ def foresee(model: nn.Module, task: Task, recipe: Recipe, target: str | Target =
 
 
 def _of(planned: Planned, target: Target) -> Foresight:
-    graph, one = planned.trace.graph, planned.transform
-    pruning = isinstance(one, Prune)
+    graph = planned.trace.graph
+    pruning = isinstance(planned.transform, Prune)
     return Foresight(
         plan=planned.plan,
         before=Cost(macs=graph.macs, parameters=graph.parameters, bytes=graph.bytes),
         channels=layer_channels(planned.trace, planned.plan) if pruning else (),
-        outlook=outlook(one, graph, planned.study, target) if pruning else (),
+        outlook=_outlook(planned, target),
     )
+
+
+def _outlook(planned: Planned, target: Target) -> tuple[Outlook, ...]:
+    match planned.transform:
+        case Prune():
+            return outlook(planned.transform, planned.trace.graph, planned.study, target)
+        case PruneDepth():
+            return depth_outlook(planned.transform, planned.trace.graph, planned.study)
+        case _:
+            return ()

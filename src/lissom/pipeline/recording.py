@@ -10,12 +10,14 @@ from lissom.graph.graph import ChannelGroup, Graph, Layer, Node
 from lissom.graph.groups import with_groups
 from lissom.graph.moments import READABLE
 from lissom.graph.trace import Trace
-from lissom.measure.records import ChannelRecord, SkipRecord, StepRecord
+from lissom.measure.records import ChannelRecord, EpochRecord, SkipRecord, StepRecord, TrainingRecord
 from lissom.pipeline.transforming import Step
 from lissom.recipe import title_of
+from lissom.training.history import History
 from lissom.transforms.base import Plan
 from lissom.transforms.finetuning import Train
 from lissom.transforms.pruning import Cut
+from lissom.transforms.pruning.surgery import EXPORTED
 
 RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 Axes = tuple[str, int, tuple[str, int] | None]
@@ -34,8 +36,27 @@ def step_records(steps: Sequence[Step]) -> tuple[StepRecord, ...]:
             macs=step.plan.predicted.macs,
             parameters=step.plan.predicted.parameters,
             module="exported graph" if isinstance(step.model, GraphModule) else "own class",
+            reason=str(step.notes.get(EXPORTED, "")),
+            training=_training(step),
         )
         for step in steps
+    )
+
+
+def _training(step: Step) -> TrainingRecord | None:
+    if "history" not in step.notes:
+        return None
+    found = History.model_validate(step.notes["history"])
+    return TrainingRecord(
+        metric_name=found.metric_name,
+        epochs=tuple(
+            EpochRecord(loss=one.loss, learning_rate=one.learning_rate, metric=one.metric, seconds=one.seconds)
+            for one in found.epochs
+        ),
+        chosen=found.chosen,
+        precision=found.pace.precision,
+        channels_last=found.pace.channels_last,
+        step_ms=found.pace.step_ms,
     )
 
 

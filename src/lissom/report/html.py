@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lissom.errors import UsageError
 from lissom.measure.records import RunRecord
-from lissom.report import channels, figures, tables
+from lissom.report import channels, figures, tables, trainings
 from lissom.report.headline import Headline, headlines, summary
 from lissom.report.listing import recipe_text
 from lissom.report.page import Figure, Section, filled, json_of, write_page
@@ -28,6 +28,7 @@ class RunView:
     goal_text: str
     tables: Mapping[str, tables.Table | None]
     figures: Mapping[str, Figure]
+    trainings: tuple[Figure, ...]
     layers_text: str
     channels_text: str
     recipe: str
@@ -88,6 +89,7 @@ def _view(run: RunRecord, label: str, anchor: str) -> RunView:
             "layers": _layers(run),
             "channels": _channels(run),
         },
+        trainings=_trainings(run),
         layers_text=tables.layers_text(run),
         channels_text=channels.summary(run.channels),
         recipe=recipe_text(run.recipe),
@@ -107,6 +109,7 @@ def _sections(run: RunRecord) -> tuple[Section, ...]:
         ("parity", "Simulation and runtime", True),
         ("trials", "Candidates", bool(run.trials)),
         ("steps", "Steps and recipe", True),
+        ("training", "Training", bool(trainings.trained(run.steps))),
         ("environment", "Environment", True),
         ("command", "Reproduce", True),
     )
@@ -157,6 +160,20 @@ def _layers(run: RunRecord) -> Figure:
         json=json_of(figures.layer_bars(run)),
         height=figures.layers_height(run),
         wide=True,
+    )
+
+
+def _trainings(run: RunRecord) -> tuple[Figure, ...]:
+    return tuple(
+        Figure(
+            title=trainings.title(number, step),
+            caption=trainings.caption(training),
+            description=trainings.description(training),
+            json=json_of(trainings.curves(training)),
+            height=trainings.HEIGHT,
+            table=trainings.table(training),
+        )
+        for number, step, training in trainings.trained(run.steps)
     )
 
 

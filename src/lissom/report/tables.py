@@ -172,7 +172,7 @@ def steps(run: RunRecord) -> Table:
             f"{number}. {_step_title(step)}",
             step.did or UNRECORDED,
             _step_macs(run, step),
-            step.module or UNRECORDED,
+            _step_module(step),
             seconds_text(step.seconds),
             metric_text(step.metric),
         )
@@ -192,6 +192,20 @@ def steps(run: RunRecord) -> Table:
 def _step_title(step: StepRecord) -> str:
     settings = ", ".join(f"{key}={_value_text(value)}" for key, value in step.settings.items())
     return step.title or (f"{step.transform}({settings})" if settings else step.transform)
+
+
+def _step_module(step: StepRecord) -> str:
+    """'exported graph: its own forward() does not run at the new sizes', 'own class'."""
+    return f"{step.module or UNRECORDED}{': ' if step.reason else ''}{step.reason}"
+
+
+def reasons(run: RunRecord) -> tuple[str, ...]:
+    """A sentence for each step that could not keep the model's class."""
+    return tuple(
+        f"After step {number}, {_step_title(step)}, the model is an exported graph: {step.reason}."
+        for number, step in enumerate(run.steps, start=1)
+        if step.reason
+    )
 
 
 def _step_macs(run: RunRecord, step: StepRecord) -> str:

@@ -92,6 +92,7 @@ class Finetune(Training, Transform):
         settings = self._training().model_copy(update=measured)
         original = work.original or model
         trained = finetune(model, task, settings, folder=work.folder, tick=work.tick, seed=work.seed, original=original)
+        work.note("history", trained.history.model_dump(mode="json"))
         if trained.history.lesson is not None:
             lesson: dict[str, JsonValue] = trained.history.lesson.model_dump(mode="json")
             parts: dict[str, JsonValue] = dict(trained.history.epochs[trained.history.chosen].parts)

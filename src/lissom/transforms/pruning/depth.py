@@ -36,9 +36,10 @@ from lissom.task import Batch, Split, Task, contiguous, fitting
 from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Transform, Work, calibration_split, clone
 from lissom.transforms.pruning.own_class import unlike
 from lissom.transforms.pruning.recovery import Pair, Recovery, recover_
-from lissom.transforms.pruning.surgery import ALLOWED_GAP, apart, outputs, take_, tensors_in
+from lissom.transforms.pruning.surgery import ALLOWED_GAP, ALREADY, EXPORTED, apart, outputs, take_, tensors_in
 
 BUDGETS = ("macs_ratio", "parameters_ratio")
+WISHES = ("ratio", *BUDGETS)
 
 
 class Drop(Action):
@@ -52,6 +53,8 @@ class Drop(Action):
 
 @dataclass(frozen=True, eq=False)
 class Study:
+    """The residual blocks of a model, in order, and how much each matters."""
+
     blocks: tuple[Block, ...]
     importance: Mapping[str, float]
 
@@ -77,7 +80,7 @@ class PruneDepth(Transform):
 
     @pydantic.model_validator(mode="after")
     def _one_wish(self) -> PruneDepth:
-        named = [name for name in ("ratio", *BUDGETS) if getattr(self, name) is not None]
+        named = [name for name in WISHES if getattr(self, name) is not None]
         if len(named) != 1:
             raise ValueError(
                 f"PruneDepth needs exactly one of ratio, {', '.join(BUDGETS)}, got {' and '.join(named) or 'none'}. "
@@ -101,10 +104,8 @@ class PruneDepth(Transform):
             GoalError: more is wished for than all blocks hold.
         """
         kept = match([b.module for b in study.blocks], self.exclude, "PruneDepth(exclude=...)")
-        free = sorted((b for b in study.blocks if b.module not in kept), key=lambda b: study.importance[b.module])
-        held = {tensor.name: tensor for tensor in graph.tensors}
-        numbers = {b.module: sum(prod(held[p].shape) for p in b.parameters if held[p].trainable) for b in study.blocks}
-        dropped = free[: _count(self, graph, free, numbers)]
+        numbers = _numbers(graph, study.blocks)
+        dropped = self.dropped(graph, study)
         gone = {block.module for block in dropped}
         return Plan(
             transform=self.name,
@@ -119,12 +120,27 @@ class PruneDepth(Transform):
                 for b in study.blocks
                 if b.module not in gone
             ),
-            predicted=Cost(
-                macs=graph.macs - sum(b.macs for b in dropped),
-                parameters=graph.parameters - sum(numbers[b.module] for b in dropped),
-                bytes=graph.bytes - sum(held[p].bytes for b in dropped for p in b.parameters),
-            ),
+            predicted=cost_without(graph, dropped),
         )
+
+    def free(self, study: Study) -> list[Block]:
+        """The blocks that may go, least important first.
+
+        Raises:
+            RecipeError: an `exclude` pattern matches no block.
+        """
+        kept = match([b.module for b in study.blocks], self.exclude, "PruneDepth(exclude=...)")
+        return sorted((b for b in study.blocks if b.module not in kept), key=lambda b: study.importance[b.module])
+
+    def dropped(self, graph: Graph, study: Study) -> list[Block]:
+        """The blocks that go, least important first.
+
+        Raises:
+            RecipeError: an `exclude` pattern matches no block.
+            GoalError: more is wished for than all blocks hold.
+        """
+        free = self.free(study)
+        return free[: _count(self, graph, free, _numbers(graph, free))]
 
     def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task, work: Work = ALONE) -> nn.Module:
         """
@@ -146,14 +162,31 @@ class PruneDepth(Transform):
         blocks = [block for block in find_blocks(traced) if block.module in gone]
         module = clone(traced.module)
         bypass_(module, blocks)
-        found = _own(model, blocks, module, example)
+        found, reason = _own(model, blocks, module, example)
         shorter = module if found is None else found
+        if found is None:
+            work.note(EXPORTED, reason)
         _verify(traced, blocks, shorter, example)
         pair = Pair(traced.module, module, Sizes(find_channels(traced), {}), traced.graph.fixed_batch)
         changed = recover_(pair, data, self.recovery, work.tick)
         if found is not None:
             take_(found, module, changed)
         return shorter
+
+
+def cost_without(graph: Graph, blocks: Sequence[Block]) -> Cost:
+    held = {tensor.name: tensor for tensor in graph.tensors}
+    return Cost(
+        macs=graph.macs - sum(b.macs for b in blocks),
+        parameters=graph.parameters - sum(_numbers(graph, blocks).values()),
+        bytes=graph.bytes - sum(held[p].bytes for b in blocks for p in b.parameters),
+    )
+
+
+def _numbers(graph: Graph, blocks: Sequence[Block]) -> dict[str, int]:
+    """Trainable parameters of each block."""
+    held = {tensor.name: tensor for tensor in graph.tensors}
+    return {b.module: sum(prod(held[p].shape) for p in b.parameters if held[p].trainable) for b in blocks}
 
 
 def _count(wish: PruneDepth, graph: Graph, free: Sequence[Block], numbers: Mapping[str, int]) -> int:
@@ -187,14 +220,17 @@ def bypass_(module: GraphModule, blocks: Sequence[Block]) -> None:
     module.recompile()
 
 
-def _own(model: nn.Module, blocks: Sequence[Block], wanted: GraphModule, example: Batch) -> nn.Module | None:
-    """A copy of the user's module with the blocks replaced, if its trace is the shortened graph."""
+def _own(
+    model: nn.Module, blocks: Sequence[Block], wanted: GraphModule, example: Batch
+) -> tuple[nn.Module | None, str]:
+    """A copy of the user's module with the blocks replaced, if its trace is the shortened graph; else the reason."""
     if isinstance(model, GraphModule):
-        return None
+        return None, ALREADY
     shorter = clone(model)
     for block in blocks:
         shorter.set_submodule(block.module, nn.Identity())
-    return None if unlike(shorter, wanted, example) else shorter
+    reason = unlike(shorter, wanted, example)
+    return (None, reason) if reason else (shorter, "")
 
 
 class _Silent(Interpreter):

@@ -36,7 +36,7 @@ from lissom.transforms.pruning.multiples import finer, suited
 from lissom.transforms.pruning.paced import least_cut
 from lissom.transforms.pruning.recovery import Recovery
 from lissom.transforms.pruning.scores import ACTIVATION, GRADIENT, Criterion, Reading, Scores, score
-from lissom.transforms.pruning.surgery import Pruned, Refit, prune
+from lissom.transforms.pruning.surgery import EXPORTED, Pruned, Refit, prune
 from lissom.transforms.pruning.ties import FREE, Ties, ties_of
 
 Share = Annotated[float, pydantic.Field(ge=0.0, lt=1.0)]
@@ -222,7 +222,10 @@ class Prune(Transform):
         if how == "auto":
             how = "reconstruct" if task.has("calibration") or task.has("train") else "constants"
         batches = self._batches(task) if how in ("reconstruct", "bias") else ()
-        return self._cut(model, plan, trace, task.example, Refit(how, batches, work.tick)).module
+        pruned = self._cut(model, plan, trace, task.example, Refit(how, batches, work.tick))
+        if not pruned.own:
+            work.note(EXPORTED, pruned.reason)
+        return pruned.module
 
     def restructure(self, model: nn.Module, plan: Plan, trace: Trace, task: Task) -> nn.Module:
         return self._cut(model, plan, trace, task.example, Refit()).module

@@ -30,6 +30,9 @@ from lissom.transforms.pruning.left_out import NOTHING, LeftOut
 from lissom.transforms.pruning.own_class import own_class
 from lissom.transforms.pruning.recovery import Pair, Recovery, recover_
 
+EXPORTED = "exported_because"
+"""Name of the note (`Work.note`) that says why a model came back as an exported graph."""
+ALREADY = "the model is an exported graph"
 ALLOWED_GAP = 1e-4
 """Of the largest output: what float32 sums in another order may differ by, through a deep network."""
 
@@ -74,7 +77,7 @@ def prune(
     slice_parameters_(module, sizes, names)
     changes = resize_(module, sizes)
     left_out = LeftOut.of(traced, sizes)
-    reason = "the model is an exported graph"
+    reason = ALREADY
     found: nn.Module = module
     own = False
     if not isinstance(model, GraphModule):
