@@ -41,8 +41,8 @@ def goal() -> Goal:
     return Goal(
         text=(
             f"ResNet-{DEPTH} after {BASE.epochs} epochs, last epoch on the test split, three seeds: better with the "
-            "teacher than without, significant at 95 % (t interval of the differences); an epoch with kept answers takes at "
-            "most 1.15 times one without a teacher"
+            "teacher than without, significant at 95 % (t interval of the differences); an epoch with kept answers "
+            "takes at most 1.15 times one without a teacher"
         ),
         wishes=(
             Wish(figure="lower end of the gain", at_least=0.0),
