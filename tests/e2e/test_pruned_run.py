@@ -50,6 +50,9 @@ def test_the_training_is_in_the_result_and_on_the_page(record: RunRecord) -> Non
     assert tune.metric is not None
     assert (tune.training.metric_name, epoch.metric) == (tune.metric.name, pytest.approx(tune.metric.value))
     assert f"trained in {tune.training.precision}" in tune.did
+    assert all(ms > 0 for ms in tune.training.step_ms.values())
+    # Timed wherever there was a choice.
+    assert tune.training.step_ms or tune.training.precision == "float32"
     assert "Step 3, Finetune(epochs=1): loss and metric of each epoch" in html.render([record])
 
 

@@ -13,7 +13,7 @@ from lissom.graph.trace import Trace
 from lissom.measure.records import ChannelRecord, EpochRecord, SkipRecord, StepRecord, TrainingRecord
 from lissom.pipeline.transforming import Step
 from lissom.recipe import title_of
-from lissom.training.history import History
+from lissom.training.history import History, Pace
 from lissom.transforms.base import Plan
 from lissom.transforms.finetuning import Train
 from lissom.transforms.pruning import Cut
@@ -47,6 +47,8 @@ def _training(step: Step) -> TrainingRecord | None:
     if "history" not in step.notes:
         return None
     found = History.model_validate(step.notes["history"])
+    # Timed when the model was studied; the training itself had no choice left.
+    pace = Pace.model_validate(step.notes["pace"]) if "pace" in step.notes else found.pace
     return TrainingRecord(
         metric_name=found.metric_name,
         epochs=tuple(
@@ -56,7 +58,7 @@ def _training(step: Step) -> TrainingRecord | None:
         chosen=found.chosen,
         precision=found.pace.precision,
         channels_last=found.pace.channels_last,
-        step_ms=found.pace.step_ms,
+        step_ms=pace.step_ms,
     )
 
 

@@ -12,7 +12,7 @@ from lissom.report.tables import Column, Table
 from lissom.report.units import metric_value_text, percent_factor, plural, seconds_text, significant
 
 HEIGHT = 320
-GAP = 0.05
+GAP = 0.06
 """Between the panels, as a share of the figure's width."""
 
 
@@ -34,15 +34,20 @@ def curves(training: TrainingRecord) -> go.Figure:
     layout: Json = {
         "height": HEIGHT,
         "xaxis": axis_of("Epoch", domain=[0, 0.5 - GAP if metrics else 1], **ticks),
-        "yaxis": axis_of("Loss"),
+        "yaxis": _upright("Loss"),
     }
     if metrics:
         traces.append(_trace(training, metrics, safe(f"{training.metric_name}, validation"), GREEN, "2"))
         layout |= {
             "xaxis2": axis_of("Epoch", domain=[0.5 + GAP, 1], anchor="y2", **ticks),
-            "yaxis2": axis_of(safe(_metric_title(training)), anchor="x2"),
+            "yaxis2": _upright(safe(_metric_title(training)), anchor="x2"),
         }
     return figure_of(traces, layout)
+
+
+def _upright(title: str, **more: object) -> Json:
+    # clear of the tick labels, which are wider than the margin that is guessed for them
+    return {**axis_of(title, **more), "title": {"text": title, "font": {"size": 13}, "standoff": 14}}
 
 
 def _trace(training: TrainingRecord, values: Sequence[float | None], name: str, colour: str, panel: str) -> Json:
@@ -59,6 +64,7 @@ def _trace(training: TrainingRecord, values: Sequence[float | None], name: str, 
         "marker": {
             "color": colour,
             "size": [11 if epoch == training.chosen else 6 for epoch in epochs],
+            "opacity": 1,
             "symbol": ["diamond" if epoch == training.chosen else "circle" for epoch in epochs],
         },
         "hovertext": [_hover(training, epoch) for epoch in epochs],
@@ -135,8 +141,8 @@ def caption(training: TrainingRecord) -> str:
     """Which weights are kept, and in what the steps were computed, timed where there was a choice."""
     kept = training.chosen + 1
     order = ", channels last" if training.channels_last else ""
-    timed = ", ".join(f"{way} {significant(ms)} ms" for way, ms in training.step_ms.items())
-    why = f" A forward and backward pass took: {timed}." if timed else ""
+    timed = "; ".join(f"{way}: {significant(ms)} ms" for way, ms in training.step_ms.items())
+    why = f" Forward and backward pass in {timed}." if timed else ""
     return (
         f"Diamond: epoch {kept}, whose weights are kept. Loss as trained on, with augmentation and penalties. "
         f"Computed in {training.precision}{order}.{why}"

@@ -70,7 +70,9 @@ class Finetune(Training, Transform):
         if self.teachers:
             original = work.original or model
             objective = distillation_of(model, original, task, training, seed=work.seed, average=None)
-        return pace_of(model, task, training, objective, folder=work.folder, seed=work.seed)
+        pace = pace_of(model, task, training, objective, folder=work.folder, seed=work.seed)
+        work.note("pace", pace.model_dump(mode="json"))
+        return pace
 
     def plan(self, graph: Graph, study: Pace | None, target: Target) -> Plan:
         action = Train(
