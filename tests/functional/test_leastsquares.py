@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lissom.functional.leastsquares import Moments, solve
+from lissom.functional.leastsquares import Moments, solve, solve_through_origin
 
 
 def data(rows: int, inputs: int, outputs: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,3 +109,21 @@ def test_the_type_of_the_weights_stays():
     x, y, start = data(40, 3, 2, 0)
     weights, bias = solve(moments(x.float(), y.float()), start.float(), 0.1)
     assert weights.dtype == bias.dtype == torch.float32
+
+
+def test_through_the_origin_is_ridge_regression_with_extra_rows():
+    """The ridge written as rows of data: sqrt(l d_j) e_j with the answer sqrt(l d_j) W0_j."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 5, generator=generator, dtype=torch.float64) + 1
+    y, start = x @ torch.randn(5, 3, generator=generator, dtype=torch.float64), torch.ones(3, 5, dtype=torch.float64)
+    pulls = (0.3 * x.square().sum(0)).sqrt()
+    rows, answers = torch.cat([x, torch.diag(pulls)]), torch.cat([y, pulls[:, None] * start.T])
+    wanted = torch.linalg.lstsq(rows, answers).solution.T
+    torch.testing.assert_close(solve_through_origin(x.T @ x, y.T @ x, start, 0.3), wanted)
+
+
+def test_through_the_origin_leaves_weights_of_silent_inputs():
+    x = torch.tensor([[1.0, 0.0], [2.0, 0.0]])
+    y, start = torch.tensor([[3.0], [6.0]]), torch.tensor([[0.0, 7.0]])
+    fitted = solve_through_origin(x.T @ x, y.T @ x, start, 0.0)
+    torch.testing.assert_close(fitted, torch.tensor([[3.0, 7.0]]))

@@ -103,11 +103,22 @@ def test_gptq_of_the_first_layer_is_that_of_its_patches():
     fitted = run(made, module, [Batch((x[:3],)), Batch((x[3:],))], jobs(made, 4, "gptq"))
     rows = F.unfold(x, 3, padding=1).transpose(1, 2).flatten(0, 1)
     moments = (rows.T @ rows).double()
+    # Nothing before it is rounded, so the best weights in float are its own.
     weight = made.module.get_parameter("first.weight").detach().flatten(1)
     grid = clipped_grid(weight, 4, importance=moments.diagonal().float())
     wanted = grid.restored(gptq(weight, moments, grid, by_energy=True))
     torch.testing.assert_close(module.get_parameter("first.weight").flatten(1), wanted)
     torch.testing.assert_close(fitted.scales["first.weight"], grid.scale[:, 0])
+
+
+def test_gptq_makes_up_for_inputs_that_are_rounded():
+    """The second layer starts from the least-squares answer to the rounded inputs: see it with a grid of 8 bits."""
+    x = correlated(32)
+    made = trace(settled(Net()), Batch((x,)))
+    plain, module = rounded(made, 1.0), rounded(made, 1.0)
+    todo = {name: job for name, job in jobs(made, 8, "gptq").items() if job.weight == "second.weight"}
+    run(made, module, [Batch((x,))], todo)
+    assert error(made, module, x) < 0.9 * error(made, plain, x)
 
 
 @pytest.mark.parametrize("fit", ["gptq", "adaround"])

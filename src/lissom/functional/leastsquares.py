@@ -64,3 +64,16 @@ def solve(moments: Moments, start: Tensor, ridge: float) -> tuple[Tensor, Tensor
     right = cross * live + first * pull
     weights = torch.linalg.solve(left, right.T).T
     return weights.to(start.dtype), (mean_y - weights @ mean_x).to(start.dtype)
+
+
+def solve_through_origin(xx: Tensor, yx: Tensor, start: Tensor, ridge: float) -> Tensor:
+    """The fitted weights (k, d) where no bias is left to choose: means stay in, D is the diagonal of `xx` = X'X (d, d).
+
+    `yx` = Y'X is (k, d). Inputs that are always zero keep their starting weight.
+    """
+    energy = xx.double().diagonal()
+    alive = (energy > 1e-12 * energy.max().clamp_min(1e-30)).double()
+    pull = torch.where(alive > 0, ridge * energy, torch.ones_like(energy))
+    left = xx.double() * torch.outer(alive, alive) + torch.diag(pull)
+    right = yx.double() * alive + start.double() * pull
+    return torch.linalg.solve(left, right.T).T.to(start.dtype)

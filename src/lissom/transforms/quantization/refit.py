@@ -1,13 +1,15 @@
 """Rounding of weights and biases fitted layer by layer, the original and the rounded graph side by side.
 
 Every layer is fitted to what it computes in the original, from the inputs that it gets in the rounded network with all
-layers before it already fitted. GPTQ and AdaRound choose the steps (`functional.gptq`, `functional.rounding`), the
-bias takes up the mean error that is left (`functional.bias`).
+layers before it already fitted. GPTQ starts from the weights that do this best in float (`functional.leastsquares`,
+pulled to the given ones), AdaRound from the given ones (`functional.gptq`, `functional.rounding`). The bias takes up
+the mean error that is left (`functional.bias`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from lissom.functional.bias import bias_shift
 from lissom.functional.gptq import gptq
+from lissom.functional.leastsquares import solve_through_origin
 from lissom.functional.rounding import Rows, adaround
 from lissom.functional.weightgrid import Bits, Grid, low_bit_grid
 from lissom.graph.describe import op_name, schema_of
@@ -29,6 +32,8 @@ from lissom.transforms.quantization.actions import Fit
 
 WIDEST = 4608
 """Inputs of a layer, kernel included, above which its second moments do not pay: rounded to the nearest."""
+RIDGE = 0.1
+"""How strongly least squares is pulled to the given weights."""
 DRAWN = 8192
 """Rows of a layer's matrix product that AdaRound learns from."""
 
@@ -107,8 +112,8 @@ class _Walk:
             weight.copy_(made.restored(steps).reshape(weight.shape))
             self.scales[job.weight] = made.scale[:, 0]
         if job.bias:
-            axis = -1 if op_name(node) == "linear" else 1
             wanted = [before.env[twin] for before, _ in self._runs]
+            axis = _channels(op_name(node), wanted[0], weight)
             got = [run(after, node, keep=False) for _, after in self._runs]
             bias = attribute(self.after, job.bias)
             moved = (bias + bias_shift(wanted, got, axis)).to(bias.dtype)
@@ -120,48 +125,64 @@ class _Walk:
         if job.fit == "nearest" or weight.shape[1] > WIDEST:
             made = low_bit_grid(weight, job.bits)
             return made, made.steps(weight)
-        moments = self._moments(call)
-        parts = weight.reshape(len(moments), -1, weight.shape[1])
+        xx, yx = self._moments(call, twin)
+        parts = weight.reshape(len(xx), -1, weight.shape[1])
         found: list[tuple[Grid, Tensor]] = []
-        for group, (part, xx) in enumerate(zip(parts, moments, strict=True)):
-            made = low_bit_grid(part, job.bits, xx.diagonal().float())
-            if job.fit == "adaround" and len(moments) == 1:
-                steps = adaround(part, made, self._rows(call, twin, group))
+        for part, inputs, cross in zip(parts, xx, yx, strict=True):
+            if job.fit == "adaround" and len(parts) == 1:
+                made = low_bit_grid(part, job.bits, inputs.diagonal().float())
+                found.append((made, adaround(part, made, self._drawn(call, twin))))
             else:
-                steps = gptq(part, xx, made, by_energy=True)
-            found.append((made, steps))
+                fitted = solve_through_origin(inputs, cross, part, RIDGE)
+                made = low_bit_grid(fitted, job.bits, inputs.diagonal().float())
+                found.append((made, gptq(fitted, inputs, made, by_energy=True)))
         first = found[0][0]
         scale, zero = torch.cat([g.scale for g, _ in found]), torch.cat([g.zero for g, _ in found])
         return Grid(scale, zero, first.low, first.high, first.group), torch.cat([s for _, s in found])
 
-    def _moments(self, call: _Call) -> Tensor:
-        """X'X of what the layer reads, (groups, n, n), float64."""
-        total: Tensor | None = None
-        for _, after in self._runs:
-            for values in laid_out(after.env[call.source], call.given["weight"]):
-                rows = rows_read(call.op, values, call.given)
-                seen = (rows.transpose(1, 2) @ rows).double()
-                total = seen if total is None else total + seen
-        assert total is not None
-        return total
+    def _moments(self, call: _Call, twin: FxNode) -> tuple[Tensor, Tensor]:
+        """X'X (groups, n, n) and Y'X (groups, outputs / groups, n) of what the layer reads and should give."""
+        xx, yx = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        for rows, wanted in self._rows(call, twin):
+            xx = xx + (rows.transpose(1, 2) @ rows).double()
+            yx = yx + (wanted.transpose(1, 2) @ rows).double()
+        return xx, yx
 
-    def _rows(self, call: _Call, twin: FxNode, group: int) -> Rows:
-        """Rows drawn from all data: what the layer reads in the rounded graph, what it gave in the original."""
+    def _drawn(self, call: _Call, twin: FxNode) -> Rows:
+        """Rows drawn from all data, of a layer with one group."""
         generator = torch.Generator().manual_seed(0)
-        axis = -1 if call.op == "linear" else 1
-        inputs: list[Tensor] = []
-        wanted: list[Tensor] = []
-        for before, after in self._runs:
-            rows = rows_read(call.op, after.env[call.source], call.given)[group]
-            outputs = before.env[twin].movedim(axis, -1).flatten(0, -2)
-            drawn = torch.randperm(len(rows), generator=generator)[: -(-DRAWN // len(self._runs))]
-            inputs.append(rows[drawn])
-            wanted.append(outputs[drawn])
-        bias_node = call.given.get("bias")
-        bias = tensor_of(self.after, bias_node) if isinstance(bias_node, FxNode) else torch.zeros(())
+        values = sum(before.env[twin].numel() for before, _ in self._runs)
+        share = min(1.0, DRAWN * cast(Tensor, call.given["weight"]).shape[0] / values)
+        parts: list[tuple[Tensor, Tensor]] = []
+        for rows, wanted in self._rows(call, twin):
+            drawn = torch.randperm(rows.shape[1], generator=generator)[: math.ceil(share * rows.shape[1])]
+            parts.append((rows[0, drawn], wanted[0, drawn]))
         follows = list(twin.users)
         relu = len(follows) == 1 and op_name(follows[0]) == "relu"
-        return Rows(torch.cat(inputs), torch.cat(wanted) - bias, bias, relu)
+        return Rows(torch.cat([r for r, _ in parts]), torch.cat([w for _, w in parts]), self._bias(call), relu)
+
+    def _rows(self, call: _Call, twin: FxNode) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the layer reads in the rounded graph (groups, rows, n), and what it should give (groups, rows, outputs /
+        groups): what it gave in the original, without the bias."""
+        weight, bias = cast(Tensor, call.given["weight"]), self._bias(call)
+        for before, after in self._runs:
+            done = 0
+            outputs = before.env[twin].movedim(_channels(call.op, before.env[twin], weight), -1)
+            for values in laid_out(after.env[call.source], weight):
+                rows = rows_read(call.op, values, call.given)
+                here = outputs if values.shape[0] == outputs.shape[0] else outputs[done : done + values.shape[0]]
+                done += values.shape[0]
+                wanted = here.flatten(0, -2) - bias
+                yield rows, wanted.reshape(len(wanted), len(rows), -1).movedim(1, 0)
+
+    def _bias(self, call: _Call) -> Tensor:
+        node = call.given.get("bias")
+        return tensor_of(self.after, node) if isinstance(node, FxNode) else torch.zeros(())
+
+
+def _channels(op: str, output: Tensor, weight: Tensor) -> int:
+    """The axis of the output's channels: a convolution may come without a batch axis."""
+    return -1 if op == "linear" else output.ndim - weight.ndim + 1
 
 
 @dataclass(frozen=True, eq=False)
