@@ -1,0 +1,47 @@
+"""Corrected models and weights of few bits on the runtimes: at most one step from the simulation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from runtime_nets import example, nets, steps_apart
+
+from lissom.export.base import run
+from lissom.export.catalogue import runtime_of
+from lissom.graph.trace import trace
+from lissom.target import load_target
+from lissom.task import Batch, Task
+from lissom.transforms.base import Work
+from lissom.transforms.quantization import Quantize
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning:torch"),
+    pytest.mark.filterwarnings("ignore::UserWarning:executorch"),
+]
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "executorch"])
+def test_corrected_models_run_as_simulated(name, bits, tmp_path):
+    target = load_target(name)
+    runtime = runtime_of(target)
+    if not runtime.availability().found:
+        pytest.skip(runtime.availability().detail)
+    net = nets()["residual"]
+    corrections = ("equalize", "smooth", "bias") if bits == 8 else ("smooth", "gptq", "bias")
+    quantize = Quantize(calibration="minmax", weight_bits=bits, corrections=corrections)
+    task = Task(example_inputs=(net.inputs(1),), calibration=[net.inputs(64, seed=2)])
+    made = trace(net.model, task.example)
+    notes: dict = {}
+    work = Work(note=notes.__setitem__)
+    plan = quantize.plan(made.graph, quantize.study(net.model, made, task, target, work), target)
+    model = quantize.apply(net.model, plan, made, task, work)
+    assert any(trial["accepted"] for tried in notes.values() for trial in tried)
+    artifact = runtime.export(model, example(net), name, tmp_path, "corrected")
+    x = net.inputs(40)
+    with torch.no_grad():
+        simulated = model(x)
+    (found,) = run(runtime.load(artifact, tmp_path, 1), artifact, Batch((x,)))
+    assert steps_apart(model, simulated, found) <= 1.0 + 1e-3
