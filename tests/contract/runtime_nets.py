@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import GraphModule
 
-from lissom.graph.statistics import observe
 from lissom.graph.trace import trace
 from lissom.target import load_target
 from lissom.task import Batch, Task
@@ -99,11 +98,7 @@ def quantized(net: Net, target: str, mode: str = "static") -> GraphModule:
     task = Task(example_inputs=(x[:1],), calibration=[x])
     traced = trace(net.model, task.example)
     transform = Quantize(mode=mode)
-    statistics = None
-    if mode == "static":
-        watch = transform.watch(traced.graph, table)
-        statistics = observe(traced, task.batches("calibration"), watch)
-    plan = transform.plan(traced.graph, statistics, table)
+    plan = transform.plan(traced.graph, transform.study(net.model, traced, task, table), table)
     result = transform.apply(net.model, plan, traced, task)
     assert isinstance(result, GraphModule)
     return result

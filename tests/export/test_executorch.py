@@ -10,7 +10,6 @@ from torch import nn
 from lissom.errors import ExportError
 from lissom.export.base import run
 from lissom.export.executorch import MAX_BATCH, ExecuTorch
-from lissom.graph.statistics import observe
 from lissom.graph.trace import trace
 from lissom.target import load_target
 from lissom.task import Batch, Task
@@ -39,9 +38,8 @@ def test_slices_between_delegates_two_outputs_and_a_float_pool(tmp_path):
     model, x = Strided().eval(), torch.randn(40, 3, 8, 8)
     table, task = load_target("executorch"), Task(example_inputs=(x[:1],), calibration=[x])
     traced, transform = trace(model, task.example), Quantize()
-    watch = transform.watch(traced.graph, table)
-    statistics = observe(traced, task.batches("calibration"), watch)
-    rounded = transform.apply(model, transform.plan(traced.graph, statistics, table), traced, task)
+    plan = transform.plan(traced.graph, transform.study(model, traced, task, table), table)
+    rounded = transform.apply(model, plan, traced, task)
     artifact = ExecuTorch().export(rounded, task.example, "executorch", tmp_path, "m")
     assert (artifact.batch, artifact.fixed) == (MAX_BATCH, False)
     found = run(ExecuTorch().load(artifact, tmp_path, 2), artifact, Batch((x,)))

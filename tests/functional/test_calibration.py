@@ -21,6 +21,7 @@ from lissom.functional.calibration import (
     by_percentile,
     calibrated,
     grids,
+    mean_squared_error,
     squared_errors,
 )
 from lissom.functional.divergence import divergences
@@ -178,6 +179,19 @@ def test_squared_errors_equal_rounding_every_centre(kind, grid):
     ]
     got = squared_errors(seen, lows, highs, grid) * np.abs(centres).max() ** 2
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+@grid_names
+@pytest.mark.parametrize("kind", ["signed", "relu", "silu"])
+def test_mean_squared_error_is_that_of_the_values(kind, grid):
+    values = heavy(kind)
+    seen, _ = seen_in(values)
+    plain = values.double().numpy()
+    for low, high in ((seen.low, seen.high), (seen.low / 7, seen.high / 7)):
+        made = affine(low, high, grid.dtype, symmetric=grid.symmetric)
+        wanted = float(((rounded(plain, low, high, grid) - plain) ** 2).mean())
+        assert mean_squared_error(seen, made) == pytest.approx(wanted, rel=0.1)
+    assert mean_squared_error(seen_in(torch.zeros(3))[0], made) == 0.0
 
 
 @grid_names

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom.errors import DataError
+from lissom.functional.histogram import Tally
 from lissom.functional.ranges import Range
 from lissom.graph.statistics import Statistics, observe
 from lissom.graph.trace import trace
@@ -58,6 +59,51 @@ def test_ranges_do_not_depend_on_batches_or_their_order(exact):
         pieces = [Batch((piece,)) for piece in data.split(size)]
         random.Random(size).shuffle(pieces)
         assert observe(made, pieces, watch) == whole
+
+
+def test_histograms_and_means_equal_direct_computation(exact):
+    model, data, made, watch = exact
+    seen = observe(made, [Batch((data,))], watch, histograms=True)
+    with torch.no_grad():
+        hidden = model.conv(data)
+    for name, values in {"x": data, "conv2d": hidden, "relu": hidden.relu()}.items():
+        tally = Tally()
+        tally.add_(values)
+        assert seen.histograms[name] == tally.histogram()
+        lows, highs = values.flatten(1).double().aminmax(dim=1)
+        assert seen.means[name].bounds == pytest.approx((float(lows.mean()), float(highs.mean())), rel=1e-12)
+    assert Statistics.model_validate_json(seen.model_dump_json()) == seen
+
+
+@pytest.mark.parametrize("name", ["residual", "mobile"])
+def test_nothing_depends_on_batches_or_their_order_where_kernels_round(name):
+    """With other batch sizes kernels may round otherwise; what is kept may not change by a bit."""
+    _, example, made = traced(name)
+    data = torch.randn(23, *example.args[0].shape[1:], generator=torch.Generator().manual_seed(1))
+    watch = (*made.graph.inputs, *made.graph.by_name)
+    whole = observe(made, [Batch((data,))], watch, histograms=True)
+    for size in (1, 6):
+        pieces = [Batch((piece,)) for piece in data[torch.randperm(23)].split(size)]
+        assert observe(made, pieces, watch, histograms=True).model_dump_json() == whole.model_dump_json()
+
+
+def test_parts_of_the_data_merge_to_the_whole(exact):
+    _, data, made, watch = exact
+    whole = observe(made, [Batch((data,))], watch, histograms=True)
+    parts = [observe(made, [Batch((part,))], watch, histograms=True) for part in (data[:5], data[5:6], data[6:])]
+    assert parts[2].merge(parts[0]).merge(parts[1]) == whole
+    other = observe(made, [Batch((data[:5],))], ["x"])
+    assert parts[1].merge(other).ranges["linear"] == parts[1].ranges["linear"]
+
+
+def test_inputs_of_different_batch_sizes_are_explained():
+    class Two(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return torch.cat([x, y], 0)
+
+    made = trace(Two(), Batch((torch.ones(2, 3), torch.ones(2, 3))))
+    with pytest.raises(DataError, match=r"the batch sizes \[2, 4\] differ"):
+        observe(made, [Batch((torch.ones(2, 3), torch.ones(4, 3)))], [])
 
 
 def test_only_what_is_watched_is_kept(exact):

@@ -30,7 +30,8 @@ TARGETS = known_targets()
 
 
 def planned(made: Trace, example: Batch, target: Target, quantize: Quantize | None = None) -> Plan:
-    quantize = quantize or Quantize()
+    """Ranges of min-max unless said otherwise: error bounds hold where nothing is clipped."""
+    quantize = quantize or Quantize(calibration="minmax")
     seen = observe(made, [example], quantize.watch(made.graph, target)) if quantize.mode == "static" else None
     return quantize.plan(made.graph, seen, target)
 
@@ -133,7 +134,7 @@ def _is_fused(node, fused) -> bool:
 @pytest.mark.parametrize("name", MODELS)
 def test_every_layer_is_in_the_plan_or_skipped(name, target, mode):
     _, example, made = traced(name)
-    plan = planned(made, example, load_target(target), Quantize(mode=mode))
+    plan = planned(made, example, load_target(target), Quantize(mode=mode, calibration="minmax"))
     done = {action.node for action in plan.of(RoundDynamically)}
     done |= {reader for action in plan.of(RoundActivation) for reader, _ in action.readers}
     skipped = {skip.layer for skip in plan.skipped}
@@ -364,7 +365,7 @@ def test_an_excluded_reader_keeps_its_shared_weight():
     both = planned(made, example, load_target("torch"))
     assert len(both.of(StoreWeight)) == 1
     assert not dict(applied(made, both).named_parameters()).keys() & {"left.weight", "right.weight"}
-    one = planned(made, example, load_target("torch"), Quantize(exclude=("right",)))
+    one = planned(made, example, load_target("torch"), Quantize(calibration="minmax", exclude=("right",)))
     assert not one.of(StoreWeight)
     assert {s.layer: s.reason for s in one.skipped} == {
         "left": "its weight is shared with right, which stays in float",
@@ -374,7 +375,7 @@ def test_an_excluded_reader_keeps_its_shared_weight():
 
 def test_planned_precision_names_the_products():
     _, example, made = traced("residual")
-    plan = planned(made, example, load_target("onnxruntime"), Quantize(exclude=("body.0",)))
+    plan = planned(made, example, load_target("onnxruntime"), Quantize(calibration="minmax", exclude=("body.0",)))
     # The excluded convolution reads a rounded value and stays in float all the same.
     assert planned_precision(plan) == {"conv2d": "int8", "linear": "int8"}
     dynamic = planned(made, example, load_target("onnxruntime"), Quantize(mode="dynamic"))
@@ -417,7 +418,7 @@ def test_exclude_takes_layers_nodes_and_labels():
         ("add", "add"),
         ("pool/*", "pool/adaptive_avg_pool2d"),
     ):
-        plan = planned(made, example, target, Quantize(exclude=(pattern,)))
+        plan = planned(made, example, target, Quantize(calibration="minmax", exclude=(pattern,)))
         reasons = {s.layer: s.reason for s in plan.skipped}
         assert reasons[gone] == "excluded by the recipe"
         assert gone not in [a.layer for a in plan.of(StoreWeight)]
@@ -426,7 +427,7 @@ def test_exclude_takes_layers_nodes_and_labels():
 def test_exclude_that_matches_nothing_raises():
     _, example, made = traced("residual")
     with pytest.raises(RecipeError) as wrong:
-        planned(made, example, load_target("torch"), Quantize(exclude=("steam.0",)))
+        planned(made, example, load_target("torch"), Quantize(calibration="minmax", exclude=("steam.0",)))
     assert str(wrong.value).startswith(
         "Quantize(exclude=...): the pattern 'steam.0' matches no layer. Did you mean 'stem.0'"
     )
@@ -453,7 +454,7 @@ def test_wrong_settings_are_refused():
 def test_plan_is_json_and_is_read_back():
     for mode in ("static", "dynamic"):
         _, example, made = traced("residual")
-        plan = planned(made, example, load_target("openvino"), Quantize(mode=mode))
+        plan = planned(made, example, load_target("openvino"), Quantize(mode=mode, calibration="minmax"))
         again = Quantize().read_plan(json.loads(plan.model_dump_json()))
         assert again == plan
         assert [type(a) for a in again.actions] == [type(a) for a in plan.actions]

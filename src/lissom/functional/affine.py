@@ -73,6 +73,11 @@ def affine(low: float, high: float, dtype: IntType, *, symmetric: bool) -> Affin
     return Affine(dtype=dtype, scale=scale, zero_point=min(max(zero, q_min), q_max))
 
 
+def fake_quantize(values: Tensor, numbers: Affine) -> Tensor:
+    """x̂ of every value, same shape; float32."""
+    return torch.fake_quantize_per_tensor_affine(values, numbers.scale, numbers.zero_point, *numbers.limits)
+
+
 def _scale(value: float) -> float:
     # Rounded to float32 once, here: every consumer of the number then sees the same one.
     return float(torch.tensor(max(value, SMALLEST_SCALE), dtype=torch.float32))

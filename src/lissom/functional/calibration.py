@@ -28,7 +28,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from lissom.functional.affine import LIMITS, SMALLEST_SCALE, IntType
+from lissom.functional.affine import LIMITS, SMALLEST_SCALE, Affine, IntType
 from lissom.functional.divergence import divergences
 from lissom.functional.histogram import Histogram
 from lissom.functional.ranges import MeanRange
@@ -139,23 +139,35 @@ def by_entropy(seen: Histogram, grid: Grid) -> Bounds:
 def squared_errors(seen: Histogram, lows: Floats, highs: Floats, grid: Grid) -> Floats:
     """Sum over all values of (x - Q(x))^2 for every range (lows[r], highs[r]), shape (ranges,), from bin centres.
 
-    In units of the largest magnitude, squared: so that extreme values neither overflow nor vanish. Per level of the
-    grid, the sum of h (c - q)^2 over the bins that round to q comes from prefix sums of h, h c and h c^2.
+    In units of the largest magnitude, squared: so that extreme values neither overflow nor vanish.
     """
-    counts = np.asarray(seen.counts, np.int64)
-    centres = np.clip((np.arange(seen.first, seen.first + counts.size) + 0.5) * seen.width, seen.low, seen.high)
-    unit = float(np.abs(centres).max())
-    centres = centres / unit
-    sums = [np.concatenate([[0.0], np.cumsum(counts * centres**power)]) for power in (0, 1, 2)]
-    q_min, q_max = LIMITS[grid.dtype]
     scales, zeros = grids(lows, highs, grid)
-    scales = scales / unit
-    steps = np.arange(q_min, q_max + 1) - zeros[:, None]
-    edges = np.searchsorted(centres, (steps[:, 1:] - 0.5) * scales[:, None])
-    ends = np.zeros((lows.size, 1), np.int64)
+    return _errors_on(seen, scales, zeros, LIMITS[grid.dtype])
+
+
+def mean_squared_error(seen: Histogram, numbers: Affine) -> float:
+    """Mean over all values, zeros included, of (x - Q(x))^2, from bin centres."""
+    if not seen.counts:
+        return 0.0
+    scales, zeros = np.array([numbers.scale]), np.array([float(numbers.zero_point)])
+    relative = _errors_on(seen, scales, zeros, numbers.limits)
+    return float(relative[0]) / seen.count * max(-seen.low, seen.high) ** 2
+
+
+def _errors_on(seen: Histogram, scales: Floats, zeros: Floats, limits: tuple[int, int]) -> Floats:
+    # Per level, the sum of h (c - q)^2 over the bins that round to q comes from prefix sums of h, h c and h c^2.
+    counts = np.asarray(seen.counts, np.int64)
+    unit = max(-seen.low, seen.high)
+    centres = (np.arange(seen.first, seen.first + counts.size) + 0.5) * seen.width
+    centres = np.clip(centres, seen.low, seen.high) / unit
+    sums = [np.concatenate([[0.0], np.cumsum(counts * centres**power)]) for power in (0, 1, 2)]
+    steps = np.arange(limits[0], limits[1] + 1) - zeros[:, None]
+    scales = scales[:, None] / unit
+    edges = np.searchsorted(centres, (steps[:, 1:] - 0.5) * scales)
+    ends = np.zeros((zeros.size, 1), np.int64)
     edges = np.concatenate([ends, edges, ends + counts.size], axis=1)
     zeroth, first, second = (np.diff(total[edges], axis=1) for total in sums)
-    values = steps * scales[:, None]
+    values = steps * scales
     return np.maximum(second - 2 * values * first + values**2 * zeroth, 0.0).sum(1)
 
 

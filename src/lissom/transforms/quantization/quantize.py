@@ -56,7 +56,7 @@ from lissom.transforms.quantization.equalizing import find_pairs
 from lissom.transforms.quantization.placement import KINDS, Point
 from lissom.transforms.quantization.writing import fitted_shifts, write, write_fitted
 
-TRIED = 8
+TRIED = 16
 """Examples on which calibration methods are compared."""
 
 

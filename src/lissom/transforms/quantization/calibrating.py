@@ -1,0 +1,136 @@
+"""Which range every rounded value gets: the methods of `lissom.functional.calibration`, and the choice among them.
+
+The choice goes by the error in the outputs of a value's readers. It is measured on a few examples, where values that a
+range clips may be missing altogether, and so is scaled by what the histogram knows of all of them:
+
+    error of a method = error in the outputs * mean of (v - Q(v))^2 over all examples / the same over the few
+
+A ratio estimate: Cochran 1977, "Sampling Techniques", chapter 6.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from lissom.errors import DataError
+from lissom.functional.affine import Affine, affine
+from lissom.functional.calibration import METHODS, Grid, Method, calibrated, mean_squared_error
+from lissom.functional.ranges import Range
+from lissom.graph.graph import Graph
+from lissom.graph.statistics import Statistics
+from lissom.graph.trials import Probe, Trial
+from lissom.target import Integers
+from lissom.transforms.quantization import placement
+from lissom.transforms.quantization.placement import OUTPUT, Point
+
+Calibration = Literal["auto", "minmax", "average", "percentile", "mse", "entropy"]
+
+
+def grid_of(seen: Range, table: Integers) -> Grid:
+    """The grid that the target wants for a value: another one where it is never negative."""
+    return Grid(dtype=table.nonnegative if seen.low >= 0 else table.signed, symmetric=table.symmetric)
+
+
+def range_at(statistics: Statistics, root: str) -> Range:
+    """What was seen of `root`.
+
+    Raises:
+        DataError: the data gave no values there.
+    """
+    seen = statistics.ranges.get(root)
+    if seen is None:
+        raise DataError(
+            f"The calibration data gave no values at {root!r}: no batch, or only empty tensors there. Give "
+            "more calibration data, or leave the layer out with Quantize(exclude=...)."
+        )
+    return seen
+
+
+def numbers_by(statistics: Statistics, root: str, method: Method, table: Integers, percentile: float) -> Affine:
+    """Scale and zero point that `method` gives to `root`.
+
+    Raises:
+        DataError: the data gave no values there, or no histograms were made.
+    """
+    seen = range_at(statistics, root)
+    grid = grid_of(seen, table)
+    low, high = seen.low, seen.high
+    if method != "minmax":
+        histogram, means = statistics.histograms.get(root), statistics.means.get(root)
+        if histogram is None or means is None:
+            raise DataError(
+                f"Quantize(calibration={method!r}) needs a histogram of {root!r}, and the statistics hold its range "
+                "only. Make them with Quantize.study or observe(..., histograms=True)."
+            )
+        low, high = calibrated(method, histogram, means, grid, percentile)
+    return affine(low, high, grid.dtype, symmetric=grid.symmetric)
+
+
+def ways(
+    statistics: Statistics, points: Iterable[Point], table: Integers, percentile: float
+) -> dict[str, dict[str, Affine]]:
+    """What every method gives to every root that was seen."""
+    roots = dict.fromkeys(point.root for point in points if point.root in statistics.ranges)
+    return {
+        root: {method: numbers_by(statistics, root, method, table, percentile) for method in METHODS} for root in roots
+    }
+
+
+def estimates(
+    statistics: Statistics, tried: Mapping[str, Mapping[str, Trial]], rounded: Mapping[str, Mapping[str, Affine]]
+) -> dict[str, dict[str, float]]:
+    """Error of every way to round every root, in the outputs of its readers, over all examples."""
+    found: dict[str, dict[str, float]] = {}
+    for root, trials in tried.items():
+        seen = statistics.histograms[root]
+        overall = {way: mean_squared_error(seen, rounded[root][way]) for way in trials}
+        found[root] = {
+            way: trial.outputs * (overall[way] / trial.values if trial.values else 1.0) for way, trial in trials.items()
+        }
+    return found
+
+
+def best(trials: Mapping[str, Mapping[str, float]], root: str) -> Method:
+    """The method of least error, min-max if it is as good as the best.
+
+    Raises:
+        DataError: nothing was tried.
+    """
+    if root not in trials:
+        raise DataError(
+            f"Quantize(calibration='auto') needs trials of {root!r}, and the statistics hold none. Make them with "
+            "Quantize.study."
+        )
+    errors = trials[root]
+    chosen: Method = "minmax"
+    for method in METHODS:
+        if errors.get(method, math.inf) < errors.get(chosen, math.inf):
+            chosen = method
+    return chosen
+
+
+def probes(graph: Graph, points: Sequence[Point]) -> list[Probe]:
+    """Every operator that gets a rounded value, looking through those that only move it."""
+    found: dict[tuple[str, str, str | None], Probe] = {}
+    for point in points:
+        for reader in point.readers:
+            first = Probe(point.root, point.value, (), None if reader.node == OUTPUT else reader.node)
+            for probe in _reached(graph, first):
+                # A value rounded both before and after it is moved is rounded once: it is on the grid already.
+                found.setdefault((probe.root, _last(probe), probe.reader), probe)
+    return list(found.values())
+
+
+def _reached(graph: Graph, probe: Probe) -> list[Probe]:
+    if probe.reader is None or placement.moved_from(graph, probe.reader) != _last(probe):
+        return [probe]
+    moved = probe.reader
+    onward = [*graph.consumers[moved], *([None] if moved in graph.outputs else [])]
+    steps = [Probe(probe.root, probe.value, (*probe.through, moved), reader) for reader in onward]
+    return [final for step in steps for final in _reached(graph, step)]
+
+
+def _last(probe: Probe) -> str:
+    return probe.through[-1] if probe.through else probe.value
