@@ -26,7 +26,7 @@ from lissom.graph.trials import trial_errors
 from lissom.target import Target
 from lissom.task import Split, Task
 from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Transform, Work, calibration_split
-from lissom.transforms.quantization import calibrating, placement
+from lissom.transforms.quantization import calibrating, corrections, placement
 from lissom.transforms.quantization.actions import (
     Equalize,
     Fit,
@@ -40,7 +40,6 @@ from lissom.transforms.quantization.calibrating import Calibration
 from lissom.transforms.quantization.corrections import (
     CORRECTIONS,
     ENOUGH,
-    EXAMPLES,
     RESCALINGS,
     ROUNDINGS,
     Bench,
@@ -50,6 +49,7 @@ from lissom.transforms.quantization.corrections import (
     Trial,
     compared,
     corrected,
+    glance,
     halved,
 )
 from lissom.transforms.quantization.equalizing import find_pairs
@@ -145,7 +145,7 @@ class Quantize(Transform):
         # A bias makes up for the rounding that was chosen, so it comes after a rounding that is fitted.
         later = ROUNDINGS if self._fit == "nearest" else (*ROUNDINGS, "bias")
         names: list[Correction] = [name for name in self._names if name not in later]
-        halves = self._halves(trace, task) if names else None
+        halves = self._halves(trace, task, corrections.TRIED) if names else None
         if halves is None:
             return seen
         graph, watch = trace.graph, self.watch(trace.graph, target)
@@ -162,7 +162,7 @@ class Quantize(Transform):
                 halves=halves,
                 pairs=find_pairs(graph, products),
                 observe=lambda scaled: plain._seen(scaled, task, target, work),
-                glance=lambda scaled: observe(scaled, halves.fit, watch),
+                glance=lambda scaled: glance(scaled, halves.fit, watch),
                 rounded=rounded,
                 shifted=lambda found: fitted_shifts(trace, plain.plan(graph, found, target), halves),
             ),
@@ -186,10 +186,11 @@ class Quantize(Transform):
         names = self._names
         return "gptq" if "gptq" in names else "adaround" if "adaround" in names else "nearest"
 
-    def _halves(self, trace: Trace, task: Task) -> Halves | None:
+    def _halves(self, trace: Trace, task: Task, examples: int) -> Halves | None:
         """Examples to fit and to judge on; None where there are too few."""
-        batches = task.batches(calibration_split(self.name, task), limit=min(self.samples, EXAMPLES))
-        found = halved(trace.module, trace.graph, batches)
+        examples = min(self.samples, examples)
+        batches = task.batches(calibration_split(self.name, task), limit=examples)
+        found = halved(trace.module, trace.graph, batches, examples)
         few = found.examples < ENOUGH if self.corrections == "auto" else not (found.fit and found.judge)
         return None if few else found
 
@@ -239,7 +240,7 @@ class Quantize(Transform):
     def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task, work: Work = ALONE) -> nn.Module:
         nearest = write(trace, plan)
         fits: set[Fit] = {action.fit for action in plan.of(StoreWeight)} - {"nearest"}
-        halves = self._halves(trace, task) if fits else None
+        halves = self._halves(trace, task, corrections.FITTED) if fits else None
         if halves is None:
             return nearest
         best, trials = nearest, list[Trial]()
@@ -256,7 +257,7 @@ class Quantize(Transform):
         return write(trace, plan)
 
     def _activation(self, graph: Graph, point: Point, statistics: Statistics, target: Target) -> RoundActivation:
-        table = target.integers
+        table, seen = target.integers, calibrating.range_at(statistics, point.root)
         method = calibrating.best(statistics.trials, point.root) if self.calibration == "auto" else self.calibration
         numbers = calibrating.numbers_by(statistics, point.root, method, table, self.percentile)
         node = graph.by_name.get(point.value)
@@ -265,7 +266,7 @@ class Quantize(Transform):
             value=point.value,
             readers=tuple((reader.node, reader.position) for reader in point.readers),
             numbers=numbers,
-            range=statistics.ranges[point.root],
+            range=seen,
             method=method,
         )
 
