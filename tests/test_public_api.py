@@ -12,8 +12,8 @@ import pytest
 import lissom
 
 NAMES = {
-    "Batch", "Finetune", "Fold", "Goal", "Graph", "LissomError", "Prune", "PruneDepth", "Quantize", "Recipe", "Result",
-    "Sparsify", "Task",
+    "Batch", "Factorize", "Finetune", "Fold", "Goal", "Graph", "LissomError", "Prune", "PruneDepth", "Quantize",
+    "Recipe", "Result", "Sparsify", "Task",
     "analyze", "compress", "load", "plan", "progressive",
     "data", "errors", "metrics",
 }  # fmt: skip

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lissom.task import Task as Task
     from lissom.transforms.finetuning import Finetune as Finetune
     from lissom.transforms.folding import Fold as Fold
+    from lissom.transforms.lowrank import Factorize as Factorize
     from lissom.transforms.pruning import Prune as Prune
     from lissom.transforms.pruning import PruneDepth as PruneDepth
     from lissom.transforms.quantization import Quantize as Quantize
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 # Loaded when first used: `lissom --version`, reports and errors do not wait for torch.
 _HOMES = {
     "Batch": "lissom.task",
+    "Factorize": "lissom.transforms.lowrank",
     "Finetune": "lissom.transforms.finetuning",
     "Prune": "lissom.transforms.pruning",
     "PruneDepth": "lissom.transforms.pruning",

@@ -17,6 +17,7 @@ from lissom.settings import Setting
 from lissom.transforms.base import Plan, Transform
 from lissom.transforms.finetuning import Finetune
 from lissom.transforms.folding import Fold
+from lissom.transforms.lowrank import Factorize
 from lissom.transforms.pruning import Prune, PruneDepth
 from lissom.transforms.quantization import Quantize
 from lissom.transforms.sparsity import Sparsify
@@ -32,6 +33,7 @@ TRANSFORMS: Mapping[str, type[Transform]] = {
     "Prune": Prune,
     "PruneDepth": PruneDepth,
     "Sparsify": Sparsify,
+    "Factorize": Factorize,
     "Finetune": Finetune,
     "Quantize": Quantize,
 }

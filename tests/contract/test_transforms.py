@@ -22,6 +22,7 @@ from lissom.training.history import Pace
 from lissom.transforms.base import Plan, Transform
 from lissom.transforms.finetuning import Finetune
 from lissom.transforms.folding import Fold
+from lissom.transforms.lowrank import Factorize
 from lissom.transforms.pruning import Prune
 from lissom.transforms.quantization import Quantize
 from lissom.transforms.sparsity import Shares, Sparsify
@@ -36,6 +37,7 @@ TRANSFORMS: Mapping[str, Transform] = {
     "sparse": Sparsify(scope="global"),
     "sparsegpt": Sparsify(criterion="sparsegpt"),
     "prune": Prune(ratio=0.4, recovery="none"),
+    "factors": Factorize(energy=0.8),
     "recovered": Prune(ratio=0.3, criterion="reconstruction", scope="local"),
 }
 UNTRAINABLE = ("in place",)
@@ -150,7 +152,7 @@ def test_replay_on_a_fresh_original_is_the_same_bit_for_bit(transform, model, ta
     plan, after, _ = carried_out(transform, model, target)
     fresh, example, made, task = anew(model)
     one = TRANSFORMS[transform]
-    if one.stage == "train" or transform in ("sparsegpt", "recovered"):
+    if one.stage == "train" or transform in ("sparsegpt", "recovered", "factors"):
         # Replayed by its weights; done again, it needs its data.
         task = prepared(model)[3]
     again = one.apply(fresh, one.read_plan(json.loads(plan.model_dump_json())), made, task)

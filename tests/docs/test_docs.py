@@ -23,6 +23,7 @@ from lissom.task import Task
 from lissom.transforms.base import Transform
 from lissom.transforms.finetuning import Finetune
 from lissom.transforms.folding import Fold
+from lissom.transforms.lowrank import Factorize
 from lissom.transforms.pruning import Outlook
 from lissom.transforms.quantization import Quantize
 from lissom.transforms.sparsity import Sparsify
@@ -244,6 +245,7 @@ DESCRIBED: list[tuple[str, type[pydantic.BaseModel]]] = [
     ("quantize.md", Quantize),
     ("finetune.md", Finetune),
     ("sparsify.md", Sparsify),
+    ("factorize.md", Factorize),
 ]
 
 
@@ -261,7 +263,13 @@ def test_every_task_field_is_described() -> None:
 
 @pytest.mark.parametrize(
     ("page", "transform"),
-    [("quantize.md", Quantize), ("fold.md", Fold), ("finetune.md", Finetune), ("sparsify.md", Sparsify)],
+    [
+        ("quantize.md", Quantize),
+        ("fold.md", Fold),
+        ("finetune.md", Finetune),
+        ("sparsify.md", Sparsify),
+        ("factorize.md", Factorize),
+    ],
 )
 def test_every_action_is_described(page: str, transform: type[Transform]) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")

@@ -1,0 +1,249 @@
+"""What a plan has to know of the layers: which can be split, where they are computed, and their singular values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import cast
+
+import pydantic
+import torch
+from torch import Tensor, nn
+
+from lissom.errors import DataError
+from lissom.functional import spatial, svd, tucker
+from lissom.graph.graph import Graph, Node
+from lissom.graph.moments import PRODUCTS, READABLE
+from lissom.graph.second import Second, second_moments
+from lissom.graph.trace import Trace
+from lissom.settings import Setting
+from lissom.task import Batch
+from lissom.transforms.lowrank.parts import PLAIN, Method, Shape, applies, has_bias, shape_of
+
+WIDEST = 4608
+"""Values under a kernel above which the second moment of the inputs (float64, squared) does not pay: `spatial`,
+`tucker` and `cp` are then plain. `svd` needs that of the outputs only."""
+
+Values = tuple[float, ...]
+
+
+class Layer(Setting):
+    """A layer that can be split. `values` holds singular values by method; two lists for `tucker`, three for `cp`."""
+
+    name: str
+    nodes: tuple[str, ...]
+    """Its calls."""
+    shape: Shape
+    centred: bool
+    """Whether what follows makes up for a shift of its outputs: a bias of its own, or a batch normalization."""
+    values: dict[str, tuple[Values, ...]] = pydantic.Field(default_factory=dict[str, tuple[Values, ...]])
+
+
+class Refused(Setting):
+    """A layer that cannot be split, and why."""
+
+    name: str
+    reason: str
+
+
+class Study(Setting):
+    layers: tuple[Layer, ...]
+    refused: tuple[Refused, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a layer meets on the calibration data, summed over its calls; `outputs` are without the bias."""
+
+    outputs: Second | None = None
+    inputs: Second | None = None
+
+
+def find_layers(model: nn.Module, graph: Graph) -> Study:
+    """Every layer of the graph: what can be split, and why the others cannot."""
+    calls: dict[str, list[Node]] = {}
+    for layer in graph.layers:
+        node = graph.by_name[layer.node]
+        calls.setdefault(node.layer or node.name, []).append(node)
+    found: list[Layer] = []
+    refused: list[Refused] = []
+    modules = dict(model.named_modules())
+    for name, nodes in calls.items():
+        module = modules.get(name)
+        reasons = [reason for node in nodes if (reason := _refuse(graph, node, module, modules))]
+        if reasons or module is None:
+            refused.append(Refused(name=name, reason=(*reasons, "it is no module of the model")[0]))
+            continue
+        found.append(
+            Layer(
+                name=name,
+                nodes=tuple(node.name for node in nodes),
+                shape=_shape(module, graph, nodes),
+                centred=has_bias(module) or all(_normalized(graph, node) for node in nodes),
+            )
+        )
+    return Study(layers=tuple(found), refused=tuple(refused))
+
+
+def with_values(
+    study: Study, model: nn.Module, seen: Mapping[str, Seen], methods: Sequence[Method], chosen: Collection[str]
+) -> Study:
+    """The singular values of the chosen layers by method, whitened where data were seen.
+
+    Raises:
+        DataError: a weight holds NaN or infinite values.
+    """
+    layers: list[Layer] = []
+    for layer in study.layers:
+        if layer.name in chosen:
+            weight = weight_of(model, layer.name)
+            own = {
+                method: tuple(tuple(v.tolist()) for v in _values(weight, method, layer, seen.get(layer.name, Seen())))
+                for method in methods
+                if applies(layer.shape, method)
+            }
+            layer = layer.model_copy(update={"values": own})
+        layers.append(layer)
+    return study.model_copy(update={"layers": tuple(layers)})
+
+
+def look(
+    trace: Trace,
+    layers: Iterable[Layer],
+    wanted: Mapping[str, Sequence[Method]],
+    batches: Iterable[Batch],
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Seen]:
+    """One pass over the data for what the methods need to know of each layer.
+
+    Raises:
+        DataError: the data do not fit the model, or make it infinite.
+    """
+    layers = list(layers)
+    made = {n: layer.name for layer in layers for n in layer.nodes if "svd" in wanted[layer.name]}
+    read = {
+        n: layer.name
+        for layer in layers
+        for n in layer.nodes
+        if any(method != "svd" for method in wanted[layer.name]) and layer.shape.ins * layer.shape.window <= WIDEST
+    }
+    inputs, outputs = second_moments(trace, batches, read=read, made=made, progress=progress)
+    found = {layer.name: Seen() for layer in layers}
+    named = dict(trace.module.named_parameters(remove_duplicate=False))
+    biases = {layer.name: named[f"{layer.name}.bias"].detach().cpu() for layer in layers if layer.shape.bias}
+    for names, moments, field in ((made, outputs, "outputs"), (read, inputs, "inputs")):
+        for node, own in moments.items():
+            before: Second | None = getattr(found[names[node]], field)
+            bias = biases.get(names[node]) if field == "outputs" else None
+            own = own if bias is None else own.shifted(bias)
+            total = own if before is None else before.plus(own)
+            found[names[node]] = Seen(**{**vars(found[names[node]]), field: total})
+    return found
+
+
+def weight_of(model: nn.Module, name: str) -> Tensor:
+    """A layer's weight on the CPU, float32 or wider.
+
+    Raises:
+        DataError: it holds NaN or infinite values.
+    """
+    weight = cast(Tensor, model.get_submodule(name).weight).detach().cpu()
+    weight = weight if weight.dtype == torch.float64 else weight.float()
+    if not torch.isfinite(weight).all():
+        bad = int((~torch.isfinite(weight)).sum())
+        raise DataError(
+            f"The weight of {name!r} holds {bad} NaN or infinite values, which no factors can stand for. Repair the "
+            f"model, or leave the layer out with Factorize(exclude=[{name!r}])."
+        )
+    return weight
+
+
+def _values(weight: Tensor, method: Method, layer: Layer, seen: Seen) -> tuple[Tensor, ...]:
+    inputs = None if seen.inputs is None else seen.inputs.around(layer.centred)
+    match method:
+        case "svd":
+            if seen.outputs is None:
+                return (torch.linalg.svdvals(weight.double().flatten(1)),)
+            return (svd.principal(weight.flatten(1), seen.outputs.around(layer.centred))[1],)
+        case "spatial":
+            return (spatial.singular_values(weight, inputs),)
+        case "tucker":
+            return tucker.spectra(weight, inputs)
+        case "cp":
+            return tuple(torch.linalg.svdvals(tucker.unfolded(weight.flatten(2), axis)) for axis in range(3))
+
+
+def _refuse(graph: Graph, node: Node, module: nn.Module | None, modules: Mapping[str, nn.Module]) -> str | None:
+    if node.op not in READABLE:
+        return (
+            "it is a transposed convolution" if node.op in PRODUCTS else f"{node.op} is no convolution or linear layer"
+        )
+    if node.parameter(1) is None:
+        return "its weight is computed, not stored"
+    if module is None:
+        return "its weight is used by no layer of its own"
+    if type(module) not in PLAIN:
+        return f"its class {type(module).__name__} is not torch's own, and may do more than multiply"
+    groups = int(node.constants.get("groups", 1))
+    if groups > 1:
+        return f"it is a grouped convolution ({groups} groups), whose parts are small already"
+    return _shared(graph, node) or _twin(module, modules)
+
+
+def _shared(graph: Graph, node: Node) -> str | None:
+    for operand in node.operands:
+        if operand.position not in (1, 2):
+            continue
+        name = {1: "weight", 2: "bias"}[operand.position]
+        if operand.kind != "parameter" or operand.source != f"{node.layer}.{name}":
+            return f"its {name} is shared, or not a parameter of its own"
+        others = [r for r in graph.tensor_by_name[operand.source].used_by if graph.by_name[r].layer != node.layer]
+        if others:
+            return f"its {name} is also read by {others[0]!r}"
+    return None
+
+
+def _twin(module: nn.Module, modules: Mapping[str, nn.Module]) -> str | None:
+    for other, own in modules.items():
+        if own is not module and _weight(own) is _weight(module):
+            return f"its weight is that of {other!r} as well"
+    return None
+
+
+def _weight(module: nn.Module) -> object:
+    """The parameter itself: two modules may hold the same one. Modules without one are equal to nothing."""
+    return dict(module.named_parameters(recurse=False)).get("weight", module)
+
+
+def _normalized(graph: Graph, node: Node) -> bool:
+    readers = [graph.by_name[reader] for reader in graph.consumers[node.name]]
+    return node.name not in graph.outputs and bool(readers) and all(r.op == "batch_norm" for r in readers)
+
+
+def _shape(module: nn.Module, graph: Graph, nodes: Sequence[Node]) -> Shape:
+    weight = cast(Tensor, module.weight)
+    outputs = inputs = between = 0
+    for node in nodes:
+        here = node.macs // weight.numel()
+        outputs += here
+        dims = weight.ndim - 2
+        if dims == 0:
+            continue
+        made = [int(size) for size in node.shape[-dims:]]
+        source = node.value(0)
+        given = [int(size) for size in graph.shape_of(source or "")[-dims:]]
+        conv = cast(nn.Conv2d, module)
+        if conv.padding_mode != "zeros":
+            # The operator's input is padded already; a part in front of the kernel sees it before.
+            given = [size - _padded(conv, axis) for axis, size in enumerate(given)]
+        inputs += here * prod(given) // prod(made)
+        between += here * given[-1] // made[-1]
+    return shape_of(module, outputs, inputs, between)
+
+
+def _padded(conv: nn.Conv2d, axis: int) -> int:
+    """What a convolution of any number of axes adds to one of them, both sides together."""
+    if isinstance(conv.padding, str):
+        return conv.dilation[axis] * (conv.kernel_size[axis] - 1) if conv.padding == "same" else 0
+    return 2 * conv.padding[axis]

@@ -1,0 +1,57 @@
+"""The numbers for the parts of a split layer, from its weight and what it meets on the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from lissom.functional import cp, spatial, svd, tucker
+from lissom.transforms.lowrank.evidence import Seen
+from lissom.transforms.lowrank.parts import Method
+
+
+class Fitted(NamedTuple):
+    """Weights of the parts in order, what they stand for, (out, in, *kernel), and the bias; float64."""
+
+    weights: tuple[Tensor, ...]
+    whole: Tensor
+    bias: Tensor | None
+
+
+def fit(
+    weight: Tensor, bias: Tensor | None, method: Method, ranks: Sequence[int], seen: Seen, *, centred: bool
+) -> Fitted:
+    """With nothing seen, the plain decomposition. `centred`: the mean is not the weight's task but the bias's."""
+    inputs = None if seen.inputs is None else seen.inputs.around(centred)
+    outputs = None if seen.outputs is None else seen.outputs.around(centred)
+    match method:
+        case "svd":
+            rows = weight.flatten(1)
+            rank = ranks[0]
+            left, right = svd.factors(rows, rank) if outputs is None else svd.aware_factors(rows, outputs, rank)
+            weights, whole = (right, left), (left @ right).reshape(weight.shape)
+        case "spatial":
+            two = (
+                spatial.spatial(weight, ranks[0]) if inputs is None else spatial.aware_spatial(weight, inputs, ranks[0])
+            )
+            weights, whole = tuple(two), two.weight()
+        case "tucker":
+            pair = ranks[0], ranks[1]
+            three = tucker.tucker(weight, pair) if inputs is None else tucker.aware_tucker(weight, inputs, pair)
+            weights, whole = (three.inputs.T, three.core, three.outputs), three.weight()
+        case "cp":
+            terms = cp.cp(weight, ranks[0]) if inputs is None else cp.aware_cp(weight, inputs, ranks[0])
+            weights, whole = (terms.inputs.T, terms.kernel, terms.outputs), terms.weight()
+    moved = None if bias is None else bias.double()
+    if moved is not None and centred:
+        difference = (weight.double() - whole).flatten(1)
+        if method == "svd" and seen.outputs is not None:
+            # The mean of W x without the mean of x: what is left out of the mean output.
+            mean = seen.outputs.mean
+            columns = svd.principal(weight.flatten(1), seen.outputs.around(centred))[0][:, : ranks[0]]
+            moved = moved + mean - columns @ (columns.T @ mean)
+        elif seen.inputs is not None:
+            moved = moved + difference @ seen.inputs.mean
+    return Fitted(weights, whole, moved)

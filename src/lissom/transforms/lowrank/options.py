@@ -1,0 +1,133 @@
+"""What a layer may become: ranks with their cost and, where singular values tell, what is lost.
+
+`loss` is the share of the squared norm that is left out, in the norm that the singular values are of (whitened: of the
+outputs on the data). For `svd` it is exact, for `tucker` the bound of HOSVD, for `spatial` exact in the plain case, for
+`cp` a lower bound: none of its unfoldings can be approximated better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, product
+from typing import Literal, NamedTuple
+
+import torch
+
+from lissom.functional.vbmf import rank_above_noise
+from lissom.transforms.lowrank.evidence import Layer, Values
+from lissom.transforms.lowrank.parts import Method, Shape, largest, macs_of, parameters_of
+
+Unit = Literal["macs", "parameters"]
+COLLAPSED = 0.5
+"""Share of the squared norm that variational Bayes may not throw away: a layer of rank 1 is seldom a layer."""
+
+
+ROUNDED = 1e-12
+"""Share of the squared norm that float32 weights have by rounding alone."""
+UNKNOWN = 1e-3
+"""What `cp` is taken to lose, at rank 0, beyond its lower bound: more rank is worth something even where that is 0."""
+PAIRED = 64
+"""Ranks of one side that are looked at where two are chosen together."""
+
+
+STEPS = 4
+"""Ranks that a layer has at least to choose from, where the target's multiple would leave fewer."""
+
+
+class Multiple(NamedTuple):
+    """Of what ranks are multiples; `bends`: halved until a narrow layer has `STEPS` of them."""
+
+    size: int
+    bends: bool
+
+    def of(self, most: int) -> int:
+        """The multiple for a layer whose largest rank is `most`; 1 where it has none."""
+        size = self.size
+        while self.bends and size > 1 and STEPS * size > most:
+            size //= 2
+        return size if size <= most else 1
+
+
+class Choice(NamedTuple):
+    """One way to split a layer."""
+
+    method: Method
+    ranks: tuple[int, ...]
+    macs: int
+    parameters: int
+    loss: float | None
+
+    def cost(self, unit: Unit) -> int:
+        return self.macs if unit == "macs" else self.parameters
+
+
+def whole_cost(shape: Shape, unit: Unit) -> int:
+    return shape.macs if unit == "macs" else shape.parameters
+
+
+def choice(layer: Layer, method: Method, ranks: tuple[int, ...]) -> Choice:
+    loss = None
+    if method in layer.values:
+        tails = [tail_shares(values) for values in layer.values[method]]
+        loss = _loss(method, ranks, tails)
+    return Choice(method, ranks, macs_of(layer.shape, method, ranks), parameters_of(layer.shape, method, ranks), loss)
+
+
+def choices(layer: Layer, method: Method, unit: Unit, multiple: Multiple) -> list[Choice]:
+    """Every choice of ranks that are multiples and cost less than the layer, without those that another one beats."""
+    tails = [tail_shares(values) for values in layer.values.get(method, ())]
+    most = largest(layer.shape, method)
+    found: list[Choice] = []
+    for ranks in product(*(allowed(one, multiple, PAIRED if len(most) > 1 else one) for one in most)):
+        macs, parameters = macs_of(layer.shape, method, ranks), parameters_of(layer.shape, method, ranks)
+        one = Choice(method, ranks, macs, parameters, _loss(method, ranks, tails) if tails else None)
+        if one.cost(unit) < whole_cost(layer.shape, unit):
+            found.append(one)
+    return found if not tails else best_of(found, unit)
+
+
+def best_of(found: Iterable[Choice], unit: Unit) -> list[Choice]:
+    """Sorted by cost, each with less loss than all cheaper ones."""
+    kept: list[Choice] = []
+    for one in sorted(found, key=lambda c: (c.cost(unit), c.loss or 0.0, c.method, c.ranks)):
+        if not kept or (one.loss or 0.0) < (kept[-1].loss or 0.0):
+            kept.append(one)
+    return kept
+
+
+def allowed(most: int, multiple: Multiple, count: int) -> range:
+    """Multiples up to `most`, about `count` of them."""
+    first = multiple.of(most)
+    step = first * max(1, most // first // count)
+    return range(step, most + 1, step)
+
+
+def tail_shares(values: Values) -> list[float]:
+    """At rank r = 0 .. k, the share of the squared norm that is left out."""
+    squares = [v * v for v in values]
+    total = sum(squares)
+    if total <= 0.0:
+        return [0.0] * (len(values) + 1)
+    tails = [tail / total for tail in accumulate(reversed(squares), initial=0.0)]
+    return [tail if tail > ROUNDED else 0.0 for tail in reversed(tails)]
+
+
+def _loss(method: Method, ranks: Sequence[int], tails: Sequence[Sequence[float]]) -> float:
+    ranks = tuple(ranks) if method == "tucker" else (ranks[0],) * len(tails)
+    each = [tail[min(rank, len(tail) - 1)] for rank, tail in zip(ranks, tails, strict=True)]
+    if method == "cp":
+        return max(each) + UNKNOWN / (1 + ranks[0])
+    return min(1.0, sum(each))
+
+
+def ranks_above_noise(layer: Layer, method: Method) -> tuple[int, ...]:
+    """By variational Bayes for every unfolding, and at least what keeps half of it; from plain singular values."""
+    shape = layer.shape
+    count = shape.outs * shape.ins * shape.window
+    sides = {"tucker": (shape.outs, shape.ins), "spatial": (shape.outs * shape.kernel[-1],) if shape.kernel else ()}
+    found: list[int] = []
+    for side, values in zip(sides.get(method, (shape.outs,)), layer.values[method], strict=True):
+        above = rank_above_noise(torch.tensor(values, dtype=torch.float64), (side, count // side))
+        half = next(r for r, tail in enumerate(tail_shares(values)) if tail <= COLLAPSED)
+        found.append(max(above, half, 1))
+    return tuple(found)
