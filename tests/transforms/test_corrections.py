@@ -85,7 +85,7 @@ def held_out(made: Trace, module: nn.Module, data) -> float:
 def test_every_batch_is_cut_in_two_and_single_examples_take_turns():
     made = trace(network(), Batch((rows(2),)))
     batches = [Batch((rows(5),)), Batch((rows(1, 1),)), Batch((rows(1, 2),)), Batch((rows(4, 3),))]
-    found = halved(made.module, made.graph, batches)
+    found = halved(made.module, made.graph, batches, 100)
     assert [b.size for b in found.fit] == [2, 1, 2]
     assert [b.size for b in found.judge] == [3, 1, 2]
     assert torch.equal(torch.cat([found.fit[0].args[0], found.judge[0].args[0]]), batches[0].args[0])
@@ -94,9 +94,9 @@ def test_every_batch_is_cut_in_two_and_single_examples_take_turns():
 
 def test_no_more_examples_than_wanted_or_than_fit_in_memory(monkeypatch):
     made = trace(network(), Batch((rows(2),)))
-    assert halved(made.module, made.graph, [Batch((rows(400),))]).examples == 256
+    assert halved(made.module, made.graph, [Batch((rows(400),))], 256).examples == 256
     monkeypatch.setattr("lissom.transforms.quantization.corrections.MEMORY", 1)
-    assert halved(made.module, made.graph, [Batch((rows(400),))]).examples == 2
+    assert halved(made.module, made.graph, [Batch((rows(400),))], 256).examples == 2
 
 
 def test_relative_error_and_first_outputs():
@@ -306,7 +306,7 @@ def test_a_graph_of_one_batch_size_is_corrected_too():
     task = Task(example_inputs=(data[:8],), calibration=[data])
     made = trace(net, task.example)
     assert made.graph.fixed_batch == 8
-    found = halved(made.module, made.graph, [Batch((data,))])
+    found = halved(made.module, made.graph, [Batch((data,))], 100)
     assert isinstance(found, Halves)
     assert {batch.size for batch in (*found.fit, *found.judge)} == {8}
     assert torch.equal(found.judge[0].args[0], sliced(Batch((data,)), 24, 32).args[0])

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Interpreter
+from torch.fx import Node as FxNode
 from torch.utils import _pytree as pytree
 
+from lissom.functional.ranges import Range, range_of
 from lissom.graph.graph import Graph
 from lissom.graph.lockstep import MEMORY, example_bytes
-from lissom.graph.statistics import Statistics
+from lissom.graph.statistics import Statistics, run_over
 from lissom.graph.trace import Trace
 from lissom.settings import Setting
 from lissom.task import Batch, fitting, sliced
@@ -38,8 +40,9 @@ CORRECTIONS: tuple[Correction, ...] = get_args(Correction)
 """In the order in which they are tried."""
 RESCALINGS: tuple[Correction, ...] = ("equalize", "smooth")
 ROUNDINGS: tuple[Correction, ...] = ("gptq", "adaround")
-EXAMPLES = 256
-"""Calibration examples for corrections, both halves together; fewer where their values would not fit in memory."""
+TRIED, FITTED = 128, 512
+"""Calibration examples, both halves together, for corrections that the plan holds, and for rounding; fewer where their
+values would not fit in memory."""
 ENOUGH = 32
 """Examples below which `corrections="auto"` tries nothing: what helps half of them may not help the other half."""
 
@@ -95,11 +98,13 @@ class Halves:
         return sum(batch.size for batch in (*self.fit, *self.judge))
 
 
-def halved(module: GraphModule, graph: Graph, batches: Iterable[Batch]) -> Halves:
-    """Every batch cut in two; batches of one example fall to either side in turn. Both sides may be empty."""
-    most = min(EXAMPLES, max(2, MEMORY // example_bytes(module)))
+def halved(module: GraphModule, graph: Graph, batches: Iterable[Batch], examples: int) -> Halves:
+    """Every batch cut in two, until there are `examples`; batches of one example fall to either side in turn.
+
+    Both sides may be empty.
+    """
     made = Halves([], [])
-    left = most
+    left = min(examples, max(2, MEMORY // example_bytes(module)))
     for batch in batches:
         batch = sliced(batch, 0, left) if batch.size > left else batch
         left -= batch.size
@@ -132,6 +137,26 @@ def relative_error(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> float:
     signal = sum(float(w.double().square().sum()) for w in wanted)
     noise = sum(float((w.double() - g.double()).square().sum()) for w, g in zip(wanted, got, strict=True))
     return noise / max(signal, 1e-300)
+
+
+def glance(trace: Trace, batches: Iterable[Batch], watch: Collection[str]) -> Statistics:
+    """Smallest and largest value of every watched node, whole batches at a time: quicker than `observe`."""
+    watcher = _Ranges(trace.module, watch)
+    return Statistics(examples=run_over(watcher, trace.graph, batches), ranges=watcher.found)
+
+
+class _Ranges(Interpreter):
+    def __init__(self, module: GraphModule, watch: Collection[str]) -> None:
+        super().__init__(module)
+        self._watch = watch
+        self.found: dict[str, Range] = {}
+
+    def run_node(self, n: FxNode) -> Any:
+        value = super().run_node(n)
+        seen = range_of(value) if n.name in self._watch and isinstance(value, Tensor) else None
+        if seen is not None:
+            self.found[n.name] = self.found[n.name].merge(seen) if n.name in self.found else seen
+        return value
 
 
 def equalized(trace: Trace, actions: Sequence[Equalize]) -> Trace:
