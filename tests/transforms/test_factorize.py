@@ -108,7 +108,7 @@ def test_full_rank_is_the_layer(name, method, aware):
         _, traced, task = prepared(layer, x)
         (node,) = [n.name for n in traced.graph.nodes if n.op in ("linear", "conv1d", "conv2d", "conv3d")]
         inputs, outputs = second_moments(traced, task.batches("calibration"), read=[node], made=[node])
-        seen = Seen(outputs[node], inputs[node])
+        seen = Seen(outputs[node] if layer.bias is None else outputs[node].shifted(layer.bias.detach()), inputs[node])
     ranks = largest(shape, method)
     bias = layer.bias.detach() if layer.bias is not None else None
     fitted = fit(layer.weight.detach(), bias, method, ranks, seen, centred=aware and bias is not None)
@@ -242,7 +242,7 @@ def test_what_the_data_say_and_recovery_make_the_outputs_better(method):
 
     def gap(**settings: object) -> float:
         one = Factorize(rank=3, method=method, exclude=exclude, **settings)
-        return float((made(one, model, traced, task)[0](x) - wanted).square().mean())
+        return float((made(one, model, traced, task)[0](x) - wanted).detach().square().mean())
 
     plain, aware = gap(**PLAIN), gap(data_aware=True, recovery="none")
     assert aware < plain
