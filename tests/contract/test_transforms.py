@@ -32,6 +32,7 @@ TRANSFORMS: Mapping[str, Transform] = {
     "fold": Fold(),
     "static": Quantize(),
     "dynamic": Quantize(mode="dynamic"),
+    "few bits": Quantize(weight_bits=4, corrections=("gptq",)),
     # Nothing measured: a plan with another precision is another plan.
     "finetune": Finetune(epochs=2, learning_rate=0.01, precision="float32", channels_last=False),
     "sparse": Sparsify(scope="global"),
@@ -152,7 +153,7 @@ def test_replay_on_a_fresh_original_is_the_same_bit_for_bit(transform, model, ta
     plan, after, _ = carried_out(transform, model, target)
     fresh, example, made, task = anew(model)
     one = TRANSFORMS[transform]
-    if one.stage == "train" or transform in ("sparsegpt", "recovered", "factors"):
+    if one.stage == "train" or transform in ("sparsegpt", "recovered", "few bits", "factors"):
         # Replayed by its weights; done again, it needs its data.
         task = prepared(model)[3]
     again = one.apply(fresh, one.read_plan(json.loads(plan.model_dump_json())), made, task)

@@ -40,7 +40,7 @@ CORRECTIONS: tuple[Correction, ...] = get_args(Correction)
 """In the order in which they are tried."""
 RESCALINGS: tuple[Correction, ...] = ("equalize", "smooth")
 ROUNDINGS: tuple[Correction, ...] = ("gptq", "adaround")
-TRIED, FITTED = 128, 512
+EXAMPLES, FITTED = 128, 512
 """Calibration examples, both halves together, for corrections that the plan holds, and for rounding; fewer where their
 values would not fit in memory."""
 ENOUGH = 32

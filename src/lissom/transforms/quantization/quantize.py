@@ -26,7 +26,7 @@ from lissom.graph.trials import trial_errors
 from lissom.target import Target
 from lissom.task import Split, Task
 from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Transform, Work, calibration_split
-from lissom.transforms.quantization import calibrating, corrections, placement
+from lissom.transforms.quantization import calibrating, placement
 from lissom.transforms.quantization.actions import (
     Equalize,
     Fit,
@@ -40,6 +40,8 @@ from lissom.transforms.quantization.calibrating import Calibration
 from lissom.transforms.quantization.corrections import (
     CORRECTIONS,
     ENOUGH,
+    EXAMPLES,
+    FITTED,
     RESCALINGS,
     ROUNDINGS,
     Bench,
@@ -145,7 +147,7 @@ class Quantize(Transform):
         # A bias makes up for the rounding that was chosen, so it comes after a rounding that is fitted.
         later = ROUNDINGS if self._fit == "nearest" else (*ROUNDINGS, "bias")
         names: list[Correction] = [name for name in self._names if name not in later]
-        halves = self._halves(trace, task, corrections.TRIED) if names else None
+        halves = self._halves(trace, task, EXAMPLES) if names else None
         if halves is None:
             return seen
         graph, watch = trace.graph, self.watch(trace.graph, target)
@@ -240,7 +242,7 @@ class Quantize(Transform):
     def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task, work: Work = ALONE) -> nn.Module:
         nearest = write(trace, plan)
         fits: set[Fit] = {action.fit for action in plan.of(StoreWeight)} - {"nearest"}
-        halves = self._halves(trace, task, corrections.FITTED) if fits else None
+        halves = self._halves(trace, task, FITTED) if fits else None
         if halves is None:
             return nearest
         best, trials = nearest, list[Trial]()
