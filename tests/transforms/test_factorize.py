@@ -314,6 +314,24 @@ def test_a_budget_out_of_reach_says_what_is_in_reach():
     assert all(set(action.ranks) == {1} for action in plan.actions)
 
 
+def test_ranks_are_multiples_of_what_the_target_computes_at_once():
+    model, traced, task = prepared(nn.Sequential(nn.Linear(96, 80), nn.Linear(80, 20)), torch.randn(4, 96), data=False)
+    runtime = load_target("onnxruntime")
+    assert runtime.channel_multiple == 8
+
+    def ranks(one: Factorize) -> list[int]:
+        found = one.plan(traced.graph, one.study(model, traced, task, runtime), runtime).actions
+        return [action.ranks[0] for action in found]
+
+    # 60 % of 96 x 80 and of 80 x 20 are at most ranks 26 and 9; the narrow layer halves 8 to 4, so that it has steps.
+    assert ranks(Factorize(ratio=0.4)) == [24, 8]
+    assert ranks(Factorize(ratio=0.5)) == [16, 8]
+    assert ranks(Factorize(ratio=0.6)) == [16, 4]
+    assert ranks(Factorize(ratio=0.4, round_to=1)) == [26, 9]
+    assert ranks(Factorize(ratio=0.4, round_to=6)) == [24, 6]
+    assert ranks(Factorize(rank=7)) == [7, 7]
+
+
 @pytest.mark.parametrize("method", ["auto", "svd", "spatial", "tucker", "cp"])
 def test_a_ratio_is_saved_by_every_layer(method):
     model, traced, task = net()

@@ -166,7 +166,7 @@ class Factorize(Transform):
             for one in study.refused
         ]
         skipped += [Skip(layer=n.name, reason="excluded by the recipe") for n in study.layers if n.name in excluded]
-        multiple = Multiple(self.round_to or int(getattr(target, "channel_multiple", 1)), self.round_to is None)
+        multiple = Multiple(self.round_to or target.channel_multiple, self.round_to is None)
         if self.macs_ratio is not None or self.parameters_ratio is not None:
             chosen, reasons = self._budgeted(graph, free, multiple)
         else:
