@@ -100,7 +100,8 @@ def test_auto_is_never_worse_than_minmax_where_its_readers_look(target):
     roots = {point.value: point.root for point in found}
     for action in rounded:
         errors = study.trials[roots[action.value]]
-        assert errors[action.method] == min(errors.values())
+        assert errors[action.method] <= errors["minmax"]
+        assert errors[action.method] == min(errors.values()) or min(errors.values()) >= 0.95 * errors["minmax"]
         if action.method == "minmax":
             assert action.numbers == before[action.value].numbers
     assert any(action.method != "minmax" for action in rounded)
@@ -126,7 +127,7 @@ def test_the_chosen_ranges_make_no_more_error_in_the_first_layers_over_all_data(
                 _, plan = studied(Quantize(calibration=method), target, [x])
                 numbers = next(a.numbers for a in plan.of(RoundActivation) if a.value == value)
                 errors.append(float((layer(fake_quantize(given, numbers)) - layer(given)).square().sum()))
-            assert errors[0] <= 1.05 * errors[1]
+            assert errors[0] <= errors[1]
 
 
 @pytest.mark.parametrize("calibration", ["auto", "average"])
@@ -168,10 +169,12 @@ def test_estimates_count_what_the_few_examples_did_not_show():
     assert found["minmax"] == pytest.approx(1.0, rel=0.1)
 
 
-def test_ties_go_to_minmax_and_nothing_finite_too():
+def test_ties_and_doubts_go_to_minmax_and_nothing_finite_too():
     errors = {"minmax": 0.5, "average": 0.5, "mse": 0.7}
     assert best({"x": errors}, "x") == "minmax"
-    assert best({"x": {**errors, "entropy": 0.4}}, "x") == "entropy"
+    assert best({"x": {**errors, "entropy": 0.4, "mse": 0.41}}, "x") == "entropy"
+    assert best({"x": {**errors, "mse": 0.48}}, "x") == "minmax"
+    assert best({"x": {"minmax": 0.0, "mse": 0.0}}, "x") == "minmax"
     assert best({"x": {"mse": 0.4}}, "x") == "mse"
     assert best({"x": {}}, "x") == "minmax"
 

@@ -5,7 +5,8 @@ range clips may be missing altogether, and so is scaled by what the histogram kn
 
     error of a method = error in the outputs * mean of (v - Q(v))^2 over all examples / the same over the few
 
-A ratio estimate: Cochran 1977, "Sampling Techniques", chapter 6.
+A ratio estimate: Cochran 1977, "Sampling Techniques", chapter 6. It is an estimate, so min-max stays unless another
+method promises to be better by more than `DOUBT`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from lissom.graph.trials import Probe, Trial
 from lissom.target import Integers
 from lissom.transforms.quantization import placement
 from lissom.transforms.quantization.placement import OUTPUT, Point
+
+DOUBT = 0.05
+"""Share of the error by which the estimate may be wrong."""
 
 Calibration = Literal["auto", "minmax", "average", "percentile", "mse", "entropy"]
 
@@ -93,7 +97,7 @@ def estimates(
 
 
 def best(trials: Mapping[str, Mapping[str, float]], root: str) -> Method:
-    """The method of least error, min-max if it is as good as the best.
+    """The method of least error; min-max unless it makes more error than that by `DOUBT`.
 
     Raises:
         DataError: nothing was tried.
@@ -106,7 +110,8 @@ def best(trials: Mapping[str, Mapping[str, float]], root: str) -> Method:
     errors = trials[root]
     chosen: Method = "minmax"
     for method in METHODS:
-        if errors.get(method, math.inf) < errors.get(chosen, math.inf):
+        wanted = (1 - DOUBT if chosen == "minmax" else 1.0) * errors.get(chosen, math.inf)
+        if errors.get(method, math.inf) < wanted:
             chosen = method
     return chosen
 

@@ -1,0 +1,145 @@
+"""Part of L1: data-aware against plain factors at the same ranks, ResNet-56 on CIFAR-10, before any training.
+
+The network is folded. For `svd` and `tucker`, each of `RATIOS` gives ranks to every 3x3 convolution between the first
+and the last layer (`tucker`'s from the plain singular values); plain and data-aware factors are then made for the same
+plan, without and with the default recovery, from 512 unlabelled images of the training set. Accuracy is on the first
+`IMAGES` of the validation split, which nothing here has looked at; intervals are of the paired difference, by bootstrap
+over images. The published weights have been trained on these images: the figures say what is kept, not how good the
+network is. The arithmetic of VGG-16 stands beside them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+import lissom
+from benchmarks.cifar import trained
+from benchmarks.context import Context
+from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
+from lissom.graph.trace import Trace, evaluation, trace
+from lissom.target import load_target
+from lissom.task import Batch, Task
+from lissom.transforms.lowrank import Factorize
+from lissom.transforms.lowrank.parts import Method
+
+TITLE = "Data-aware and plain factors of ResNet-56 at equal ranks, no training"
+NEEDS = ("data", "weights")
+METHODS: tuple[Method, ...] = ("svd", "tucker")
+RATIOS = (0.3, 0.5, 0.65)
+"""Share of the multiplications of every split layer that is saved."""
+IMAGES = 2000
+ENDS = ("conv1", "linear")
+VGG_LEFT = 21_211_944
+
+
+def goal() -> Goal:
+    return Goal(
+        text=(
+            "data-aware factors keep more accuracy than plain ones, svd and tucker, three ranks, before training; "
+            "rank 64 in fc6 and fc7 of VGG-16 leaves 21,211,944 parameters"
+        ),
+        wishes=(
+            *(Wish(figure=_figure(m, r), at_least=0.0) for m in METHODS for r in RATIOS),
+            Wish(figure="VGG-16 parameters", at_least=VGG_LEFT, at_most=VGG_LEFT),
+        ),
+    )
+
+
+def run(context: Context) -> Outcome:
+    original, task = trained(context, 56)
+    target = load_target("torch")
+    fold = lissom.Fold()
+    traced = trace(original, task.example)
+    model = fold.apply(original, fold.plan(traced.graph, None, target), traced, task)
+    traced = trace(model, task.example)
+    memory = context.kept / "runs.json"
+    done: dict[str, list[int]] = json.loads(memory.read_text()) if memory.exists() else {}
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    if "original" not in done:
+        done["original"] = _right(model, task)
+    runs = [Run(name="original", figures={"accuracy %": _percent(done["original"])})]
+    value: dict[str, Figure] = {}
+    for method in METHODS:
+        for ratio in RATIOS:
+            plain = Factorize(method=method, ratio=ratio, exclude=ENDS, data_aware=False, recovery="none", round_to=1)
+            plan = plain.plan(traced.graph, plain.study(model, traced, task, target), target)
+            for recovery in ("none", "reconstruct"):
+                for aware in (False, True):
+                    key = f"{method} {ratio}, {'aware' if aware else 'plain'}, recovery {recovery}"
+                    if key not in done:
+                        one = plain.model_copy(update={"data_aware": aware, "recovery": recovery})
+                        done[key] = _right(one.apply(model, plan, traced, task), task)
+                        memory.write_text(json.dumps(done))
+                    context.say(f"{key}: {_percent(done[key]):.2f} %")
+                    macs = round(traced.graph.macs / plan.predicted.macs, 3)
+                    figures: dict[str, float | str] = {"accuracy %": _percent(done[key]), "MACs ratio": macs}
+                    runs.append(Run(name=key, figures=figures))
+            for recovery, note in (("none", ""), ("reconstruct", ", recovered")):
+                names = [f"{method} {ratio}, {kind}, recovery {recovery}" for kind in ("aware", "plain")]
+                value[_figure(method, ratio) + note] = _difference(done[names[0]], done[names[1]])
+    value |= _vgg()
+    return Outcome(
+        goal=goal(),
+        value=value,
+        reference=(),
+        control=(Beside(what="the original", value=_percent(done["original"]), unit="%", source="the same run"),),
+        seeds=(0,),
+        runs=tuple(runs),
+    )
+
+
+def _figure(method: str, ratio: float) -> str:
+    return f"aware over plain, {method} {ratio}"
+
+
+def _percent(right: Sequence[int]) -> float:
+    return round(100 * sum(right) / len(right), 2)
+
+
+def _right(model: nn.Module, task: Task) -> list[int]:
+    """1 for every image whose class is found, else 0."""
+    found: list[int] = []
+    with torch.no_grad(), evaluation(model):
+        for batch in task.batches("validation", limit=IMAGES):
+            found += (model(*batch.args).argmax(1) == batch.target).int().tolist()
+    return found
+
+
+def _difference(one: Sequence[int], other: Sequence[int]) -> Figure:
+    gaps = 100.0 * (np.array(one) - np.array(other))
+    drawn = np.random.default_rng(0).integers(0, len(gaps), (2000, len(gaps)))
+    low, high = np.percentile(gaps[drawn].mean(1), (2.5, 97.5))
+    return Figure(
+        value=round(float(gaps.mean()), 2), unit="points", low=round(float(low), 2), high=round(float(high), 2)
+    )
+
+
+def _vgg() -> dict[str, Figure]:
+    with torch.device("meta"):
+        model, x = vgg16(), torch.empty(1, 3, 224, 224)
+    traced: Trace = trace(model, Batch((x,)))
+    one, target = Factorize(rank=64, exclude=("0.*", "2.6")), load_target("torch")
+    task = Task(example_inputs=(torch.zeros(1),))
+    plan = one.plan(traced.graph, one.study(model, traced, task, target), target)
+    saved = 1 - plan.predicted.macs / traced.graph.macs
+    return {
+        "VGG-16 parameters": Figure(value=plan.predicted.parameters, note=f"of {traced.graph.parameters:,}"),
+        "VGG-16 MACs saved": Figure(value=round(100 * saved, 2), unit="%", note="a size, not a speed"),
+    }
+
+
+def vgg16() -> nn.Module:
+    """Simonyan and Zisserman 2015, configuration D."""
+    layers: list[nn.Module] = []
+    before = 3
+    for width in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0):
+        layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()] if width else [nn.MaxPool2d(2)]
+        before = width or before
+    fc6, fc7, fc8 = nn.Linear(512 * 49, 4096), nn.Linear(4096, 4096), nn.Linear(4096, 1000)
+    head = nn.Sequential(fc6, nn.ReLU(), nn.Dropout(), fc7, nn.ReLU(), nn.Dropout(), fc8)
+    return nn.Sequential(nn.Sequential(*layers), nn.Flatten(), head).eval()
