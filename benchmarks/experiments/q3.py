@@ -47,7 +47,8 @@ TARGET = "openvino"
 GOAL = Goal(
     text=(
         "the entropy range is really narrower than min-max on heavy tails; the automatic choice never makes more "
-        f"output error than min-max; the search is at least 100 times faster per tensor than ONNX Runtime's at {BINS:,} bins; "
+        f"output error than min-max; the search is at least 100 times faster per tensor than ONNX Runtime's at "
+        f"{BINS:,} bins; "
         "10,000 images need at most 1.1 times the memory of 100; order and batches of the data change no scale"
     ),
     wishes=(
