@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from lissom.functional.ranges import mean_of, range_of
 from lissom.graph.statistics import Statistics, observe
 from lissom.graph.trace import Trace, trace
 from lissom.graph.trials import Trial
-from lissom.target import known_targets, load_target
+from lissom.target import load_target
 from lissom.task import Batch, Task
 from lissom.transforms.base import Plan
 from lissom.transforms.quantization import Quantize, placement
@@ -26,7 +27,8 @@ from lissom.transforms.quantization.calibrating import best, estimates, probes
 from lissom.transforms.quantization.quantize import RoundActivation
 from small_models import settled
 
-TARGETS = known_targets()
+TARGETS = ("onnxruntime", "openvino", "executorch")
+"""Free uint8; symmetric int8 where signed; free int8."""
 
 
 class Spiky(nn.Module):
@@ -44,10 +46,8 @@ class Spiky(nn.Module):
 
 
 def data(count: int = 40) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(count, 3, 6, 6, generator=generator)
-    x[:2, 1, 2, 3] = torch.tensor([70.0, -50.0])
-    return x
+    """Student's t with three degrees of freedom: rare values are far outside."""
+    return torch.from_numpy(np.random.default_rng(0).standard_t(3, (count, 3, 24, 24))).float()
 
 
 @functools.cache
@@ -101,7 +101,7 @@ def test_auto_is_never_worse_than_minmax_where_its_readers_look(target):
     for action in rounded:
         errors = study.trials[roots[action.value]]
         assert errors[action.method] <= errors["minmax"]
-        assert errors[action.method] == min(errors.values()) or min(errors.values()) >= 0.95 * errors["minmax"]
+        assert errors[action.method] == min(errors.values()) or min(errors.values()) >= 0.8 * errors["minmax"]
         if action.method == "minmax":
             assert action.numbers == before[action.value].numbers
     assert any(action.method != "minmax" for action in rounded)
@@ -172,8 +172,8 @@ def test_estimates_count_what_the_few_examples_did_not_show():
 def test_ties_and_doubts_go_to_minmax_and_nothing_finite_too():
     errors = {"minmax": 0.5, "average": 0.5, "mse": 0.7}
     assert best({"x": errors}, "x") == "minmax"
-    assert best({"x": {**errors, "entropy": 0.4, "mse": 0.41}}, "x") == "entropy"
-    assert best({"x": {**errors, "mse": 0.48}}, "x") == "minmax"
+    assert best({"x": {**errors, "entropy": 0.3, "mse": 0.39}}, "x") == "entropy"
+    assert best({"x": {**errors, "mse": 0.41}}, "x") == "minmax"
     assert best({"x": {"minmax": 0.0, "mse": 0.0}}, "x") == "minmax"
     assert best({"x": {"mse": 0.4}}, "x") == "mse"
     assert best({"x": {}}, "x") == "minmax"
@@ -198,5 +198,5 @@ def test_wrong_methods_and_percentiles_are_refused():
 @pytest.mark.parametrize("calibration", ["auto", *METHODS])
 @pytest.mark.parametrize("value", [0.0, 5.0, -3.0, 2.0**-149])
 def test_constant_data_give_positive_finite_scales(calibration, value):
-    _, plan = studied(Quantize(calibration=calibration), "onnxruntime", [torch.full((3, 3, 6, 6), value)])
+    _, plan = studied(Quantize(calibration=calibration), "onnxruntime", [torch.full((3, 3, 24, 24), value)])
     assert all(0 < action.numbers.scale < math.inf for action in plan.of(RoundActivation))

@@ -5,8 +5,8 @@ range clips may be missing altogether, and so is scaled by what the histogram kn
 
     error of a method = error in the outputs * mean of (v - Q(v))^2 over all examples / the same over the few
 
-A ratio estimate: Cochran 1977, "Sampling Techniques", chapter 6. It is an estimate, so min-max stays unless another
-method promises to be better by more than `DOUBT`.
+A ratio estimate: Cochran 1977, "Sampling Techniques", chapter 6. It is too low where clipping disturbs the outputs more
+than rounding does, so min-max stays unless another method promises to be better by more than `DOUBT`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from lissom.target import Integers
 from lissom.transforms.quantization import placement
 from lissom.transforms.quantization.placement import OUTPUT, Point
 
-DOUBT = 0.05
-"""Share of the error by which the estimate may be wrong."""
+DOUBT = 0.2
+"""On ResNet-56 the estimates, relative to that of min-max, were at most a quarter below what all examples gave."""
 
 Calibration = Literal["auto", "minmax", "average", "percentile", "mse", "entropy"]
 
