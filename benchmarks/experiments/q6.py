@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 from torch import nn
 
@@ -67,15 +65,12 @@ def run(context: Context) -> Outcome:
 
 def one(name: str, model: nn.Module, task: Task, quantize: Quantize, before: float) -> Run:
     """One way to round, on the folded network."""
-    started = time.perf_counter()
     step = transform(model, task, Recipe([Fold(), quantize]), load_target(TARGET))[-1]
-    seconds = time.perf_counter() - started
     after = accuracy(step.model, task)
     tried = [trial for key in ("corrections", "rounding") for trial in step.notes.get(key, [])]
     figures: dict[str, float | str] = {
         "accuracy %": round(after, 2),
         "drop points": round(before - after, 4),
-        "seconds to make": round(seconds, 1),
         "kept": ", ".join(trial["name"] for trial in tried if trial["accepted"]) or "nothing",
         "rolled back": ", ".join(trial["name"] for trial in tried if not trial["accepted"]) or "nothing",
     }

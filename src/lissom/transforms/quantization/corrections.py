@@ -43,6 +43,8 @@ ROUNDINGS: tuple[Correction, ...] = ("gptq", "adaround")
 EXAMPLES, FITTED = 128, 512
 """Calibration examples, both halves together, for corrections that the plan holds, and for rounding; fewer where their
 values would not fit in memory."""
+WORTHWHILE = 0.95
+"""Share of the error that a rescaling may leave: less gain is not worth observing all ranges anew."""
 ENOUGH = 32
 """Examples below which `corrections="auto"` tries nothing: what helps half of them may not help the other half."""
 
@@ -196,8 +198,8 @@ class Bench:
 def corrected(bench: Bench, seen: Statistics, names: Collection[Correction]) -> tuple[Findings, list[Trial]]:
     """The corrections of `names` that help, each on top of those accepted before it, and all that was tried.
 
-    Rescaled channels have other ranges. While they are tried, all ranges are those of a glance; what was accepted is
-    looked at again with the ranges that the recipe wants.
+    Rescaled channels have other ranges. While they are tried, all ranges are those of a glance; what was worthwhile is
+    looked at again with the ranges that the recipe wants, all together, and the errors of its trials are those.
     """
     best, trials = Findings.of(seen, Corrected()), list[Trial]()
     wanted = first_outputs(bench.trace.module, bench.halves.judge)
@@ -213,10 +215,10 @@ def corrected(bench: Bench, seen: Statistics, names: Collection[Correction]) -> 
         scaled = Corrected(equalizations=found)
         candidate = Findings.of(bench.observe(equalized(bench.trace, found)), scaled)
         after = error(candidate, False)
-        if after < least:
+        kept = after < least
+        trials[:] = [replace(t, before=least, after=after, accepted=kept) if t.accepted else t for t in trials]
+        if kept:
             best, least = candidate, after
-        else:
-            trials[:] = [replace(trial, accepted=False) for trial in trials]
     if "bias" in names and (shifts := bench.shifted(best)):
         candidate = Findings.of(best, best.corrected.model_copy(update={"shifts": shifts}))
         after = error(candidate, False)
@@ -246,7 +248,7 @@ def _rescaled(
         both = (*kept, *more)
         seen = bench.glance(replace(bench.trace, module=module))
         after = error(Findings.of(seen, Corrected(equalizations=both)), True)
-        trials.append(Trial(name, len(more), least, after, after < least))
-        if after < least:
+        trials.append(Trial(name, len(more), least, after, after < WORTHWHILE * least))
+        if trials[-1].accepted:
             kept, least = both, after
     return kept
