@@ -18,7 +18,7 @@ from lissom.graph.trace import Trace, trace
 from lissom.target import load_target
 from lissom.task import Batch, Task
 from lissom.transforms.base import Plan
-from lissom.transforms.lowrank import Factorize, factorize
+from lissom.transforms.lowrank import Factorize, replacing
 from lissom.transforms.lowrank.evidence import Seen, find_layers
 from lissom.transforms.lowrank.fitting import fit
 from lissom.transforms.lowrank.parts import applies, build, fill_, largest, shape_of
@@ -480,7 +480,7 @@ def test_parts_that_compute_something_else_are_noticed(monkeypatch):
     def wrong(split: nn.Sequential, weights: list[Tensor], bias: Tensor | None) -> None:
         fill_(split, [weight * 1.1 for weight in weights], bias)
 
-    monkeypatch.setattr(factorize, "fill_", wrong)
+    monkeypatch.setattr(replacing, "fill_", wrong)
     with pytest.raises(VerificationError, match="differ by"):
         made(Factorize(rank=2), model, traced, task)
 

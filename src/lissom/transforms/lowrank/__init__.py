@@ -1,3 +1,4 @@
-from lissom.transforms.lowrank.factorize import Factorize, Split
+from lissom.transforms.lowrank.actions import Split as Split
+from lissom.transforms.lowrank.factorize import Factorize as Factorize
 
 __all__ = ["Factorize", "Split"]

@@ -12,21 +12,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import pydantic
-import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
-from lissom.errors import GoalError, VerificationError
+from lissom.errors import GoalError
 from lissom.functional.allocation import Option, allocate
 from lissom.graph.graph import Graph
 from lissom.graph.select import select
-from lissom.graph.trace import Trace, evaluation, trace
+from lissom.graph.trace import Trace, trace
 from lissom.target import Target
 from lissom.task import Batch, Task
 from lissom.task import Split as DataSplit
 from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Transform, Work, calibration_split, clone
+from lissom.transforms.lowrank.actions import Split
 from lissom.transforms.lowrank.evidence import Layer, Seen, Study, find_layers, look, weight_of, with_values
-from lissom.transforms.lowrank.fitting import fit
 from lissom.transforms.lowrank.options import (
     Choice,
     Multiple,
@@ -37,35 +35,15 @@ from lissom.transforms.lowrank.options import (
     ranks_above_noise,
     whole_cost,
 )
-from lissom.transforms.lowrank.parts import Method, applies, build, fill_, largest, macs_of, parameters_of, stages
+from lissom.transforms.lowrank.parts import Method, applies, build, largest, macs_of, parameters_of, stages
 from lissom.transforms.lowrank.recovery import Pair, Recovery, recover_
+from lissom.transforms.lowrank.replacing import replace_, verify
 
 Share = Annotated[float, pydantic.Field(gt=0.0, lt=1.0)]
 Times = Annotated[float, pydantic.Field(ge=1.0)]
 BUDGETS = ("macs_ratio", "parameters_ratio")
 WISHES = ("rank", "ratio", "energy", "error", *BUDGETS)
 AUTO: tuple[Method, ...] = ("svd", "spatial", "tucker")
-ALLOWED_GAP = 1e-3
-"""Of the largest output: float32 rounding through a deep network stays below, wrong parts far above."""
-ROUNDINGS = 32
-"""The same in units in the last place, for shorter types."""
-
-
-class Split(Action):
-    """Replace a layer by the parts of `method` at these ranks (`tucker`: outputs, inputs).
-
-    Multiply-accumulates of one example and parameters, before and after; `loss` is the share of the squared norm that
-    was expected to be left out, where singular values were looked at.
-    """
-
-    kind: Literal["split"] = "split"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
-    method: Method
-    ranks: tuple[Annotated[int, pydantic.Field(ge=1)], ...]
-    macs: int
-    macs_after: int
-    parameters: int
-    parameters_after: int
-    loss: float | None
 
 
 class Factorize(Transform):
@@ -206,8 +184,8 @@ class Factorize(Transform):
             seen = look(trace, own, wanted, self._batches(task), lambda n: work.tick(0.4 * min(1.0, n / self.samples)))
         split, whole = clone(model), clone(model)
         for action, layer in zip(actions, own, strict=True):
-            _replace_(split, whole, action, layer.centred and how != "none", seen.get(layer.name, Seen()))
-        _verify(whole, split, task.example, actions)
+            replace_(split, whole, action, layer.centred and how != "none", seen.get(layer.name, Seen()))
+        verify(whole, split, task.example, actions)
         if how != "none":
             self._recover_(split, actions, own, trace, task, how, work)
         work.tick(1.0)
@@ -400,64 +378,3 @@ def _width(weight: Any) -> int:
     for size in weight.shape:
         count *= size
     return weight.bytes // count
-
-
-@torch.no_grad()
-def _replace_(model: nn.Module, whole: nn.Module, action: Split, centred: bool, seen: Seen) -> None:
-    """Split a layer of `model`, and put what its parts stand for into the same layer of `whole`."""
-    layer, twin = model.get_submodule(action.layer), whole.get_submodule(action.layer)
-    bias = cast(Tensor | None, layer.bias)
-    fitted = fit(
-        weight_of(model, action.layer),
-        None if bias is None else bias.detach().cpu(),
-        action.method,
-        action.ranks,
-        seen,
-        centred=centred,
-    )
-    cast(Tensor, twin.weight).copy_(fitted.whole)
-    if fitted.bias is not None:
-        cast(Tensor, twin.bias).copy_(fitted.bias)
-    split = build(layer, action.method, action.ranks)
-    fill_(split, fitted.weights, fitted.bias)
-    model.set_submodule(action.layer, split)
-
-
-@torch.no_grad()
-def _verify(whole: nn.Module, split: nn.Module, example: Batch, actions: Sequence[Split]) -> None:
-    """The parts compute what they stand for: as the whole layers with the product of the factors as their weight."""
-    names = ", ".join(action.layer for action in actions)
-    way_out = "Factorize(exclude=[...]) leaves layers whole."
-    wanted = _outputs(whole, example)
-    try:
-        got = _outputs(split, example)
-    except (AttributeError, RuntimeError, TypeError) as wrong:
-        raise VerificationError(
-            f"The model does not run with {names} split: {str(wrong).splitlines()[0]}. It reads something of a layer "
-            f"that its parts do not have. {way_out}"
-        ) from wrong
-    allowed = max([ALLOWED_GAP, *(ROUNDINGS * torch.finfo(t.dtype).eps for t in wanted)])
-    gap = max([0.0, *(_apart(a, b) for a, b in zip(wanted, got, strict=True))])
-    if not gap <= allowed:
-        raise VerificationError(
-            f"With {names} split the outputs differ by {gap:.1e} of the largest from those of the layers that the "
-            f"parts stand for (allowed {allowed:.0e}): the model uses a layer in a way the graph does not show. "
-            f"{way_out}"
-        )
-
-
-def _outputs(model: nn.Module, example: Batch) -> list[Tensor]:
-    """The real outputs on the example inputs, which are not written into."""
-    args, kwargs = pytree.tree_map(
-        lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, (example.args, dict(example.kwargs))
-    )
-    with evaluation(model):
-        made = model(*args, **kwargs)
-    return [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-
-
-def _apart(a: Tensor, b: Tensor) -> float:
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return float("inf")
-    scale = a.double().abs().max().clamp_min(1e-6) if a.numel() else torch.ones(())
-    return float((a.double() - b.double()).abs().max() / scale) if a.numel() else 0.0

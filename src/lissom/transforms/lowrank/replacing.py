@@ -1,0 +1,84 @@
+"""Layers of a model replaced by their parts, and proof that the parts compute what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from lissom.errors import VerificationError
+from lissom.graph.trace import evaluation
+from lissom.task import Batch
+from lissom.transforms.lowrank.actions import Split
+from lissom.transforms.lowrank.evidence import Seen, weight_of
+from lissom.transforms.lowrank.fitting import fit
+from lissom.transforms.lowrank.parts import build, fill_
+
+ALLOWED_GAP = 1e-3
+"""Of the largest output: float32 rounding through a deep network stays below, wrong parts far above."""
+ROUNDINGS = 32
+"""The same in units in the last place, for shorter types."""
+
+
+@torch.no_grad()
+def replace_(model: nn.Module, whole: nn.Module, action: Split, centred: bool, seen: Seen) -> None:
+    """Split a layer of `model`, and put what its parts stand for into the same layer of `whole`."""
+    layer, twin = model.get_submodule(action.layer), whole.get_submodule(action.layer)
+    bias = cast(Tensor | None, layer.bias)
+    fitted = fit(
+        weight_of(model, action.layer),
+        None if bias is None else bias.detach().cpu(),
+        action.method,
+        action.ranks,
+        seen,
+        centred=centred,
+    )
+    cast(Tensor, twin.weight).copy_(fitted.whole)
+    if fitted.bias is not None:
+        cast(Tensor, twin.bias).copy_(fitted.bias)
+    split = build(layer, action.method, action.ranks)
+    fill_(split, fitted.weights, fitted.bias)
+    model.set_submodule(action.layer, split)
+
+
+@torch.no_grad()
+def verify(whole: nn.Module, split: nn.Module, example: Batch, actions: Sequence[Split]) -> None:
+    """The parts compute what they stand for: as the whole layers with the product of the factors as their weight."""
+    names = ", ".join(action.layer for action in actions)
+    way_out = "Factorize(exclude=[...]) leaves layers whole."
+    wanted = _outputs(whole, example)
+    try:
+        got = _outputs(split, example)
+    except (AttributeError, RuntimeError, TypeError) as wrong:
+        raise VerificationError(
+            f"The model does not run with {names} split: {str(wrong).splitlines()[0]}. It reads something of a layer "
+            f"that its parts do not have. {way_out}"
+        ) from wrong
+    allowed = max([ALLOWED_GAP, *(ROUNDINGS * torch.finfo(t.dtype).eps for t in wanted)])
+    gap = max([0.0, *(_apart(a, b) for a, b in zip(wanted, got, strict=True))])
+    if not gap <= allowed:
+        raise VerificationError(
+            f"With {names} split the outputs differ by {gap:.1e} of the largest from those of the layers that the "
+            f"parts stand for (allowed {allowed:.0e}): the model uses a layer in a way the graph does not show. "
+            f"{way_out}"
+        )
+
+
+def _outputs(model: nn.Module, example: Batch) -> list[Tensor]:
+    """The real outputs on the example inputs, which are not written into."""
+    args, kwargs = pytree.tree_map(
+        lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, (example.args, dict(example.kwargs))
+    )
+    with evaluation(model):
+        made = model(*args, **kwargs)
+    return [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return float("inf")
+    scale = a.double().abs().max().clamp_min(1e-6) if a.numel() else torch.ones(())
+    return float((a.double() - b.double()).abs().max() / scale) if a.numel() else 0.0
