@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -42,6 +42,7 @@ def prunes(steps: Any) -> list[Prune]:
 
 
 @given(wishes, schedules, st.none() | st.integers(1, 12), st.floats(0.0, 0.99))
+@example({"ratio": 1e-8}, "linear", 2, 0.5)
 def test_the_product_is_the_wish(wish, schedule, steps, most):
     whole = Prune(**wish, max_ratio=most, exclude=("head",), round_to=4)
     found = prunes(progressive(whole, between, steps=steps, schedule=schedule))

@@ -56,7 +56,8 @@ class Progressive(Setting):
             return self.prune, self.final or self.between
         steps: list[Transform] = []
         for k, (before, after) in enumerate(pairwise(shares), start=1):
-            part = math.log(after / before) / math.log(left) if left < 1.0 else 1.0 / (len(shares) - 1)
+            # A difference of logarithms: the quotient of two numbers next to 1 has lost its digits.
+            part = (math.log(after) - math.log(before)) / math.log(left) if left < 1.0 else 1.0 / (len(shares) - 1)
             steps.append(
                 self.prune.model_copy(
                     update={
