@@ -82,6 +82,9 @@ class BertEncoder(nn.Module):
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
+        from benchmarks.zoo_models import ready_torchvision
+
+        ready_torchvision()  # transformers imports it where it is installed
         from transformers import BertConfig, BertModel
 
         with torch.random.fork_rng(devices=[]):
