@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import pydantic
@@ -21,6 +22,21 @@ class Setting(pydantic.BaseModel):
             return cls.model_validate(data)
         except pydantic.ValidationError as wrong:
             raise error(explain(wrong, where, cls)) from wrong
+
+
+def only_wish(setting: Setting, names: Sequence[str], way_out: str) -> str:
+    """The one of these fields that is not None, for a validator.
+
+    Raises:
+        ValueError: none or several are given; the message ends with `way_out`.
+    """
+    named = [name for name in names if getattr(setting, name) is not None]
+    if len(named) != 1:
+        raise ValueError(
+            f"{type(setting).__name__} needs exactly one of {', '.join(names)}, got {' and '.join(named) or 'none'}. "
+            + way_out
+        )
+    return named[0]
 
 
 def explain(wrong: pydantic.ValidationError, where: str, model: type[pydantic.BaseModel]) -> str:

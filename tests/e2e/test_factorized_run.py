@@ -16,7 +16,7 @@ RECIPE = lissom.Recipe(
     [
         lissom.Fold(),
         lissom.Prune(macs_ratio=1.2, scope="local"),
-        lissom.Factorize(macs_ratio=1.3),
+        lissom.Factorize(macs_ratio=1.3, break_even="macs"),
         lissom.Finetune(epochs=1),
         lissom.Quantize(),
     ]
@@ -38,6 +38,26 @@ def test_pruned_factorized_trained_and_quantized_runs_and_loads(tmp_path, monkey
     x = task.example_inputs[0]
     with torch.no_grad():
         assert torch.equal(loaded(x), result.model(x))
+
+
+def test_a_run_times_every_layer_beside_its_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr("lissom.pipeline.measuring.ROUNDS", 3)
+    monkeypatch.setattr("lissom.pipeline.timing.LAYER_ROUNDS", 5)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 4, 1)).eval()
+    task = lissom.Task(example_inputs=(torch.randn(2, 64, 24, 24),))
+    result = lissom.compress(
+        model, task, target="onnxruntime", recipe=lissom.Recipe([lissom.Factorize(rank=2)]), out=tmp_path, threads=1
+    )
+    (plan,) = result.plans
+    # 37 million multiplications against 1.4: no load of a machine hides that. The other layer may go either way.
+    wide = plan.actions[0]
+    assert wide.layer == "0"
+    assert wide.latency_ms > 2 * wide.latency_ms_after > 0
+    timed = [action.layer for action in plan.actions if action.latency_ms is not None]
+    told = [skip.layer for skip in plan.skipped if "times as fast" in skip.reason]
+    assert sorted(timed + told) == ["0", "2"]
+    assert torch.equal(lissom.load(tmp_path, model)(*task.example_inputs), result.model(*task.example_inputs))
 
 
 def test_parts_can_be_pruned_and_folded_like_other_layers():

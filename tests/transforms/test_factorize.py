@@ -354,7 +354,7 @@ def test_variational_bayes_does_not_collapse_a_layer():
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({}, "exactly one of rank, ratio, energy, error, macs_ratio, parameters_ratio, got none"),
+        ({}, "exactly one of rank, ratio, energy, error, macs_ratio, parameters_ratio, latency_ratio, got"),
         ({"rank": 4, "ratio": 0.5}, "got rank and ratio"),
         ({"rank": 0}, "greater than or equal to 1"),
         ({"rank": -3}, "greater than or equal to 1"),

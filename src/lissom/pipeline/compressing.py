@@ -243,7 +243,7 @@ class _Run:
             watch = Stopwatch(
                 self.model, self.task, chosen.target, self.threads, self.batch_size, folder.state / "timed"
             )
-            work = Work(tick=tick, seed=self.seed, faster=watch)
+            work = Work(tick=tick, seed=self.seed, faster=watch, race=watch.race)
             steps = transform(self.model, task, chosen.recipe, chosen.target, folder=folder, measure=True, work=work)
         after = steps[-1].model if steps else self.model
         with self.stages("export") as tick:

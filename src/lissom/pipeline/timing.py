@@ -1,8 +1,9 @@
-"""How much faster a model is than another on a target, for transforms that have a latency to meet."""
+"""How much faster a model, or a layer, is than another on a target: for transforms that go by measured latency."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +14,11 @@ from lissom.export.catalogue import runtime_of
 from lissom.measure.latency import interleave, paired_ratio
 from lissom.pipeline.candidates import caller
 from lissom.target import Target
-from lissom.task import Task, repeated
+from lissom.task import Batch, Task, repeated
 
 ROUNDS = 20
+LAYER_ROUNDS = 15
+LAYER_BLOCK_MS = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +37,20 @@ class Stopwatch:
         calls = {"before": self._before, "after": self._call(other, "after")}
         samples = interleave(calls, rounds=ROUNDS)
         return paired_ratio(samples["before"], samples["after"]).median
+
+    def race(self, modules: Mapping[str, nn.Module], example: Batch) -> dict[str, tuple[float, ...]]:
+        """Milliseconds per call of every module, one for each round. `example` is what belongs to one example of the
+        task; it is repeated to the batch size."""
+        runtime, inputs = runtime_of(self.target), repeated(example, example.size * self.batch_size)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.folder) as made:
+            place = Path(made)
+            calls: dict[str, Callable[[], object]] = {}
+            for name, module in modules.items():
+                artifact = runtime.export(module, inputs, self.target.name, place, name)
+                calls[name] = caller(runtime.load(artifact, place, self.threads), artifact, inputs)
+            block = LAYER_BLOCK_MS
+            return interleave(calls, rounds=LAYER_ROUNDS, block_ms=block, warmup_ms=5 * block, rest_ms=block)
 
     @cached_property
     def _before(self) -> Callable[[], object]:

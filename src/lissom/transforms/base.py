@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -17,7 +17,7 @@ from lissom.graph.graph import Graph
 from lissom.graph.trace import Trace, quiet
 from lissom.settings import Setting
 from lissom.target import Target
-from lissom.task import Split, Task
+from lissom.task import Batch, Split, Task
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -57,6 +57,9 @@ class Plan(Setting):
         return [action for action in self.actions if isinstance(action, kind)]
 
 
+Race = Callable[[Mapping[str, nn.Module], Batch], Mapping[str, tuple[float, ...]]]
+"""Modules timed side by side on the target, on the inputs that belong to one example: name to milliseconds per call,
+one for every round."""
 Stage = Literal["fold", "structure", "train", "quantize"]
 
 
@@ -74,7 +77,8 @@ class Work:
 
     `folder` may not exist yet, belongs to one step of one run, and keeps what is in it if the run is killed; None
     means that nothing is kept. `tick` takes the share of the work done, in (0, 1]. `faster` says how many times faster
-    a model runs on the target than the one that the recipe was given, measured; None where nothing is measured.
+    a model runs on the target than the one that the recipe was given, measured; `race` times parts of it side by side.
+    Both are None where nothing is measured.
     `original` is that model, None where a transform is carried out by itself. `note` hears what the work found out that
     no plan could know, under a name: it is saved with the step and stands in the report.
     """
@@ -83,6 +87,7 @@ class Work:
     tick: Callable[[float], None] = _ignore
     seed: int = 0
     faster: Callable[[nn.Module], float] | None = None
+    race: Race | None = None
     original: nn.Module | None = None
     note: Callable[[str, JsonValue], None] = _unheard
 

@@ -14,7 +14,8 @@ class Split(Action):
     """Replace a layer by the parts of `method` at these ranks (`tucker`: outputs, inputs).
 
     Multiply-accumulates of one example and parameters, before and after; `loss` is the share of the squared norm that
-    was expected to be left out, where singular values were looked at.
+    was expected to be left out, where singular values were looked at; `latency_ms` is the time of the layer by itself
+    and of its parts on the target, where both were measured.
     """
 
     kind: Literal["split"] = "split"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
@@ -25,3 +26,5 @@ class Split(Action):
     parameters: int
     parameters_after: int
     loss: float | None
+    latency_ms: float | None = None
+    latency_ms_after: float | None = None

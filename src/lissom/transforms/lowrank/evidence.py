@@ -37,6 +37,10 @@ class Layer(Setting):
     shape: Shape
     centred: bool
     """Whether what follows makes up for a shift of its outputs: a bias of its own, or a batch normalization."""
+    calls: tuple[tuple[int, ...], ...]
+    """Shape of what each call reads, for one example."""
+    signature: str
+    """The same for layers that take the same time."""
     values: dict[str, tuple[Values, ...]] = pydantic.Field(default_factory=dict[str, tuple[Values, ...]])
 
 
@@ -47,9 +51,29 @@ class Refused(Setting):
     reason: str
 
 
+class Timing(Setting):
+    """A layer and its parts on one example (or what the race repeats it to), over all calls of the layer."""
+
+    signature: str
+    method: Method
+    ranks: tuple[int, ...]
+    whole_ms: float
+    parts_ms: float
+    low: float
+    """95 % interval of how many times faster the parts are."""
+    high: float
+
+    @property
+    def faster(self) -> bool:
+        return self.low > 1.0
+
+
 class Study(Setting):
     layers: tuple[Layer, ...]
     refused: tuple[Refused, ...]
+    timings: tuple[Timing, ...] = ()
+    macs_ratio: float | None = None
+    """At which the wished latency was measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,23 +86,27 @@ class Seen:
 
 def find_layers(model: nn.Module, graph: Graph) -> Study:
     """Every layer of the graph: what can be split, and why the others cannot."""
-    calls: dict[str, list[Node]] = {}
+    by_layer: dict[str, list[Node]] = {}
     for layer in graph.layers:
         node = graph.by_name[layer.node]
-        calls.setdefault(node.layer or node.name, []).append(node)
+        by_layer.setdefault(node.layer or node.name, []).append(node)
     found: list[Layer] = []
     refused: list[Refused] = []
     modules = dict(model.named_modules())
-    for name, nodes in calls.items():
+    for name, nodes in by_layer.items():
         module = modules.get(name)
         reasons = [reason for node in nodes if (reason := _refuse(graph, node, module, modules))]
         if reasons or module is None:
             refused.append(Refused(name=name, reason=(*reasons, "it is no module of the model")[0]))
             continue
+        dtype = next(module.parameters()).dtype
+        calls = tuple(_reads(module, graph, node) for node in nodes)
         found.append(
             Layer(
                 name=name,
                 nodes=tuple(node.name for node in nodes),
+                calls=calls,
+                signature=f"{module}, {dtype}, on {' and '.join(map(str, calls))}",
                 shape=_shape(module, graph, nodes),
                 centred=has_bias(module) or all(_normalized(graph, node) for node in nodes),
             )
@@ -221,25 +249,41 @@ def _normalized(graph: Graph, node: Node) -> bool:
     return node.name not in graph.outputs and bool(readers) and all(r.op == "batch_norm" for r in readers)
 
 
+def _reads(module: nn.Module, graph: Graph, node: Node) -> tuple[int, ...]:
+    """The input's shape for one example: its first axis is however many there are of the others."""
+    weight = cast(Tensor, module.weight)
+    rows = node.macs // weight.numel()
+    if weight.ndim == 2:
+        inner = [size if isinstance(size, int) else 1 for size in node.shape[1:-1]]
+        return max(1, rows // prod(inner)), *inner, weight.shape[1]
+    made, given = _places(module, graph, node)
+    return max(1, rows // prod(made)), weight.shape[1], *given
+
+
 def _shape(module: nn.Module, graph: Graph, nodes: Sequence[Node]) -> Shape:
     weight = cast(Tensor, module.weight)
     outputs = inputs = between = 0
     for node in nodes:
         here = node.macs // weight.numel()
         outputs += here
-        dims = weight.ndim - 2
-        if dims == 0:
+        if weight.ndim == 2:
             continue
-        made = [int(size) for size in node.shape[-dims:]]
-        source = node.value(0)
-        given = [int(size) for size in graph.shape_of(source or "")[-dims:]]
-        conv = cast(nn.Conv2d, module)
-        if conv.padding_mode != "zeros":
-            # The operator's input is padded already; a part in front of the kernel sees it before.
-            given = [size - _padded(conv, axis) for axis, size in enumerate(given)]
+        made, given = _places(module, graph, node)
         inputs += here * prod(given) // prod(made)
         between += here * given[-1] // made[-1]
     return shape_of(module, outputs, inputs, between)
+
+
+def _places(module: nn.Module, graph: Graph, node: Node) -> tuple[list[int], list[int]]:
+    """Sizes of the kernel's axes in what a convolution makes and in what it reads, before padding."""
+    conv = cast(nn.Conv2d, module)
+    dims = conv.weight.ndim - 2
+    made = [int(size) for size in node.shape[-dims:]]
+    given = [int(size) for size in graph.shape_of(node.value(0) or "")[-dims:]]
+    if conv.padding_mode != "zeros":
+        # The operator's input is padded already; a part in front of the kernel sees it before.
+        given = [size - _padded(conv, axis) for axis, size in enumerate(given)]
+    return made, given
 
 
 def _padded(conv: nn.Conv2d, axis: int) -> int:

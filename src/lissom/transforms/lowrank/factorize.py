@@ -2,48 +2,51 @@
 
 Every split layer becomes an `nn.Sequential` of plain `nn.Conv*d` or `nn.Linear` in the user's own class, so that
 pruning, quantization and every runtime take the result as they take any model. Formulas: `lissom.functional.svd`,
-`spatial`, `tucker`, `cp`; ranks from one budget: `lissom.functional.allocation`. A layer whose parts would not cost
-less stays as it is, and the plan says with which numbers.
+`spatial`, `tucker`, `cp`; ranks from one budget: `lissom.functional.allocation`. A layer whose parts are not
+faster, or smaller where size is the goal, stays as it is, and the plan says with which numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
+import torch
 from torch import nn
 
-from lissom.errors import GoalError
-from lissom.functional.allocation import Option, allocate
+from lissom.errors import GoalError, UsageError
 from lissom.graph.graph import Graph
 from lissom.graph.select import select
 from lissom.graph.trace import Trace, trace
+from lissom.settings import only_wish
 from lissom.target import Target
 from lissom.task import Batch, Task
 from lissom.task import Split as DataSplit
 from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Transform, Work, calibration_split, clone
 from lissom.transforms.lowrank.actions import Split
-from lissom.transforms.lowrank.evidence import Layer, Seen, Study, find_layers, look, weight_of, with_values
-from lissom.transforms.lowrank.options import (
-    Choice,
-    Multiple,
-    Unit,
-    best_of,
-    choice,
-    choices,
-    ranks_above_noise,
-    whole_cost,
-)
-from lissom.transforms.lowrank.parts import Method, applies, build, largest, macs_of, parameters_of, stages
+from lissom.transforms.lowrank.breakeven import drawn_, time_choices, timing_of
+from lissom.transforms.lowrank.evidence import Layer, Seen, Study, Timing, find_layers, look, weight_of, with_values
+from lissom.transforms.lowrank.options import Choice, Multiple, Unit
+from lissom.transforms.lowrank.parts import Method, applies, build, largest, stages
+from lissom.transforms.lowrank.ranking import Ranked, Wish
 from lissom.transforms.lowrank.recovery import Pair, Recovery, recover_
 from lissom.transforms.lowrank.replacing import replace_, verify
+from lissom.transforms.paced import least_cut
 
 Share = Annotated[float, pydantic.Field(gt=0.0, lt=1.0)]
 Times = Annotated[float, pydantic.Field(ge=1.0)]
 BUDGETS = ("macs_ratio", "parameters_ratio")
-WISHES = ("rank", "ratio", "energy", "error", *BUDGETS)
+WISHES = ("rank", "ratio", "energy", "error", *BUDGETS, "latency_ratio")
 AUTO: tuple[Method, ...] = ("svd", "spatial", "tucker")
+DRY = (
+    "Factorize(%s) measures on the target, which a dry run does not. Use lissom.compress, or Factorize(macs_ratio=...) "
+    "with break_even='macs'."
+)
+OUT_OF_REACH = (
+    "Factorize(latency_ratio=%g) is out of reach by thinner layers: the fastest that was measured is {fastest} times "
+    "faster. Wish for less, or cut channels with Prune as well."
+)
 
 
 class Factorize(Transform):
@@ -53,11 +56,16 @@ class Factorize(Transform):
     Bayes; `ratio`, the share of every layer's multiplications to save; `energy`, the share of the squared singular
     values that every layer keeps; `error`, the relative error that every layer may have; `macs_ratio` or
     `parameters_ratio`, how many times smaller the model gets (before / after), shared between the layers by what their
-    singular values are worth.
+    singular values are worth; `latency_ratio`, how many times faster than the model that the recipe was given,
+    measured on the target by `lissom.compress`.
 
     `method` is "svd", "spatial", "tucker", "cp", or "auto": for every layer the one of the first three that is best
     for the wish, and "svd" for a fixed rank. `exclude` holds patterns of layers that stay whole. Ranks are multiples of
     `round_to`, by default of what the target computes at once.
+
+    `break_even` says what the parts of a layer must have less of than the layer, or it stays whole: "macs",
+    "parameters", or "latency", which times both on the target (`breakeven`). "auto" is "parameters" for
+    `parameters_ratio`; else "latency" in a run that measures, and "macs" in a dry run, which does not.
 
     `data_aware` weighs what is lost by the calibration data (or training data), unlabelled; `recovery` fits the last
     part of every layer to what the whole layer made. Both are done by "auto" where the task has data. `samples`
@@ -74,6 +82,8 @@ class Factorize(Transform):
     error: Share | None = None
     macs_ratio: Times | None = None
     parameters_ratio: Times | None = None
+    latency_ratio: Times | None = None
+    break_even: Literal["auto", "latency", "macs", "parameters"] = "auto"
     exclude: tuple[str, ...] = ()
     round_to: Annotated[int, pydantic.Field(ge=1)] | None = None
     data_aware: bool | Literal["auto"] = "auto"
@@ -82,14 +92,16 @@ class Factorize(Transform):
 
     @pydantic.model_validator(mode="after")
     def _one_wish(self) -> Factorize:
-        named = [name for name in WISHES if getattr(self, name) is not None]
-        if len(named) != 1:
+        way_out = "Write Factorize(macs_ratio=2) for half the multiplications, or Factorize(rank=64)."
+        name = only_wish(self, WISHES, way_out)
+        counts = self._counts()
+        if counts and self.break_even in ("macs", "parameters") and self.break_even != counts:
             raise ValueError(
-                f"Factorize needs exactly one of {', '.join(WISHES)}, got {' and '.join(named) or 'none'}. Write "
-                "Factorize(macs_ratio=2) for half the multiplications, or Factorize(rank=64)."
+                f"Factorize({name}=...) counts {counts}, break_even={self.break_even!r} something else. Leave "
+                f"break_even out, or write break_even={counts!r} or 'latency'."
             )
-        if self.method == "cp" and (self.rank == "vbmf" or named[0] in ("energy", "error")):
-            what = "rank='vbmf'" if self.rank == "vbmf" else named[0]
+        if self.method == "cp" and (self.rank == "vbmf" or name in ("energy", "error")):
+            what = "rank='vbmf'" if self.rank == "vbmf" else name
             raise ValueError(
                 f"Factorize(method='cp') has no {what}: what a "
                 "rank loses is known only after its least squares. Give rank, ratio or a budget, or another method."
@@ -109,16 +121,25 @@ class Factorize(Transform):
         Raises:
             DataError: data are asked for that the task lacks or that do not fit; a weight is not finite.
             RecipeError: an `exclude` pattern matches nothing.
+            UsageError: a latency is asked for where nothing is measured.
+            GoalError: the budget is out of reach with layers that are faster split.
         """
         found = find_layers(model, trace.graph)
         if self.needs():
             calibration_split(self.name, task)
-        chosen = {layer.name for layer in found.layers} - self._excluded(trace.graph)
+        chosen = frozenset(layer.name for layer in found.layers) - self._excluded(trace.graph)
         for name in sorted(chosen):
             if not next(model.get_submodule(name).parameters()).is_meta:
                 weight_of(model, name)
-        if not self._ranked():
-            return found
+        if self._ranked():
+            found = self._with_values(found, model, trace, task, chosen, work)
+        if self.latency_ratio is not None:
+            found = found.model_copy(update={"macs_ratio": self._least_cut(found, model, trace, task, target, work)})
+        return self._timed(found, model, trace.graph, target, work) if self._times(work) else found
+
+    def _with_values(
+        self, found: Study, model: nn.Module, trace: Trace, task: Task, chosen: frozenset[str], work: Work
+    ) -> Study:
         methods = self._methods()
         seen: Mapping[str, Seen] = {}
         if self._aware(task) and self.rank != "vbmf":
@@ -130,6 +151,44 @@ class Factorize(Transform):
                 trace, layers, wanted, self._batches(task), lambda n: work.tick(min(0.4, 0.4 * n / self.samples))
             )
         return with_values(found, model, seen, methods, chosen)
+
+    def _least_cut(self, study: Study, model: nn.Module, trace: Trace, task: Task, target: Target, work: Work) -> float:
+        """The MACs ratio at which the wished latency is measured."""
+        measure, wish = work.faster, self.latency_ratio
+        if measure is None or wish is None:
+            raise UsageError(DRY % "latency_ratio=...")
+
+        def faster_at(macs_ratio: float) -> float | None:
+            counted = self.model_copy(update={"latency_ratio": None, "macs_ratio": macs_ratio, "break_even": "macs"})
+            try:
+                plan = counted.plan(trace.graph, study, target)
+            except GoalError:
+                return None
+            split = self.restructure(model, plan, trace, task)
+            draws = torch.Generator().manual_seed(0)
+            for action in plan.of(Split):
+                drawn_(split.get_submodule(action.layer), draws)
+            return measure(split)
+
+        return least_cut(wish, faster_at, work.tick, OUT_OF_REACH % wish)
+
+    def _timed(self, study: Study, model: nn.Module, graph: Graph, target: Target, work: Work) -> Study:
+        """With the times of all parts that the plan will hold, and of those that were too slow for it."""
+        race = work.race
+        if race is None:
+            raise UsageError(DRY % "break_even='latency'")
+        multiple = self._wish(target, study).multiple
+
+        def least(layer: Layer, method: Method) -> tuple[int, ...]:
+            return tuple(multiple.of(most) for most in largest(layer.shape, method))
+
+        budget = any(wish is not None for wish in (self.macs_ratio, self.parameters_ratio, self.latency_ratio))
+        while True:
+            chosen = self._rank(graph, study, target).chosen
+            more = time_choices(model, study.layers, chosen, study.timings, race, least if budget else None)
+            if not more:
+                return study
+            study = study.model_copy(update={"timings": (*study.timings, *more)})
 
     def plan(self, graph: Graph, study: Study, target: Target) -> Plan:
         """
@@ -144,13 +203,13 @@ class Factorize(Transform):
             for one in study.refused
         ]
         skipped += [Skip(layer=n.name, reason="excluded by the recipe") for n in study.layers if n.name in excluded]
-        multiple = Multiple(self.round_to or target.channel_multiple, self.round_to is None)
-        if self.macs_ratio is not None or self.parameters_ratio is not None:
-            chosen, reasons = self._budgeted(graph, free, multiple)
-        else:
-            chosen, reasons = self._each(free, multiple)
+        chosen, reasons = self._rank(graph, study, target)
         skipped += [Skip(layer=name, reason=reason) for name, reason in reasons.items()]
-        actions = [_action(layer, chosen[layer.name]) for layer in free if layer.name in chosen]
+        actions = [
+            _action(layer, made, timing_of(layer, made, study.timings))
+            for layer in free
+            if (made := chosen.get(layer.name)) is not None
+        ]
         saved = sum(a.parameters - a.parameters_after for a in actions)
         widths = {a.layer: graph.tensor_by_name[f"{a.layer}.weight"] for a in actions}
         return Plan(
@@ -221,6 +280,10 @@ class Factorize(Transform):
         )
         recover_(pair, self._batches(task), how, lambda share: work.tick(0.5 + 0.5 * share))
 
+    def _rank(self, graph: Graph, study: Study, target: Target) -> Ranked:
+        excluded = self._excluded(graph)
+        return self._wish(target, study).ranked(graph, [one for one in study.layers if one.name not in excluded])
+
     def _methods(self) -> tuple[Method, ...]:
         if self.method != "auto":
             return (self.method,)
@@ -249,101 +312,36 @@ class Factorize(Transform):
         names = [node.layer or node.name for node in nodes]
         return select(names, self.exclude, "Factorize(exclude=...)")
 
+    def _wish(self, target: Target, study: Study) -> Wish:
+        allowed = None if self.energy is None else 1.0 - self.energy
+        return Wish(
+            methods=self._methods(),
+            unit=self._unit(),
+            multiple=Multiple(self.round_to or target.channel_multiple, self.round_to is None),
+            rank=self.rank,
+            ratio=self.ratio,
+            loss=allowed if self.error is None else self.error**2,
+            budget=self.macs_ratio or self.parameters_ratio or study.macs_ratio,
+            timings=study.timings,
+        )
+
     def _unit(self) -> Unit:
-        return "parameters" if self.parameters_ratio is not None else "macs"
+        return "parameters" if "parameters" in (self.break_even, self._counts()) else "macs"
 
-    def _budgeted(
-        self, graph: Graph, layers: Sequence[Layer], multiple: Multiple
-    ) -> tuple[dict[str, Choice], dict[str, str]]:
-        """The choices of all layers from one budget, and why the others stay whole."""
-        unit = self._unit()
-        total = graph.macs if unit == "macs" else graph.parameters
-        budget = total / (self.macs_ratio or self.parameters_ratio or 1.0)
-        reasons: dict[str, str] = {}
-        racing: dict[str, list[Choice]] = {}
-        for layer in layers:
-            methods, reason = self._usable(layer)
-            own = best_of([c for m in methods for c in choices(layer, m, unit, multiple)], unit)
-            if own:
-                racing[layer.name] = own
-            else:
-                reasons[layer.name] = reason or _too_dear(layer, methods, unit, multiple)
-        shapes = {layer.name: layer.shape for layer in layers}
-        fixed = total - sum(whole_cost(shapes[name], unit) for name in racing)
-        options = {
-            name: [*(Option(c.cost(unit), c.loss or 0.0) for c in own), Option(whole_cost(shapes[name], unit), 0.0)]
-            for name, own in racing.items()
-        }
-        found = allocate(options, budget - fixed)
-        what = "MACs" if unit == "macs" else "parameters"
-        if found is None:
-            least = fixed + sum(min(o.cost for o in own) for own in options.values())
-            raise GoalError(
-                f"Factorize cannot reach {budget:,.0f} {what}: with every layer at its least rank the model still has "
-                f"{least:,.0f} of {total:,}. Wish for at most {total / least:.4g} times fewer, lower round_to, exclude "
-                "less, or cut channels with Prune as well."
-            )
-        chosen: dict[str, Choice] = {}
-        for name, index in found.items():
-            if index < len(racing[name]):
-                chosen[name] = racing[name][index]
-            else:
-                reasons[name] = f"whole, its {whole_cost(shapes[name], unit):,} {what} are within the budget"
-        return chosen, reasons
+    def _counts(self) -> Unit | None:
+        """What the wish itself is about; None where it is about the quality of layers."""
+        if self.parameters_ratio is not None:
+            return "parameters"
+        return "macs" if any(w is not None for w in (self.macs_ratio, self.ratio, self.latency_ratio)) else None
 
-    def _each(self, layers: Sequence[Layer], multiple: Multiple) -> tuple[dict[str, Choice], dict[str, str]]:
-        """The choice of every layer by itself, and why the others stay whole."""
-        chosen: dict[str, Choice] = {}
-        reasons: dict[str, str] = {}
-        for layer in layers:
-            methods, reason = self._usable(layer)
-            if reason:
-                reasons[layer.name] = reason
-                continue
-            found = self._choose(layer, methods, multiple)
-            if isinstance(found, str):
-                reasons[layer.name] = found
-            else:
-                chosen[layer.name] = found
-        return chosen, reasons
-
-    def _usable(self, layer: Layer) -> tuple[list[Method], str]:
-        methods: list[Method] = [method for method in self._methods() if applies(layer.shape, method)]
-        kernel = " x ".join(map(str, layer.shape.kernel)) or "linear layer's"
-        return methods, "" if methods else f"{self.method} has nothing to split in a {kernel} kernel; svd has"
-
-    def _choose(self, layer: Layer, methods: Sequence[Method], multiple: Multiple) -> Choice | str:
-        unit, shape = self._unit(), layer.shape
-        dense = whole_cost(shape, unit)
-        if isinstance(self.rank, int):
-            (method,) = methods
-            most = largest(shape, method)
-            if self.rank > max(most):
-                return f"rank {self.rank} is above its largest, {max(most)}"
-            found = choice(layer, method, tuple(min(self.rank, one) for one in most))
-            return found if found.cost(unit) < dense else _dearer(found, layer)
-        if self.rank == "vbmf":
-            every = [choice(layer, method, ranks_above_noise(layer, method)) for method in methods]
-            found = min(every, key=lambda c: c.cost(unit))
-            return found if found.cost(unit) < dense else _dearer(found, layer)
-        cheaper = [c for method in methods for c in choices(layer, method, unit, multiple)]
-        if not cheaper:
-            return _too_dear(layer, methods, unit, multiple)
-        if self.ratio is not None:
-            within = [c for c in cheaper if c.cost(unit) <= (1.0 - self.ratio) * dense]
-            if not within:
-                least = min(cheaper, key=lambda c: c.cost(unit))
-                saved = 1 - least.cost(unit) / dense
-                return f"at its least rank, {least.ranks}, it saves {saved:.1%} of its {dense:,} MACs"
-            return min(within, key=lambda c: (c.loss or 0.0, -c.cost(unit)))
-        allowed = 1.0 - self.energy if self.energy is not None else cast(float, self.error) ** 2
-        good = [c for c in cheaper if c.loss is not None and c.loss <= allowed]
-        if not good:
-            return f"every rank that loses at most {allowed:.4g} of its energy costs at least its {dense:,} MACs"
-        return min(good, key=lambda c: c.cost(unit))
+    def _times(self, work: Work) -> bool:
+        """Whether parts have to be faster than their layer, measured."""
+        return self.break_even == "latency" or (
+            self.break_even == "auto" and self._counts() != "parameters" and work.race is not None
+        )
 
 
-def _action(layer: Layer, made: Choice) -> Split:
+def _action(layer: Layer, made: Choice, timed: Timing | None) -> Split:
     return Split(
         layer=layer.name,
         method=made.method,
@@ -353,24 +351,9 @@ def _action(layer: Layer, made: Choice) -> Split:
         parameters=layer.shape.parameters,
         parameters_after=made.parameters,
         loss=made.loss,
+        latency_ms=None if timed is None else timed.whole_ms,
+        latency_ms_after=None if timed is None else timed.parts_ms,
     )
-
-
-def _dearer(found: Choice, layer: Layer) -> str:
-    return (
-        f"{found.method} at rank {'x'.join(map(str, found.ranks))} has {found.macs:,} MACs and {found.parameters:,} "
-        f"parameters, the layer itself {layer.shape.macs:,} and {layer.shape.parameters:,}"
-    )
-
-
-def _too_dear(layer: Layer, methods: Sequence[Method], unit: Unit, multiple: Multiple) -> str:
-    """The cheapest that there is, which is no cheaper than the layer."""
-    shape = layer.shape
-    least: list[tuple[Method, tuple[int, ...]]] = [
-        (m, tuple(multiple.of(most) for most in largest(shape, m))) for m in methods
-    ]
-    every = [Choice(m, r, macs_of(shape, m, r), parameters_of(shape, m, r), None) for m, r in least]
-    return _dearer(min(every, key=lambda c: c.cost(unit)), layer)
 
 
 def _width(weight: Any) -> int:

@@ -31,6 +31,7 @@ from lissom.graph.resize import Sizes
 from lissom.graph.select import select as match
 from lissom.graph.statistics import run_over
 from lissom.graph.trace import Trace
+from lissom.settings import only_wish
 from lissom.target import Target
 from lissom.task import Batch, Split, Task, contiguous, fitting
 from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Transform, Work, calibration_split, clone
@@ -80,12 +81,8 @@ class PruneDepth(Transform):
 
     @pydantic.model_validator(mode="after")
     def _one_wish(self) -> PruneDepth:
-        named = [name for name in WISHES if getattr(self, name) is not None]
-        if len(named) != 1:
-            raise ValueError(
-                f"PruneDepth needs exactly one of ratio, {', '.join(BUDGETS)}, got {' and '.join(named) or 'none'}. "
-                "Write PruneDepth(ratio=0.25) for a quarter of the blocks, or PruneDepth(macs_ratio=1.5)."
-            )
+        way_out = "Write PruneDepth(ratio=0.25) for a quarter of the blocks, or PruneDepth(macs_ratio=1.5)."
+        only_wish(self, WISHES, way_out)
         return self
 
     def needs(self) -> frozenset[Split]:

@@ -29,11 +29,12 @@ from lissom.graph.narrowed import Narrowed, narrowed
 from lissom.graph.resize import Kept, Sizes
 from lissom.graph.select import select as match
 from lissom.graph.trace import Trace
+from lissom.settings import only_wish
 from lissom.target import Target
 from lissom.task import Batch, Split, Task
 from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Transform, Work, calibration_split
+from lissom.transforms.paced import least_cut
 from lissom.transforms.pruning.multiples import finer, suited
-from lissom.transforms.pruning.paced import least_cut
 from lissom.transforms.pruning.recovery import Recovery
 from lissom.transforms.pruning.scores import ACTIVATION, GRADIENT, Criterion, Reading, Scores, score
 from lissom.transforms.pruning.surgery import EXPORTED, Pruned, Refit, prune
@@ -43,6 +44,10 @@ Share = Annotated[float, pydantic.Field(ge=0.0, lt=1.0)]
 Times = Annotated[float, pydantic.Field(ge=1.0)]
 BUDGETS = ("macs_ratio", "parameters_ratio", "size_ratio")
 WISHES = ("ratio", *BUDGETS, "latency_ratio")
+OUT_OF_REACH = (
+    "Prune(latency_ratio=%g) is out of reach by cutting channels: the fastest that was measured is {fastest} times "
+    "faster. Wish for less, raise max_ratio, or take blocks out with PruneDepth first."
+)
 
 
 class Cut(Action):
@@ -114,12 +119,10 @@ class Prune(Transform):
 
     @pydantic.model_validator(mode="after")
     def _one_wish(self) -> Prune:
-        named = [name for name in WISHES if getattr(self, name) is not None]
-        if len(named) != 1:
-            raise ValueError(
-                f"Prune needs exactly one of {', '.join(WISHES)}, got {' and '.join(named) or 'none'}. Write "
-                "Prune(ratio=0.3) for 30 % of the channels, or Prune(macs_ratio=2) for half the multiplications."
-            )
+        way_out = (
+            "Write Prune(ratio=0.3) for 30 % of the channels, or Prune(macs_ratio=2) for half the multiplications."
+        )
+        only_wish(self, WISHES, way_out)
         return self
 
     def needs(self) -> frozenset[Split]:
@@ -161,7 +164,9 @@ class Prune(Transform):
                 return None
             return measure(counted._cut(model, plan, trace, task.example, Refit()).module)
 
-        return replace(study, macs_ratio=least_cut(self.latency_ratio, faster_at, work.tick))
+        return replace(
+            study, macs_ratio=least_cut(self.latency_ratio, faster_at, work.tick, OUT_OF_REACH % self.latency_ratio)
+        )
 
     def plan(self, graph: Graph, study: Study, target: Target) -> Plan:
         """

@@ -15,10 +15,13 @@ WIDEST = 64.0
 """Times fewer MACs that is tried at most."""
 
 
-def least_cut(wish: float, faster_at: Callable[[float], float | None], tick: Callable[[float], None]) -> float:
+def least_cut(
+    wish: float, faster_at: Callable[[float], float | None], tick: Callable[[float], None], out_of_reach: str
+) -> float:
     """The smallest MACs ratio, up to the resolution of the bisection, at which `faster_at` gives at least `wish`.
 
-    `faster_at(macs_ratio)` measures; None says that so much cannot be cut.
+    `faster_at(macs_ratio)` measures; None says that so much cannot be cut. `out_of_reach` is the message for the user,
+    with `{fastest}` for the most that was measured.
 
     Raises:
         GoalError: the wish is not met however much is cut; says what was measured.
@@ -43,8 +46,5 @@ def least_cut(wish: float, faster_at: Callable[[float], float | None], tick: Cal
         else:
             low, high = ratio, min(WIDEST, ratio * max(1.25, wish / found))
     if best is None:
-        raise GoalError(
-            f"Prune(latency_ratio={wish}) is out of reach by cutting channels: the fastest that was measured is "
-            f"{fastest:.2f} times faster. Wish for less, raise max_ratio, or take blocks out with PruneDepth first."
-        )
+        raise GoalError(out_of_reach.format(fastest=f"{fastest:.2f}"))
     return best
