@@ -22,6 +22,7 @@ def images(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_it_trains_both_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(d1, "DEPTH", 8)
     monkeypatch.setattr(d1, "VIEWS", 1)
+    monkeypatch.setattr(d1, "ROUNDS", 2)
     monkeypatch.setattr(d1, "KINDS", {**d1.KINDS, "taught": {**d1.KINDS["taught"], "views": 1}})
     task = lissom.Task(
         example_inputs=(torch.zeros(1, 3, 8, 8),),
@@ -35,6 +36,7 @@ def test_it_trains_both_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: py
     assert {wish.figure for wish in found.goal.wishes} <= set(found.value)
     assert found.value["kept answers"].value == 20 * 10 * 2
     assert found.value["parameters"].value == 1.0
+    assert found.value["epoch with kept answers"].value > 0
     assert [run.name for run in found.runs] == ["alone, seed 0", "alone, seed 1", "taught, seed 0", "taught, seed 1"]
     monkeypatch.setattr(loop._Run, "carry_out", lambda *_: pytest.fail("trained again"))
     assert d1.compared(context, d1.student(9), task, seeds=(0, 1), base=base) == found
