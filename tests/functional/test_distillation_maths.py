@@ -178,3 +178,65 @@ def test_several_teachers_are_the_mean_of_their_probabilities() -> None:
 
 def test_agreement_counts_equal_answers() -> None:
     assert d.agreement(torch.eye(3), torch.eye(3)[[0, 2, 2]]).tolist() == [1.0, 0.0, 1.0]
+
+
+# Boxes ------------------------------------------------------------------------------------------------------
+
+
+def some_boxes(seed: int, count: int = 40) -> Tensor:
+    """Corners on a grid of 12 x 12 cells."""
+    generator = torch.Generator().manual_seed(seed)
+    low = torch.randint(0, 8, (count, 2), generator=generator)
+    size = torch.randint(1, 5, (count, 2), generator=generator)
+    return torch.cat([low, low + size], 1).double()
+
+
+def cells(x1: int, y1: int, x2: int, y2: int) -> set[tuple[int, int]]:
+    return {(x, y) for x in range(x1, x2) for y in range(y1, y2)}
+
+
+def counted_giou(left: list[int], right: list[int]) -> float:
+    a, b = cells(*left), cells(*right)
+    around = cells(*(min(left[i], right[i]) for i in (0, 1)), *(max(left[i], right[i]) for i in (2, 3)))
+    return len(a & b) / len(a | b) - (len(around) - len(a | b)) / len(around)
+
+
+def test_generalized_iou_is_that_of_counted_cells() -> None:
+    left, right = some_boxes(0), some_boxes(1)
+    wanted = [counted_giou(a, b) for a, b in zip(left.int().tolist(), right.int().tolist(), strict=True)]
+    assert min(wanted) < 0 < max(wanted)
+    assert d.generalized_iou(left, right).tolist() == pytest.approx(wanted)
+    assert torch.equal(d.generalized_iou(left, left), torch.ones(40, dtype=torch.float64))
+
+
+def test_boxes_are_weighed_by_certainty_and_have_no_unit() -> None:
+    left, right, sure = (
+        some_boxes(2),
+        some_boxes(3),
+        torch.rand(40, generator=torch.Generator().manual_seed(4)).double(),
+    )
+    giou = d.generalized_iou(left, right)
+    wanted = np.average(1 - giou.numpy(), weights=sure.numpy())
+    assert float(d.boxes(left, right, sure)) == pytest.approx(wanted)
+    assert float(d.boxes(100 * left, 100 * right, 0.01 * sure)) == pytest.approx(wanted)
+    assert float(d.boxes(left, right, 0 * sure)) == 0.0
+    left = left + 0.25  # away from ties, where the maximum has no derivative
+    assert torch.autograd.gradcheck(lambda x: d.boxes(x, right, sure), (left.requires_grad_(),))
+
+
+def test_a_box_without_area_still_learns_where_to_go() -> None:
+    student = torch.tensor([[3.0, 3.0, 3.0, 3.0]], requires_grad=True)
+    d.boxes(student, torch.tensor([[3.0, 3.0, 3.0, 3.0]]), torch.ones(1)).backward()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+    student = torch.tensor([[0.0, 0.0, 1.0, 1.0]], requires_grad=True)
+    d.boxes(student, torch.tensor([[5.0, 5.0, 6.0, 6.0]]), torch.ones(1)).backward()
+    assert student.grad is not None
+    assert (student.grad[0, 2:] < 0).all(), "it grows towards the teacher's"
+
+
+def test_centres_and_certainty() -> None:
+    assert d.corners(torch.tensor([[2.0, 3.0, 2.0, 4.0]])).tolist() == [[1.0, 1.0, 3.0, 5.0]]
+    scores = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(5))
+    torch.testing.assert_close(d.certainty(scores, None), 1 / (1 + (-scores.max(-1).values).exp()))
+    torch.testing.assert_close(d.certainty(scores, -1), scores.softmax(-1)[..., :2].sum(-1))

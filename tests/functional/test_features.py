@@ -28,7 +28,7 @@ def flow(s: Tensor, a: Tensor) -> Tensor:
     return f.flow((s[:, :2], s), (a[:, :2], a))
 
 
-ALL: dict[str, Loss] = {**FREE, "hint": f.hint, "flow": flow}
+ALL: dict[str, Loss] = {**FREE, "hint": f.hint, "flow": flow, "context": f.context}
 
 
 def maps(seed: int = 0, channels: int = 3) -> tuple[Tensor, Tensor]:
@@ -90,6 +90,26 @@ def test_hint_and_flow_are_relative_errors() -> None:
     gs, ga = (np.einsum("nap,nbp->nab", x[:, :2], x) / 6 for x in (s, a))
     wanted = np.mean([np.sum((x - y) ** 2) / np.sum(y**2) for x, y in zip(gs, ga, strict=True)])
     assert float(flow(*maps(4))) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_context_is_a_pyramid_of_errors() -> None:
+    generator = torch.Generator().manual_seed(11)
+    s, a = (torch.randn(3, 2, 8, 8, generator=generator, dtype=torch.float64).numpy() for _ in range(2))
+
+    def pooled(x: np.ndarray, fields: int) -> np.ndarray:
+        return x.reshape(3, 2, fields, 8 // fields, fields, 8 // fields).mean((3, 5))
+
+    each = [
+        w * ((pooled(s, n) - pooled(a, n)) ** 2).mean((1, 2, 3))
+        for n, w in ((8, 1), (4, 1 / 2), (2, 1 / 4), (1, 1 / 8))
+    ]
+    wanted = np.mean(sum(each) / (1 + 1 / 2 + 1 / 4 + 1 / 8) / (a**2).mean((1, 2, 3)))
+    assert float(f.context(torch.as_tensor(s), torch.as_tensor(a))) == pytest.approx(wanted, rel=1e-9)
+    small = [torch.as_tensor(x[:, :, :2, :2]) for x in (s, a)]  # the map itself, and its mean
+    one = ((small[0] - small[1]) ** 2).mean((1, 2, 3)) + 0.5 * ((small[0] - small[1]).mean((2, 3)) ** 2).mean(1)
+    assert float(f.context(*small)) == pytest.approx(
+        float((one / 1.5 / (small[1] ** 2).mean((1, 2, 3))).mean()), rel=1e-9
+    )
 
 
 def test_attention_is_one_minus_a_cosine() -> None:

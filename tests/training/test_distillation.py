@@ -15,6 +15,7 @@ from loops import EVERYTHING, batches, equal, net, settings, task
 from torch import Tensor, nn
 
 from lissom.errors import DataError, RecipeError, UsageError
+from lissom.functional.distillation import generalized_iou
 from lissom.task import Batch, Task
 from lissom.training import finetune as loop
 from lissom.training.distillation import Distillation, distillation_of
@@ -117,13 +118,49 @@ def test_a_student_comes_closer_to_its_teacher() -> None:
 def test_regressors_learn_and_are_no_part_of_the_result() -> None:
     student, teacher = deep(), deep(width=5, seed=1)
     made = lesson(student, teacher, losses=["hint"])
-    assert [tuple(one.weight.shape) for one in made.regressors.values()] == [(5, 3, 1), (10, 6, 1)]
+    assert [tuple(one.shape) for one in made.regressors["hint"].parameters()] == [(5, 3, 1), (5,), (10, 6, 1), (10,)]
     trained = finetune(student, task(), settings(teacher="original", losses=["hint"], epochs=6), original=teacher)
     assert trained.model.state_dict().keys() == student.state_dict().keys()
     hints = [epoch.parts["hint"] for epoch in trained.history.epochs]
     assert hints[-1] < hints[0]
     assert trained.history.lesson is not None
     assert trained.history.lesson.taps == {"hint": {"first": "first", "second": "second"}}
+
+
+def test_a_fusion_reviews_deep_maps_at_shallow_taps_and_is_no_part_of_the_result() -> None:
+    student, teacher = deep(), deep(width=5, seed=1)
+    made = lesson(student, teacher, losses=["review"], share=1.0)
+    fusion = made.regressors["review"]
+    value(made, student).backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in fusion.parameters())
+    # The shallow tap alone: its loss reaches the student's second stage through the fusion.
+    maps = [torch.randn(2, c, 4, 4).requires_grad_() for c in (3, 6)]
+    (shallow, _), _ = fusion([(one, torch.zeros(())) for one in maps])
+    assert shallow.shape == (2, 5, 4, 4)
+    assert all(bool(g.any()) for g in torch.autograd.grad(shallow.sum(), maps))
+
+    given = settings(teacher="original", losses=["review"], share=1.0, epochs=8)
+    trained = finetune(student, task(), given, original=teacher)
+    assert trained.model.state_dict().keys() == student.state_dict().keys()
+    losses = [epoch.parts["review"] for epoch in trained.history.epochs]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_tokens_are_reviewed_as_well() -> None:
+    class Tokens(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.blocks = nn.Sequential(
+                *[nn.Sequential(nn.Linear(8 if i == 0 else width, width), nn.Tanh()) for i in range(2)]
+            )
+            self.fc = nn.Linear(width, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.blocks(x.flatten(1, 2)).mean(1))
+
+    made = lesson(Tokens(6), Tokens(10), losses=[{"kind": "review", "taps": ["blocks.0", "blocks.1"]}])
+    assert bool(value(made, Tokens(6)).isfinite())
+    assert made.tap_names == {"review": {"blocks.0": "blocks.0", "blocks.1": "blocks.1"}}
 
 
 # Whom it asks -----------------------------------------------------------------------------------------------
@@ -254,6 +291,72 @@ def test_pixels_have_their_classes_on_axis_one() -> None:
     found = made(student, Batch((X[0][:2],), target=target), criterion_of(aim, settings()))
     z, t = (one(X[0][:2]).movedim(1, 3).reshape(-1, 4) for one in (student, teacher))
     torch.testing.assert_close(found, made.outputs["kl"].of(z, t, None, 4.0))
+
+
+class Detector(nn.Module):
+    """`(b, 3, 8, 8)` to 16 boxes, as corners around the centres of a 4 x 4 grid, with logits of three classes."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.head = nn.Conv2d(3, 7, 2, stride=2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        made = self.head(x).flatten(2).mT
+        middle = torch.cartesian_prod(torch.arange(4.0), torch.arange(4.0))
+        return {
+            "boxes": torch.cat([middle - made[..., :2].exp(), middle + made[..., 2:4].exp()], -1),
+            "logits": made[..., 4:],
+        }
+
+
+BOXES = {"kind": "boxes", "output": "boxes", "scores": "logits"}
+
+
+def detection() -> Task:
+    """Targets as detectors have them: a list of found things, which no loss of distillation reads."""
+    found = [{"boxes": torch.zeros(1, 4), "labels": torch.zeros(1, dtype=torch.int64)}] * 16
+    return task([(X[0], found)], loss=lambda outputs, _: outputs["boxes"].square().mean(), validation=None)
+
+
+@pytest.mark.parametrize("kind", ["kl", "bernoulli"])
+def test_a_detector_learns_boxes_and_classes(kind: str) -> None:
+    losses = [{"kind": kind, "output": "logits"}, BOXES]
+    given = settings(teacher="original", losses=losses, share=1.0, epochs=8, learning_rate=0.2)
+    epochs = finetune(Detector(0), detection(), given, original=Detector(1)).history.epochs
+    for name in (kind, "boxes"):
+        assert epochs[-1].parts[name] < 0.8 * epochs[0].parts[name]
+    made = lesson(Detector(1), Detector(1), detection(), losses=losses, share=1.0)
+    same = value(made, Detector(1), target=None, criterion=lambda *_: torch.zeros(()))
+    assert float(same.detach()) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_boxes_count_as_much_as_the_teacher_is_sure() -> None:
+    student, teacher = Detector(0), Detector(1)
+    with torch.no_grad():
+        ours, theirs = student(X[0]), teacher(X[0])
+    giou = generalized_iou(ours["boxes"].flatten(0, 1), theirs["boxes"].flatten(0, 1))
+    for more, sure in (
+        ({}, theirs["logits"].sigmoid().amax(-1)),
+        ({"background": 0}, 1 - theirs["logits"].softmax(-1)[..., 0]),
+    ):
+        made = lesson(student, teacher, detection(), losses=[{**BOXES, **more}], share=1.0)
+        found = value(made, student, target=None, criterion=lambda *_: torch.zeros(()))
+        torch.testing.assert_close(found.detach(), ((1 - giou) * sure.flatten()).sum() / sure.sum())
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"scores": "boxes", "output": "logits"}, r"'logits' is of shape \(16, 16, 3\)"),
+        ({"background": 3}, "background=3, and 'logits' has 3 classes"),
+        ({"scores": "score"}, "no output 'score'"),
+    ],
+)
+def test_boxes_that_are_none_are_refused(more: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        lesson(Detector(0), Detector(1), detection(), losses=[{**BOXES, **more}])
 
 
 # What is refused --------------------------------------------------------------------------------------------

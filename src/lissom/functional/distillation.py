@@ -10,7 +10,9 @@ KL(p, q) = sum_c p (log p - log q). Every loss is a mean over the n rows and zer
     top_k           T^2 KL over the teacher's k likeliest classes and one class of all others
     bernoulli       T^2 KL, each output a class of its own
     squared         (z - t)^2
+    boxes           sum_i w_i (1 - GIoU(s_i, b_i)) / sum_i w_i        GIoU: Rezatofighi et al. 2019 (arXiv:1902.09630)
 
+s_i and b_i are a student's and a teacher's box at the same place, w_i how sure the teacher is that something is there.
 The gradient of `kl` is T (q - p) / n. For logits of mean zero that are small against T it tends to (z - t) / (n c):
 T^2 makes its scale independent of T. A mean over classes as well, the `reduction="mean"` of torch's `kl_div`, would be
 c times too small.
@@ -88,6 +90,37 @@ def squared(student: Tensor, teacher: Tensor) -> Tensor:
     return (student - teacher).square().mean()
 
 
+def boxes(student: Tensor, teacher: Tensor, certainty: Tensor) -> Tensor:
+    """Boxes `(n, 4)` by their corners, x1, y1, x2, y2, in any unit; `certainty` `(n,)`, not negative. At most 2."""
+    return (certainty * (1 - generalized_iou(student, teacher))).sum() / certainty.sum().clamp_min(TINY_NORM)
+
+
+def generalized_iou(left: Tensor, right: Tensor) -> Tensor:
+    """`(n, 4)` corners twice -> `(n,)`: IoU minus the share of the smallest box around both that neither covers.
+
+    1 for the same box, at least -1. A box whose corners are the wrong way round has no area.
+    """
+    low, high = torch.maximum(left[:, :2], right[:, :2]), torch.minimum(left[:, 2:], right[:, 2:])
+    outer = torch.maximum(left[:, 2:], right[:, 2:]) - torch.minimum(left[:, :2], right[:, :2])
+    both, around = (high - low).clamp_min(0).prod(1), outer.clamp_min(0).prod(1)
+    areas = [(box[:, 2:] - box[:, :2]).clamp_min(0).prod(1) for box in (left, right)]
+    either = areas[0] + areas[1] - both
+    return _share(both, either) - _share(around - either, around)
+
+
+def corners(centres: Tensor) -> Tensor:
+    """`(..., 4)` centre x, centre y, width, height -> x1, y1, x2, y2."""
+    middle, half = centres[..., :2], centres[..., 2:] / 2
+    return torch.cat([middle - half, middle + half], -1)
+
+
+def certainty(scores: Tensor, background: int | None) -> Tensor:
+    """Logits `(..., c)` -> `(...)`: the largest sigmoid; with a class `background`, one minus its softmax."""
+    if background is None:
+        return scores.sigmoid().amax(-1)
+    return 1 - scores.softmax(-1)[..., background]
+
+
 def mean_probabilities(teachers: Tensor) -> Tensor:
     """Logits `(k, n, c)` of k teachers -> `(n, c)`, those of the mean of their probabilities."""
     return torch.log_softmax(teachers, 2).logsumexp(0) - torch.tensor(float(len(teachers))).log()
@@ -119,6 +152,11 @@ def _split(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, 
 def _scores(logits: Tensor) -> Tensor:
     centred = logits - logits.mean(1, keepdim=True)
     return centred * torch.rsqrt(centred.square().mean(1, keepdim=True) + TINY_SPREAD)
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """0 of nothing."""
+    return part / torch.where(whole > 0, whole, 1.0)
 
 
 def _pearson_distance(left: Tensor, right: Tensor, axis: int) -> Tensor:

@@ -6,6 +6,7 @@ S student's, A teacher's; |.| the Euclidean norm; all are means over the n examp
     attention     |u(sum_c S^2) - u(sum_c A^2)|^2 / 2      Zagoruyko and Komodakis 2017 (arXiv:1612.03928), equation 2
     selectivity   MMD^2(S, A) / MMD^2(0, A)                Huang and Wang 2017 (arXiv:1707.01219), equations 5, 8
     flow          |G(S) - G(A)|^2 / |G(A)|^2               Yim et al. 2017, equations 1, 2
+    context       sum_l w_l mse_l(S, A) / sum_l w_l / mse(0, A)    Chen et al. 2021 (arXiv:2104.09044), section 3.4
     similarity    |u(S S^T) - u(A A^T)|^2 / 2, by rows     Tung and Mori 2019 (arXiv:1907.09682), equations 2 to 4
     distances, angles    Huber of relations                Park et al. 2019 (arXiv:1904.05068), equations 4 to 9
 
@@ -13,8 +14,9 @@ u(x) = x / |x|. G = X Y^T / positions, between two places of one network. MMD is
 unit vector over the positions, with the kernel k(x, y) = (x^T y)^2.
 
 The papers leave the scale to a weight that ranges from 0.02 to 30000. Here every loss is relative: 0 for the teacher's
-own values, 1 for zeros (hint, selectivity, flow) or for patterns that have nothing in common (attention, similarity),
-at most about 1 for relations. So a weight of 1 means the same for all of them, whatever the size of the map.
+own values, 1 for zeros (hint, selectivity, flow; at most 1: context) or for patterns that have nothing in common
+(attention, similarity), at most about 1 for relations. So a weight of 1 means the same for all of them, whatever the
+size of the map.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SCALES = (4, 2, 1)
+"""Rows and columns that `context` averages maps down to."""
 TINY = 1e-6
 """Norm below which a vector has no direction."""
 
@@ -47,6 +51,25 @@ def selectivity(student: Tensor, teacher: Tensor) -> Tensor:
 def flow(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
     """Each a pair `(n, c1, positions)`, `(n, c2, positions)`: the products of channels before and after."""
     return _relative(_products(*student), _products(*teacher))
+
+
+def context(student: Tensor, teacher: Tensor) -> Tensor:
+    """Hierarchical context loss of maps `(n, c, h, w)` or `(n, c, t)` of one shape: squared error at full size and of
+    averages over 4x4, 2x2 and 1x1 fields, with weights 1, 1/2, 1/4, 1/8; scales as large as the map are left out.
+
+    Averages never have more energy than the map: for a student of zeros it is at most 1.
+    """
+    student, teacher = (x if x.ndim == 4 else x[:, :, None] for x in (student, teacher))
+    error = (student - teacher).flatten(1).square().mean(1)
+    size, total, weight = teacher.shape[2:], 1.0, 1.0
+    for scale in SCALES:
+        fields = (min(scale, size[0]), min(scale, size[1]))
+        if fields == tuple(size):
+            continue
+        weight /= 2
+        total += weight
+        error = error + weight * F.adaptive_avg_pool2d(student - teacher, fields).flatten(1).square().mean(1)
+    return (error / total / (teacher.flatten(1).square().mean(1) + TINY**2)).mean()
 
 
 def similarity(student: Tensor, teacher: Tensor) -> Tensor:

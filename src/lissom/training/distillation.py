@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom.errors import DataError, RecipeError
+from lissom.functional import distillation
 from lissom.graph.trace import evaluation
 from lissom.task import Batch, Task
 from lissom.training.answers import Notebook
@@ -25,10 +26,11 @@ from lissom.training.augment import Mixed
 from lissom.training.chance import Chance, seed_of
 from lissom.training.epochs import epoch_of
 from lissom.training.history import Lesson, Pace
-from lissom.training.losses import KL, FeatureLoss, Maps, OutputLoss, alike
+from lissom.training.losses import KL, Boxes, FeatureLoss, OutputLoss, alike
 from lissom.training.objective import Criterion
 from lissom.training.outputs import check_same, classes_of, output_of, rows_of
 from lissom.training.pace import computed, device_of, order_
+from lissom.training.regressors import Maps
 from lissom.training.settings import SHARE, Training
 from lissom.training.taps import Place, check_called, check_tappable, chosen, places_of, tapped
 from lissom.training.teacher import OWN, Teacher, identity, teachers_of
@@ -67,7 +69,7 @@ class Distillation:
             losses = {name: self.output_loss(loss, outputs, answers, batch) for name, loss in self.outputs.items()}
             check_called(own, self._taps(0), "student")
             for name, (loss, pairs) in self.inner.items():
-                losses[name] = loss.of([self._maps(name, pair, own, given) for pair in pairs])
+                losses[name] = loss.of(self._maps(name, pairs, own, given))
             weighted = [self._settings(name).weight * loss for name, loss in losses.items()]
             total = (1 - self.share) * task + self.share * torch.stack(weighted).sum()
         self.parts = {"task": task.detach(), **{name: loss.detach() for name, loss in losses.items()}}
@@ -116,7 +118,7 @@ class Distillation:
 
     def taught(self, batch: Batch) -> tuple[dict[str | None, Tensor], dict[str, Tensor]]:
         """Answers `(k, ...)` of k teachers by name of the output, and inner values of the one that is tapped."""
-        wanted = list(dict.fromkeys(loss.output for loss in self.outputs.values()))
+        wanted = list(dict.fromkeys(name for loss in self.outputs.values() for name in loss.reads))
         values: dict[str, Tensor] = {}
 
         def ask() -> list[Tensor]:
@@ -149,6 +151,8 @@ class Distillation:
         student = output_of(outputs, loss.output, target, "student")
         check_same(student, teachers[0], "the student", "the teacher")
         heat = loss.heat(self.temperature)
+        if isinstance(loss, Boxes):
+            return loss.of(student, loss.pooled(teachers), sure_of(loss, teachers, answers[loss.scores]), heat)
         if not loss.classes:
             return loss.of(student, loss.pooled(teachers), None, heat)
         rows = rows_of(student, teachers, target)
@@ -172,15 +176,9 @@ class Distillation:
             return first
         return torch.lerp(loss.of(rows.student, taught, rows.others, heat), first, target.share)
 
-    def _maps(
-        self, name: str, pair: tuple[Place, Place], own: Mapping[str, Tensor], given: Mapping[str, Tensor]
-    ) -> Maps:
-        student, teacher = alike(own[pair[0].name], given[pair[1].name])
-        key = _key(name, pair)
-        if key in self.regressors:
-            mixed = self.regressors[key](student.flatten(2) if student.ndim > 2 else student[:, :, None])
-            student = mixed.view(len(student), -1, *student.shape[2:])
-        return student, teacher
+    def _maps(self, name: str, pairs: Pairs, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[Maps]:
+        taps = [alike(own[student.name], given[teacher.name]) for student, teacher in pairs]
+        return self.regressors[name](taps) if name in self.regressors else taps
 
 
 def distillation_of(
@@ -224,6 +222,26 @@ def distillation_of(
 
 def batch_device(batch: Batch) -> torch.device:
     return next((tensor.device for tensor in batch.tensors()), torch.device("cpu"))
+
+
+def sure_of(loss: Boxes, boxes: Tensor, scores: Tensor) -> Tensor:
+    """How sure teachers are of each box, a mean of theirs: `(k, b, n, 4)`, `(k, b, n, c)` -> `(b, n)`.
+
+    Raises:
+        DataError: no boxes, no scores of them, or no such class.
+    """
+    if boxes.shape[-1] != 4 or scores.shape[:-1] != boxes.shape[:-1]:
+        raise DataError(
+            f"boxes needs an output (examples, boxes, 4) and scores (examples, boxes, classes), and {loss.output!r} is "
+            f"of shape {tuple(boxes.shape[1:])}, {loss.scores!r} of {tuple(scores.shape[1:])}. Name others, or "
+            "compare raw heads with 'squared' and 'bernoulli'."
+        )
+    count = scores.shape[-1]
+    if loss.background is not None and not -count <= loss.background < count:
+        raise DataError(
+            f"boxes: background={loss.background}, and {loss.scores!r} has {count} classes. Give its index."
+        )
+    return distillation.certainty(scores, loss.background).mean(0)
 
 
 def _usual(target: Any) -> KL:
@@ -276,9 +294,9 @@ def _tap(student: nn.Module, made: Distillation, inner: Mapping[str, FeatureLoss
         pairs = chosen(loss.taps, loss.kind, ours, theirs)
         for pair in pairs:
             _check_pair(loss, pair)
-            widths = [_width(place) for place in pair]
-            if loss.widths == "fitted" and widths[0] != widths[1]:
-                made.regressors[_key(name, pair)] = nn.Conv1d(widths[0], widths[1], 1)
+        learned = loss.learned([(_width(student), _width(teacher)) for student, teacher in pairs])
+        if learned is not None:
+            made.regressors[name] = learned
         made.inner[name] = (loss, pairs)
         if loss.kind == "flow" and len(pairs) < 2:
             raise RecipeError(f"flow goes from one tap to the next, and there is one: {pairs[0][0].name!r}. Give two.")
@@ -294,7 +312,7 @@ def _check_pair(loss: FeatureLoss, pair: tuple[Place, Place]) -> None:
         raise RecipeError(f"{loss.kind} cannot compare {shown}: only images are brought to one resolution.")
     if loss.places and len(ours.shape) < 3:
         raise RecipeError(f"{loss.kind} compares positions, and {shown} have none. Tap maps, or use 'hint'.")
-    if loss.widths == "equal" and _width(ours) != _width(theirs):
+    if loss.equal and _width(ours) != _width(theirs):
         raise RecipeError(
             f"{loss.kind} compares channel by channel, and {shown} have {_width(ours)} and {_width(theirs)}. Use "
             "'hint', which learns a regressor between them, or 'selectivity'."
@@ -303,8 +321,3 @@ def _check_pair(loss: FeatureLoss, pair: tuple[Place, Place]) -> None:
 
 def _width(place: Place) -> int:
     return place.shape[2] if len(place.shape) == 3 else place.shape[1]
-
-
-def _key(name: str, pair: tuple[Place, Place]) -> str:
-    """A module's name must not have dots."""
-    return f"{name}:{pair[0].name}:{pair[1].name}".replace(".", "/")

@@ -14,11 +14,12 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 import pydantic
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lissom.errors import nearest
 from lissom.functional import distillation, features
 from lissom.settings import Setting
+from lissom.training.regressors import Fusion, Maps, Pointwise, Widths
 
 Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 Names = Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
@@ -42,6 +43,11 @@ class OutputLoss(Setting):
     """Whether the rows are distributions over classes: one per example, token or pixel."""
     weight: Positive = 1.0
     output: str | None = None
+
+    @property
+    def reads(self) -> tuple[str | None, ...]:
+        """The teachers' outputs that it needs."""
+        return (self.output,)
 
     def heat(self, given: float | None) -> float:
         """The temperature: its own, that of the training, or the usual one."""
@@ -143,8 +149,36 @@ class Squared(OutputLoss):
         return distillation.squared(student, teacher)
 
 
-Maps = tuple[Tensor, Tensor]
-"""Student's and teacher's values at one tap, `(n, c, *positions)` with the same positions."""
+class Boxes(OutputLoss):
+    """Detected boxes, each weighed by how sure the teacher is of it. Both models answer box for box.
+
+    Attributes:
+        output: name of the boxes, `(b, n, 4)`.
+        scores: name of the teacher's logits of classes, `(b, n, c)`.
+        layout: "corners", x1 y1 x2 y2, or "centres", centre x, centre y, width, height.
+        background: index of the class that means nothing is there, where scores are of a softmax (-1: the last); None
+            where each class has a sigmoid of its own.
+    """
+
+    kind: Literal["boxes"] = "boxes"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
+    classes: ClassVar[bool] = False
+    output: str  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]  frozen
+    scores: str
+    layout: Literal["corners", "centres"] = "corners"
+    background: int | None = None
+
+    @property
+    def reads(self) -> tuple[str | None, ...]:
+        return self.output, self.scores
+
+    def pooled(self, teachers: Tensor) -> Tensor:
+        return teachers.mean(0)
+
+    def of(self, student: Tensor, teacher: Tensor, target: Any, temperature: float) -> Tensor:
+        """`target`: how sure the teacher is, in the shape of the boxes without their last axis."""
+        sides = (student, teacher) if self.layout == "corners" else map(distillation.corners, (student, teacher))
+        left, right = (side.reshape(-1, 4) for side in sides)
+        return distillation.boxes(left, right, target.reshape(-1))
 
 
 def flat(values: Tensor) -> Tensor:
@@ -175,10 +209,14 @@ class FeatureLoss(Setting):
     kind: str
     places: ClassVar[bool] = True
     """Whether it looks at positions: vectors have none."""
-    widths: ClassVar[Literal["any", "fitted", "equal"]] = "any"
-    """Number of channels of student and teacher: any, made equal by a regressor trained along, or equal."""
+    equal: ClassVar[bool] = False
+    """Whether student and teacher need the same number of channels at a tap."""
     weight: Positive = 1.0
     taps: Literal["auto"] | Names | Pairs = "auto"
+
+    def learned(self, widths: Widths) -> nn.Module | None:
+        """A new regressor for taps of these widths, trained with the student; None where none is needed."""
+        return None
 
     @abstractmethod
     def of(self, taps: Sequence[Maps]) -> Tensor:
@@ -190,7 +228,9 @@ class Hint(FeatureLoss):
 
     kind: Literal["hint"] = "hint"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
     places: ClassVar[bool] = False
-    widths: ClassVar[Literal["any", "fitted", "equal"]] = "fitted"
+
+    def learned(self, widths: Widths) -> nn.Module | None:
+        return Pointwise(widths) if any(student != teacher for student, teacher in widths) else None
 
     def of(self, taps: Sequence[Maps]) -> Tensor:
         return _mean(features.hint, taps)
@@ -218,7 +258,7 @@ class Flow(FeatureLoss):
     """FSP: products of channels between one tap and the next. Equal widths."""
 
     kind: Literal["flow"] = "flow"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
-    widths: ClassVar[Literal["any", "fitted", "equal"]] = "equal"
+    equal: ClassVar[bool] = True
 
     def of(self, taps: Sequence[Maps]) -> Tensor:
         found: list[Tensor] = []
@@ -226,6 +266,18 @@ class Flow(FeatureLoss):
             before, after = alike(student, next_student), alike(teacher, next_teacher)
             found.append(features.flow((flat(before[0]), flat(before[1])), (flat(after[0]), flat(after[1]))))
         return torch.stack(found).mean()
+
+
+class Review(FeatureLoss):
+    """Maps of the student, fused from deep to shallow by a regressor, at four scales beside the teacher's."""
+
+    kind: Literal["review"] = "review"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
+
+    def learned(self, widths: Widths) -> nn.Module | None:
+        return Fusion(widths)
+
+    def of(self, taps: Sequence[Maps]) -> Tensor:
+        return torch.stack([features.context(student, teacher) for student, teacher in taps]).mean()
 
 
 class Similarity(FeatureLoss):
@@ -251,12 +303,12 @@ class Relational(FeatureLoss):
 
 
 Kinds = (
-    KL | Decoupled | Standardized | Correlation | TopK | Bernoulli | Squared
-    | Hint | Attention | Selectivity | Flow | Similarity | Relational
+    KL | Decoupled | Standardized | Correlation | TopK | Bernoulli | Squared | Boxes
+    | Hint | Attention | Selectivity | Flow | Review | Similarity | Relational
 )  # fmt: skip
 KINDS: tuple[str, ...] = (
-    "kl", "decoupled", "standardized", "correlation", "top_k", "bernoulli", "squared",
-    "hint", "attention", "selectivity", "flow", "similarity", "relational",
+    "kl", "decoupled", "standardized", "correlation", "top_k", "bernoulli", "squared", "boxes",
+    "hint", "attention", "selectivity", "flow", "review", "similarity", "relational",
 )  # fmt: skip
 
 
