@@ -110,27 +110,36 @@ def inspect(
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="What cutting each group alone does to metric and loss.")
     ] = False,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Layers, groups, sensitivity as a page.")] = None,
+    saturation: Annotated[
+        bool, typer.Option("--saturation", help="Clipping, noise and overflow in the target's integers.")
+    ] = False,
+    target: TargetName = "onnxruntime",
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="All of it as a page.")] = None,
     settings: Setting = None,
     as_json: AsJson = False,
 ) -> None:
-    """Layers, shapes and costs of a model; coupled channels, and how much it suffers when they are cut."""
+    """Layers, shapes and costs of a model; coupled channels, how much it suffers when they are cut or rounded."""
     import lissom
+    from lissom.pipeline import saturation as saturate
     from lissom.pipeline import sensitivity as sense
     from lissom.project import load_project
     from lissom.report.inspection import write
-    from lissom.terminal import progress_bar, quiet_native, show_graph, show_groups, show_sensitivity
+    from lissom.terminal import progress_bar, quiet_native, show_graph, show_groups, show_saturation, show_sensitivity
 
     with _work(as_json):
         model, task = load_project(project, _settings(settings))
-        with progress_bar(silent=as_json or not sensitivity) as progress, quiet_native():
+        with progress_bar(silent=as_json or not (sensitivity or saturation)) as progress, quiet_native():
             graph = lissom.analyze(model, task)
             found = sense(model, task, progress=progress) if sensitivity else None
-    page = write(graph, task.name, html, found) if html else None
+            integers = saturate(model, task, target=target, progress=progress) if saturation else None
+    page = write(graph, task.name, html, found, integers) if html else None
     if as_json:
         layers = [layer.model_dump(mode="json") for layer in graph.layers]
         totals = {"macs": graph.macs, "parameters": graph.parameters, "bytes": graph.bytes}
-        more = {"sensitivity": found.model_dump(mode="json")} if found else {}
+        more = {
+            **({"sensitivity": found.model_dump(mode="json")} if found else {}),
+            **({"saturation": integers.model_dump(mode="json")} if integers else {}),
+        }
         _json(
             {
                 "name": task.name,
@@ -149,6 +158,8 @@ def inspect(
         show_groups(graph)
     if found:
         show_sensitivity(found)
+    if integers:
+        show_saturation(integers)
     if page:
         typer.echo(f"\nPage: {page}")
 

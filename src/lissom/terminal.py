@@ -24,10 +24,10 @@ from rich.table import Table as RichTable
 
 from lissom.export.base import Availability
 from lissom.graph.graph import Graph, Shape
-from lissom.measure.records import RunRecord, Sensitivity
+from lissom.measure.records import RunRecord, Saturation, Sensitivity
 from lissom.pipeline import Foresight, Remeasured
 from lissom.pipeline.recording import done_text
-from lissom.report import groups, tables
+from lissom.report import groups, saturation, tables
 from lissom.report.headline import summary
 from lissom.report.units import bytes_text, count_text, interval_text, ratio_interval_text, ratio_text
 from lissom.target import Target
@@ -108,6 +108,20 @@ def show_sensitivity(found: Sensitivity) -> None:
     console.print(table)
     console.print(f"\n{groups.whole_text(found)} {groups.sensitivity_text(found)}")
     console.print(f"Least important channels by {found.criterion}; nothing fitted again, nothing trained.")
+
+
+def show_saturation(found: Saturation) -> None:
+    """Rounded values, then integer products."""
+    console = _console()
+    for one in (saturation.values_table(found), saturation.layers_table(found)):
+        table = _table(one.caption, *(column.name for column in one.columns))
+        for row in one.rows:
+            table.add_row(*(escape(cell) for cell in row))
+        console.print()
+        console.print(table)
+    console.print(f"\n{saturation.saturation_text(found)}")
+    for note in found.notes:
+        console.print(note)
 
 
 def _spark(harm: float, worst: float) -> str:

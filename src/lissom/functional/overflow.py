@@ -6,9 +6,10 @@ two neighbouring products and saturates the sum to 16 bits:
     saturate16(x1 w1 + x2 w2)            exact for all x1, x2 in [0, X]  if and only if
     X (max(w1, 0) + max(w2, 0)) <= 32767   and   X (min(w1, 0) + min(w2, 0)) >= -32768
 
-Which two weights are neighbours depends on how a kernel packs them, so a row of weights is certified for every pair:
-by its two largest and its two smallest steps. Steps of 7 bits, |w| <= 63, are safe for every X up to 255, since
-2 * 63 * 255 = 32130.
+Neighbours are weights 2j and 2j + 1 of consecutive input channels at one place of the kernel, in which order oneDNN and
+MLAS pack them (blocks of four input channels). Where there is one input channel (depthwise), the places of the kernel
+take their part. Steps of 7 bits, |w| <= 63, are safe for every X up to 255, since 2 * 63 * 255 = 32130; but few rows
+need as much: `safe_scales` widens the scale of a row only until the row is certified.
 
 Reference: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, PMADDUBSW.
 """
@@ -20,7 +21,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lissom.functional.affine import WEIGHT_LIMIT
+
 LARGEST, SMALLEST = 2**15 - 1, -(2**15)
+SAFE_LIMIT = 63
+"""Steps up to this are safe for all inputs."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +43,56 @@ class Pair:
 
 
 def worst_pair(steps: Tensor, largest_input: int) -> Pair:
-    """The largest and smallest sum of two products in any row of `steps` (rows, n), whole numbers.
+    """The largest and smallest sum of two neighbouring products in any row of `steps` (out, in, ...), whole numbers.
 
     Inputs lie in [0, largest_input].
 
     Raises:
-        ValueError: `largest_input` is negative, or `steps` is not a matrix.
+        ValueError: `largest_input` is negative, or `steps` has fewer than two axes.
     """
+    highest, lowest = _extremes(steps, largest_input)
+    if not highest.numel():
+        return Pair(0, 0, 0)
+    return Pair(int(highest.max()), int(lowest.min()), int(_leaves(highest, lowest).sum()))
+
+
+def safe_scales(weight: Tensor, scales: Tensor, largest_input: int) -> Tensor:
+    """The smallest scales (out,), not below `scales`, at which every row of `weight` (out, in, ...) is certified.
+
+    Steps are round(w / s). A row that is certified already keeps its scale; in the others the largest step becomes
+    126, 125, ... until the row is safe, at the latest at 63.
+
+    Raises:
+        ValueError: see `worst_pair`; or `largest_input` is above 255.
+    """
+    if largest_input > 255:
+        raise ValueError(f"unsigned inputs of 8 bits are at most 255, got {largest_input}")
+    shape = [-1] + [1] * (weight.ndim - 1)
+    found = scales.clone()
+    for limit in range(WEIGHT_LIMIT - 1, SAFE_LIMIT - 1, -1):
+        steps = torch.round(weight.detach().float() / found.reshape(shape)).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
+        risky = _leaves(*_extremes(steps, largest_input))
+        if not risky.any():
+            break
+        found = torch.where(risky, scales * WEIGHT_LIMIT / limit, found)
+    return found
+
+
+def _extremes(steps: Tensor, largest_input: int) -> tuple[Tensor, Tensor]:
     if largest_input < 0:
         raise ValueError(f"unsigned inputs are at least 0, got {largest_input}")
-    if steps.ndim != 2:
-        raise ValueError(f"weights of a product are a matrix (rows, n), got the shape {tuple(steps.shape)}")
-    if not steps.numel():
-        return Pair(0, 0, 0)
-    count = min(2, steps.shape[1])
-    whole = steps.to(torch.int64)
-    highest = whole.topk(count, 1).values.clamp_min(0).sum(1) * largest_input
-    lowest = whole.topk(count, 1, largest=False).values.clamp_max(0).sum(1) * largest_input
-    out = (highest > LARGEST) | (lowest < SMALLEST)
-    return Pair(int(highest.max()), int(lowest.min()), int(out.sum()))
+    if steps.ndim < 2:
+        raise ValueError(f"weights of a product have the shape (out, in, ...), got {tuple(steps.shape)}")
+    rows = steps.to(torch.int64)
+    rows = rows.reshape(rows.shape[0], rows.shape[1], -1)
+    rows = rows if rows.shape[1] == 1 else rows.movedim(1, 2)
+    rows = torch.nn.functional.pad(rows, (0, rows.shape[-1] % 2))
+    pairs = rows.reshape(steps.shape[0], -1, 2)
+    if not pairs.shape[1]:
+        return pairs.new_zeros(pairs.shape[0]), pairs.new_zeros(pairs.shape[0])
+    highest, lowest = pairs.clamp_min(0).sum(-1).amax(1), pairs.clamp_max(0).sum(-1).amin(1)
+    return highest * largest_input, lowest * largest_input
+
+
+def _leaves(highest: Tensor, lowest: Tensor) -> Tensor:
+    return (highest > LARGEST) | (lowest < SMALLEST)

@@ -241,3 +241,63 @@ class Sensitivity(Setting):
     macs: int
     ratios: tuple[float, ...]
     groups: tuple[GroupSensitivity, ...]
+
+
+class ValueSaturation(Setting):
+    """A value that is rounded: what was seen of it, and what its grid makes of that."""
+
+    value: str
+    """Node of the traced graph, or an input of the model."""
+    layer: str
+    low: float
+    high: float
+    grid_low: float
+    grid_high: float
+    """Ends of the integer grid, in the value's own units."""
+    dtype: str
+    method: str
+    """What set the range."""
+    clipped: float
+    """Share of the values that the grid clips, on the calibration data."""
+    tail: float
+    """Largest magnitude over the one that 99.9 % of the magnitudes stay below."""
+    sqnr_db: float | None
+    """Signal to rounding noise of this value alone; None without signal or noise."""
+
+
+class LayerSaturation(Setting):
+    """An integer product: whether it can overflow without VNNI, and the noise of its output."""
+
+    layer: str
+    op: str
+    input_dtype: str
+    largest_input: int
+    """Largest unsigned input step that the grid allows."""
+    highest: int
+    lowest: int
+    """Extreme sums of two products."""
+    rows: int
+    rows_at_risk: int
+    """Output channels with two weights whose products can leave 16 bits together."""
+    own_db: float | None
+    """SQNR of the output when only this layer is rounded."""
+    accumulated_db: float | None
+    """SQNR of the output when everything is rounded."""
+
+
+class Saturation(Setting):
+    """Clipping, noise and overflow of a model in the integers of a target."""
+
+    target: str
+    calibration: str
+    examples: int
+    """Calibration examples that ranges and clipped shares come from."""
+    vnni: bool
+    """This machine multiplies without saturating."""
+    values: tuple[ValueSaturation, ...]
+    layers: tuple[LayerSaturation, ...]
+    simulated_db: float | None
+    """SQNR of the model's outputs in the torch simulation."""
+    runtime_db: float | None
+    """SQNR of the model's outputs as the runtime computes them; None where it is not installed."""
+    notes: tuple[str, ...] = ()

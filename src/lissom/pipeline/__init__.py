@@ -7,9 +7,11 @@ from lissom.pipeline.compressing import compress as compress
 from lissom.pipeline.exporting import export_model as export_model
 from lissom.pipeline.foresight import Foresight as Foresight
 from lissom.pipeline.foresight import foresee as foresee
+from lissom.pipeline.monitoring import monitor as monitor
 from lissom.pipeline.reload import Remeasured as Remeasured
 from lissom.pipeline.reload import load as load
 from lissom.pipeline.reload import read_result as read_result
 from lissom.pipeline.reload import remeasure as remeasure
+from lissom.pipeline.saturation import saturation as saturation
 from lissom.pipeline.sensitivity import sensitivity as sensitivity
 from lissom.pipeline.transforming import plan as plan

@@ -6,18 +6,19 @@ from pathlib import Path
 
 from lissom._version import __version__
 from lissom.graph.graph import Graph
-from lissom.measure.records import Sensitivity
-from lissom.report import groups
+from lissom.measure.records import Saturation, Sensitivity
+from lissom.report import groups, saturation
 from lissom.report.page import Figure, Section, filled, json_of, write_page
 from lissom.report.tables import Column, Table
 from lissom.report.units import bytes_text, count_text, plural
 
 
-def render(graph: Graph, name: str, found: Sensitivity | None = None) -> str:
-    """The page of one model; with `found`, its sensitivity to cuts as well."""
+def render(graph: Graph, name: str, found: Sensitivity | None = None, integers: Saturation | None = None) -> str:
+    """The page of one model; with `found`, its sensitivity to cuts, with `integers`, what rounding does to it."""
     sections = (
         ("groups", "Channel groups", bool(graph.groups)),
         ("sensitivity", "Sensitivity", found is not None),
+        ("saturation", "Saturation", integers is not None),
         ("layers", "Layers", True),
     )
     return filled(
@@ -32,18 +33,28 @@ def render(graph: Graph, name: str, found: Sensitivity | None = None) -> str:
         whole_text=groups.whole_text(found) if found else "",
         sensitivity_text=groups.sensitivity_text(found) if found else "",
         sensitivity_figure=_sensitivity(found) if found and found.groups else None,
+        saturation_text=saturation.saturation_text(integers) if integers else "",
+        saturation_notes=integers.notes if integers else (),
+        noise_figure=_noise(integers) if integers and integers.layers else None,
+        values_table=saturation.values_table(integers) if integers else None,
         layers_table=layers_table(graph),
         uncounted=", ".join(sorted(graph.uncounted)),
     )
 
 
-def write(graph: Graph, name: str, path: Path, found: Sensitivity | None = None) -> Path:
+def write(
+    graph: Graph,
+    name: str,
+    path: Path,
+    found: Sensitivity | None = None,
+    integers: Saturation | None = None,
+) -> Path:
     """Render to `path`.
 
     Raises:
         RunFolderError: the file cannot be written.
     """
-    return write_page(render(graph, name, found), path)
+    return write_page(render(graph, name, found, integers), path)
 
 
 def layers_table(graph: Graph) -> Table:
@@ -104,4 +115,18 @@ def _sensitivity(found: Sensitivity) -> Figure:
         height=groups.sensitivity_height(found),
         table=groups.sensitivity_table(found),
         wide=len(found.groups) > groups.MANY,
+    )
+
+
+def _noise(found: Saturation) -> Figure:
+    return Figure(
+        title="Where the rounding noise comes from",
+        caption="Each integer product twice: with its own input and weights rounded only, and with everything before"
+        " it rounded too. A layer far to the left of its neighbours in the first is one to keep in float.",
+        description=f"Signal to noise ratios of {plural(len(found.layers), 'layer')}."
+        f" {saturation.saturation_text(found)} The table holds the numbers.",
+        json=json_of(saturation.noise_figure(found)),
+        height=saturation.noise_height(found),
+        table=saturation.layers_table(found),
+        wide=len(found.layers) > groups.MANY,
     )
