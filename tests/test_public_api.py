@@ -14,7 +14,7 @@ import lissom
 NAMES = {
     "Batch", "Factorize", "Finetune", "Fold", "Goal", "Graph", "LissomError", "Prune", "PruneDepth", "Quantize",
     "Recipe", "Result", "Sparsify", "Task",
-    "analyze", "compress", "load", "plan", "progressive",
+    "analyze", "compress", "load", "monitor", "plan", "progressive",
     "data", "errors", "metrics",
 }  # fmt: skip
 LATE = (

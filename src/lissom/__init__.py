@@ -14,14 +14,12 @@ if TYPE_CHECKING:
     from lissom.errors import LissomError as LissomError
     from lissom.goal import Goal as Goal
     from lissom.graph.graph import Graph as Graph
-    from lissom.measure.monitor import Monitor as Monitor
     from lissom.pipeline import Result as Result
     from lissom.pipeline import analyze as analyze
     from lissom.pipeline import compress as compress
     from lissom.pipeline import load as load
     from lissom.pipeline import monitor as monitor
     from lissom.pipeline import plan as plan
-    from lissom.pipeline import saturation as saturation
     from lissom.progression import progressive as progressive
     from lissom.recipe import Recipe as Recipe
     from lissom.task import Batch as Batch
@@ -45,7 +43,6 @@ _HOMES = {
     "Goal": "lissom.goal",
     "Graph": "lissom.graph.graph",
     "LissomError": "lissom.errors",
-    "Monitor": "lissom.measure.monitor",
     "Quantize": "lissom.transforms.quantization",
     "Recipe": "lissom.recipe",
     "Result": "lissom.pipeline",
@@ -57,7 +54,6 @@ _HOMES = {
     "monitor": "lissom.pipeline",
     "plan": "lissom.pipeline",
     "progressive": "lissom.progression",
-    "saturation": "lissom.pipeline",
 }
 _MODULES = ("data", "errors", "metrics")
 

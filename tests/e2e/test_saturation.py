@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import lissom
 from lissom.cli import app
 from lissom.measure.records import Saturation
+from lissom.pipeline import saturation
 from lissom.report.saturation import saturation_text
 
 HERE = Path(__file__).parent
@@ -22,7 +23,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def found() -> Saturation:
-    return lissom.saturation(tiny.tiny(), tiny.task(), target="openvino", calibration="minmax")
+    return saturation(tiny.tiny(), tiny.task(), target="openvino", calibration="minmax")
 
 
 def test_every_product_is_certified_and_heard(found: Saturation) -> None:
@@ -41,7 +42,7 @@ def test_an_outlier_is_told() -> None:
     task = tiny.task()
     loud = [(x.clone(), y) for x, y in ((b.args[0], b.target) for b in task.batches("train", limit=64))]
     loud[0][0].view(-1)[0] = 1000.0
-    worse = lissom.saturation(
+    worse = saturation(
         tiny.tiny(), lissom.Task(example_inputs=task.example.args, calibration=loud), target="openvino",
         calibration="minmax",
     )  # fmt: skip
@@ -63,7 +64,7 @@ def test_weights_that_overflow_are_named() -> None:
             return self.calm(torch.relu(self.risky(x)))
 
     data = [(torch.rand(32, 4),)]
-    found = lissom.saturation(Net(), lissom.Task(example_inputs=data[0], calibration=data), calibration="minmax")
+    found = saturation(Net(), lissom.Task(example_inputs=data[0], calibration=data), calibration="minmax")
     assert [(one.layer, one.rows_at_risk) for one in found.layers] == [("risky", 2), ("calm", 0)]
 
 
