@@ -63,5 +63,5 @@ def tail(seen: Histogram) -> float:
 
 def _bins(seen: Histogram) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     counts = np.asarray(seen.counts, np.int64)
-    centres = (np.arange(seen.first, seen.first + counts.size) + 0.5) * seen.width
+    centres = (np.arange(seen.first, seen.first + counts.size, dtype=np.float64) + 0.5) * seen.width
     return np.clip(centres, seen.low, seen.high), counts
