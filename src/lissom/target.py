@@ -53,6 +53,32 @@ class Dynamic(Setting):
     """Length of a group along the reduced axis."""
 
 
+Bits = Literal[8, 4, 3, 2]
+StoredKind = Literal["conv", "linear", "embedding"]
+"""Kinds of layer whose weight can be stored in integers while activations stay in float."""
+
+
+class Weights(Setting):
+    """How small the runtime's files hold weights."""
+
+    bits: tuple[Bits, ...] = (8,)
+    """Bits that a weight takes in the file: the smallest number of these that holds its steps."""
+    ops: tuple[StoredKind, ...] = ()
+    """Kinds of layer that it restores weights of while activations stay in float."""
+    matmul_bits: tuple[Bits, ...] = ()
+    """Bits for which it multiplies by stored weights of a linear layer as they are, with its own operator for it."""
+
+    def stored(self, bits: Bits, group: int | None = None) -> Bits:
+        """Bits that steps of `bits` take in the file; `group` is that of a linear layer with groups."""
+        own = self.matmul_bits if group is not None and blocks_fit(group) else ()
+        return min(size for size in (*self.bits, *own) if size >= bits)
+
+
+def blocks_fit(group: int) -> bool:
+    """Whether `group` is a block of ONNX Runtime's MatMulNBits: a power of two, at least 16."""
+    return group >= 16 and group & (group - 1) == 0
+
+
 class Target(Setting):
     """A runtime on a device and its constraint table."""
 
@@ -68,6 +94,7 @@ class Target(Setting):
     """Channels that its kernels compute at a time: between two multiples of it, a channel less saves nothing."""
     integers: Integers
     dynamic: Dynamic
+    weights: Weights = Weights()
 
 
 def known_targets() -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from lissom.export.base import Artifact, artifact_of, input_specs, output_specs,
 from lissom.export.onnx_graph import rewrite_
 from lissom.export.origin import explain, mark_
 from lissom.graph.trace import export_program
+from lissom.target import load_target
 from lissom.task import Batch
 from lissom.transforms.quantization.rewrite import OPS
 
@@ -80,7 +81,7 @@ def write_onnx(model: nn.Module, example: Batch, target: str, folder: Path, stem
     inputs, outputs = input_specs(program), output_specs(program)
     exported = _convert(program)
     translated = exported.exported_program
-    rewrite_(exported.model, translated if translated is not None else program, inputs, outputs)
+    rewrite_(exported.model, translated if translated is not None else program, inputs, outputs, load_target(target))
     with writing(folder) as scratch:
         _save(exported.model, scratch / f"{stem}.onnx")
         names = sorted((file.name for file in scratch.iterdir()), key=len)

@@ -11,9 +11,11 @@ from torch.export import ExportedProgram
 from torch.fx import Node as FxNode
 
 from lissom.export.base import TensorSpec
+from lissom.export.onnx_packing import packed_
 from lissom.export.origin import origin
 from lissom.graph.cost import MACS
 from lissom.graph.describe import op_name
+from lissom.target import Target
 
 FX_NODE = "pkg.torch.onnx.fx_node"
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -22,7 +24,11 @@ FOLDED = re.compile(r"batch_norm|^(getitem|mul|add|pad|constant_pad_nd)$")
 
 
 def rewrite_(
-    model: ir.Model, program: ExportedProgram, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    model: ir.Model,
+    program: ExportedProgram,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    target: Target,
 ) -> None:
     """Bring an exported model into its final form. `program` is the one torch.onnx translated, with marks."""
     graph = model.graph
@@ -30,6 +36,7 @@ def rewrite_(
     _reuse_dynamic_quantization_(graph)
     _transpose_int8_weights_(graph)
     _pool_globally_(graph)
+    packed_(model, target.weights.bits)
     RemoveUnusedNodesPass()(model)
     _name_nodes_(graph, program)
     _name_ends_(graph, inputs, outputs)

@@ -62,7 +62,8 @@ class RoundDynamically(Action):
 class StoreWeight(Action):
     """Keep `parameter` as symmetric int8 with one scale per slice of `axis`; `nodes` multiply by it.
 
-    Its steps are those of `bits` bits; `fit` is how they are chosen: to the nearest, or from data when it is applied.
+    Its steps are those of `bits` bits, of which each takes `stored` in the target's file; `fit` is how they are chosen:
+    to the nearest, or from data when it is applied.
     """
 
     kind: Literal["store-weight"] = "store-weight"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
@@ -71,6 +72,7 @@ class StoreWeight(Action):
     nodes: tuple[str, ...]
     bits: Bits = 8
     fit: Fit = "nearest"
+    stored: Bits = 8
 
 
 class RoundBias(Action):

@@ -8,7 +8,8 @@ needed. Formulas: `lissom.functional.affine`; where quantizers go: `placement` a
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Iterable
 from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic
@@ -71,7 +72,8 @@ class Quantize(Transform):
     readers least, on a few of the examples. `percentile` is that of the method of this name. `exclude` holds patterns
     of layers that stay in float (`"conv1"`, `"layer3.*"`).
 
-    `weight_bits` is how many bits the steps of a weight have; they are stored as int8. `corrections` are tried one
+    `weight_bits` is how many bits the steps of a weight have; the plan says how many they take in the target's file
+    (`StoreWeight.stored`). `corrections` are tried one
     after the other and kept where they lower the error on held-out examples: `"auto"` tries equalization, smoothing
     and bias correction for 8 bits, equalization, smoothing and GPTQ for fewer.
     """
@@ -230,13 +232,13 @@ class Quantize(Transform):
                 for node in chosen
             ]
         products = [node for node in chosen if KINDS[node.op] in ("conv", "linear")]
-        actions += _weights(products, self.weight_bits, self._fit)
+        actions += _weights(products, self.weight_bits, self._fit, target)
         return Plan(
             transform=self.name,
             settings=self.model_dump(mode="json"),
             actions=tuple(actions),
             skipped=tuple(skipped),
-            predicted=_predicted(graph, {a.parameter for a in actions if isinstance(a, StoreWeight)}),
+            predicted=_predicted(graph, [a for a in actions if isinstance(a, StoreWeight)]),
         )
 
     def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task, work: Work = ALONE) -> nn.Module:
@@ -297,7 +299,7 @@ def _width(graph: Graph, node: Node) -> int:
     return graph.tensor_by_name[node.parameter(1) or ""].shape[1]
 
 
-def _weights(products: list[Node], bits: Bits, fit: Fit) -> list[StoreWeight]:
+def _weights(products: list[Node], bits: Bits, fit: Fit, target: Target) -> list[StoreWeight]:
     readers: dict[str, list[Node]] = {}
     for node in products:
         if (parameter := node.parameter(1)) is not None:
@@ -310,6 +312,7 @@ def _weights(products: list[Node], bits: Bits, fit: Fit) -> list[StoreWeight]:
             nodes=tuple(node.name for node in nodes),
             bits=bits,
             fit=fit if len(nodes) == 1 else "nearest",
+            stored=target.weights.stored(bits),
         )
         for parameter, nodes in readers.items()
     ]
@@ -327,13 +330,12 @@ def _biases(graph: Graph, chosen: list[Node], rounded: list[RoundActivation]) ->
     return found
 
 
-def _predicted(graph: Graph, stored: set[str]) -> Cost:
-    """Weights at one byte each, plus a float32 scale per output channel."""
+def _predicted(graph: Graph, stored: Iterable[StoreWeight]) -> Cost:
+    """Weights at the bits that they take in the file, plus a float32 scale per output channel."""
     size = graph.bytes
-    for name in stored:
-        tensor = graph.tensor_by_name[name]
-        count = tensor.bytes // 4
-        size += count + 4 * tensor.shape[0] - tensor.bytes
+    for action in stored:
+        tensor = graph.tensor_by_name[action.parameter]
+        size += math.ceil(tensor.bytes * action.stored / 32) + 4 * tensor.shape[0] - tensor.bytes
     return Cost(macs=graph.macs, parameters=graph.parameters, bytes=size)
 
 
