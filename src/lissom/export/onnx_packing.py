@@ -50,7 +50,8 @@ def _narrow(graph: ir.Graph) -> Iterator[ir.Value]:
 
 def _pack_(graph: ir.Graph, value: ir.Value) -> None:
     name, tensor = value.name, value.const_value
-    assert name is not None and tensor is not None
+    assert name is not None
+    assert tensor is not None
     readers = list(value.uses())
     del graph.initializers[name]
     small = f"{name.removesuffix('_int8')}_int4"
