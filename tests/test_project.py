@@ -151,21 +151,30 @@ def test_dataclasses_of_a_project_can_be_pickled_for_its_loaders(write) -> None:
 def test_a_teacher_is_given_to_every_training_step(write) -> None:
     model, task = load_project(write(GOOD), {})
     recipe = lissom.Recipe([lissom.Fold(), lissom.Finetune(epochs=2, temperature=2.0, teacher="self", ema=0.9)])
-    named, same = taught(recipe, task, "original")
+    named, same = taught(recipe, task, ["original"])
     assert named.steps == (lissom.Fold(), lissom.Finetune(epochs=2, temperature=2.0, teacher="original", ema=0.9))
     assert same is task
-    other, with_teacher = taught(recipe, task, str(write(GOOD.replace("'3'", "'7'"), "large.py")))
+    other, with_teacher = taught(recipe, task, [str(write(GOOD.replace("'3'", "'7'"), "large.py"))])
     assert [step.teacher for step in other.steps[1:]] == ["task"]
     assert with_teacher.teacher.out_features == 7
     assert task.teacher is None
     assert isinstance(model, nn.Linear)
 
 
+def test_several_teachers_are_names_and_files(write, tmp_path: Path) -> None:
+    _, task = load_project(write(GOOD), {})
+    given = ["large.onnx", "original", str(tmp_path), str(write(GOOD, "other.py"))]
+    recipe, several = taught(lissom.Recipe([lissom.Finetune()]), task, given)
+    assert recipe.steps == (lissom.Finetune(teacher=["original", "task"]),)
+    assert several.teacher[:2] == [Path("large.onnx"), tmp_path]
+    assert isinstance(several.teacher[2], nn.Linear)
+
+
 def test_a_teacher_without_training_is_refused(write) -> None:
     _, task = load_project(write(GOOD), {})
     with pytest.raises(UsageError, match="there is no recipe"):
-        taught(None, task, "original")
+        taught(None, task, ["original"])
     with pytest.raises(UsageError, match="none in this one"):
-        taught(lissom.Recipe([lissom.Fold()]), task, "original")
+        taught(lissom.Recipe([lissom.Fold()]), task, ["original"])
     with pytest.raises(ProjectError, match="no project file orginal"):
-        taught(lissom.Recipe([lissom.Finetune()]), task, "orginal")
+        taught(lissom.Recipe([lissom.Finetune()]), task, ["orginal"])

@@ -210,7 +210,11 @@ def compress(  # noqa: PLR0913  one option per wish
     target: TargetName = "auto",
     recipe: RecipeFile = None,
     teacher: Annotated[
-        str | None, typer.Option(metavar="original|PROJECT.py", help="What each Finetune of the recipe learns from.")
+        list[str] | None,
+        typer.Option(
+            metavar="original|self|PROJECT.py|FILE.onnx|RUN",
+            help="What each Finetune of the recipe learns from; may be given several times.",
+        ),
     ] = None,
     drop: Annotated[str | None, typer.Option(help="Largest metric drop: 1%, 0.5pt, 0.01.")] = None,
     latency: Annotated[str | None, typer.Option(help="4x faster, or at most 2.5ms.")] = None,

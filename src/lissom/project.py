@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,8 @@ def load_project(path: str | Path, settings: Mapping[str, str]) -> tuple[nn.Modu
     return model, task
 
 
-def taught(recipe: Recipe | None, task: Task, teacher: str) -> tuple[Recipe, Task]:
-    """Every `Finetune` of the recipe learns from `teacher`: a name, or the model of another project file.
+def taught(recipe: Recipe | None, task: Task, teachers: Sequence[str]) -> tuple[Recipe, Task]:
+    """Every `Finetune` of the recipe learns from `teachers`: names, models of other project files, ONNX files, runs.
 
     Raises:
         UsageError: no recipe, or one that trains nothing.
@@ -53,17 +53,25 @@ def taught(recipe: Recipe | None, task: Task, teacher: str) -> tuple[Recipe, Tas
     """
     if recipe is None or not any(isinstance(step, Finetune) for step in recipe.steps):
         raise UsageError(
-            f"--teacher {teacher} is what the Finetune steps of a recipe learn from, and there is "
+            f"--teacher {teachers[0]} is what the Finetune steps of a recipe learn from, and there is "
             f"{'no recipe' if recipe is None else 'none in this one'}. Give --recipe FILE with a Finetune step."
         )
-    name = "original" if teacher == "original" else "task"
-    if name == "task":
-        task = replace(task, teacher=load_project(teacher, {})[0])
+    names = [one for one in teachers if one in ("original", "self")]
+    others = [_teacher(one) for one in teachers if one not in names]
+    if others:
+        names.append("task")
+        task = replace(task, teacher=others if len(others) > 1 else others[0])
+    given = {"teacher": names if len(names) > 1 else names[0]}
     steps = [
-        type(step).parse({**step.model_dump(), "teacher": name}, "--teacher") if isinstance(step, Finetune) else step
+        type(step).parse({**step.model_dump(), **given}, "--teacher") if isinstance(step, Finetune) else step
         for step in recipe.steps
     ]
     return Recipe(steps), task
+
+
+def _teacher(given: str) -> nn.Module | Path:
+    path = Path(given)
+    return path if path.suffix == ".onnx" or path.is_dir() else load_project(path, {})[0]
 
 
 def _build_of(path: Path) -> Callable[..., Any]:

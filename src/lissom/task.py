@@ -63,7 +63,7 @@ class Task:
     `feed` turns one of their batches into a `Batch` (default: `default_feed`). `metric` is a
     `lissom.metrics.Metric` or a callable `(outputs, targets) -> number` over a whole split; higher is better.
     `teacher` is what `Finetune(teacher="task")` learns from: a module, a function that is called as the model is and
-    returns its outputs, or a list of them.
+    returns its outputs, the path of an ONNX file or of a finished run, or a list of them.
 
     Raises:
         UsageError: no example input tensor, or a split that is not iterable.

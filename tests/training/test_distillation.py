@@ -18,6 +18,7 @@ from lissom.errors import DataError, RecipeError, UsageError
 from lissom.functional.distillation import generalized_iou
 from lissom.task import Batch, Task
 from lissom.training import finetune as loop
+from lissom.training.chance import seed_of
 from lissom.training.distillation import Distillation, distillation_of
 from lissom.training.finetune import finetune
 from lissom.training.objective import criterion_of
@@ -185,6 +186,21 @@ def test_self_is_the_average_as_it_moves() -> None:
     assert history.lesson is not None
     assert history.lesson.teachers == ("self",)
     assert history.epochs[-1].parts["kl"] > 0.0  # the weights themselves would give zero
+
+
+def test_each_round_begins_anew_and_learns_from_the_one_before(tmp_path: Path) -> None:
+    start, teacher = deep(seed=2), deep(5, seed=1)
+    given = {"teacher": "original", "share": 1.0, "epochs": 1}
+    shares: list[float] = []
+    last, history = finetune(start, task(), settings(rounds=2, **given), original=teacher, tick=shares.append)
+    first = finetune(start, task(), settings(**given), original=teacher)
+    second = finetune(start, task(), settings(**given), original=first.model, seed=seed_of("round", 0, 1))
+    assert equal(last, second.model)
+    assert not equal(last, first.model)
+    assert history.lesson is not None
+    assert history.lesson.rounds == tuple(one.history.epochs[-1].metric for one in (first, second))
+    assert second.history.lesson == history.lesson.model_copy(update={"rounds": ()})
+    assert shares == pytest.approx([1 / 6, 2 / 6, 0.5, 0.5, 4 / 6, 5 / 6, 1.0, 1.0])
 
 
 def test_without_an_original_the_model_at_the_start_teaches() -> None:
@@ -373,6 +389,8 @@ def test_boxes_that_are_none_are_refused(more: dict[str, Any], said: str) -> Non
         ({"teacher": "original", "losses": []}, "at least 1"),
         ({"teacher": "original", "losses": [{"kind": "squared", "temperature": 2.0}]}, "temperature"),
         ({"teacher": "self"}, r"Set ema"),
+        ({"rounds": 2}, r"rounds is of a distillation"),
+        ({"teacher": "self", "ema": 0.9, "rounds": 2}, "from the generation before.*Leave one out"),
         ({"teacher": ["original", "task"], "losses": ["hint"]}, "hint compares inner values with those of one teacher"),
         ({"teacher": "original", "losses": ["hint"], "views": 2}, "views=2 keeps answers of outputs"),
         ({"teacher": "self", "ema": 0.9, "views": 2}, "changes"),
@@ -447,6 +465,7 @@ LESSONS: dict[str, dict[str, Any]] = {
     "inner": {"losses": ["kl", "hint", "relational"], "teacher": "original", "optimizer": "adamw"},
     "kept": {"teacher": ["original", "task"], "views": 2},
     "self": {"teacher": "self"},
+    "rounds": {"teacher": "original", "rounds": 2, "epochs": 2},
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 import lissom
 from lissom import Finetune, Fold, Quantize, Recipe, metrics
 from lissom.errors import DataError, RecipeError
+from lissom.functional.confidence import calibration_error
 from lissom.graph.trace import trace
 from lissom.pipeline import measuring, plan, transforming
 from lissom.pipeline.arguments import taught_by
@@ -55,7 +57,7 @@ def loss(model: nn.Module) -> float:
 
 
 def test_its_fields_are_those_of_a_training() -> None:
-    assert set(Finetune.model_fields) == set(Training.model_fields)
+    assert set(Finetune.model_fields) == {*Training.model_fields, "control"}
     assert Finetune(epochs=3, ema=0.9).model_dump() == Training(epochs=3, ema=0.9).model_dump()
 
 
@@ -194,21 +196,71 @@ def test_the_model_that_the_recipe_was_given_teaches_and_the_step_says_how_well(
     x = torch.cat([batch for batch, _ in task().validation or ()])
     with torch.no_grad():
         same = model.eval()(x).argmax(1) == tuned.model.eval()(x).argmax(1)
-    assert note["agreement"] == pytest.approx(float(same.double().mean()))
-    assert note["teacher_metric"] == {"original": pytest.approx(transforming.validate(model, task()).value)}
+    found = note["comparison"]
+    assert found["agreement"] == pytest.approx(float(same.double().mean()))
+    assert [one["name"] for one in found["answerers"]] == ["student", "original"]
+    for one, each in zip(found["answerers"], (tuned.model, model), strict=True):
+        assert one["metric"] == pytest.approx(transforming.validate(each, task()).value)
     assert pruned.notes == {}
+
+
+def test_the_control_is_the_same_training_without_a_teacher_and_is_not_kept(model: nn.Module, tmp_path: Path) -> None:
+    given = {"epochs": 2, "teacher": "original", "views": 1, **PLAIN}
+    notes: dict[str, Any] = {}
+    shares: list[float] = []
+    work = Work(tmp_path / "work", shares.append, seed=3, note=notes.__setitem__)
+    _, after = done(Finetune(control=True, **given), model, work)
+    _, same = done(Finetune(**given), model, Work(seed=3))
+    assert all(torch.equal(a, b) for a, b in zip(after.parameters(), same.parameters(), strict=True))
+    _, alone = done(Finetune(epochs=2, **PLAIN), model, Work(seed=3))
+    found = notes["distillation"]["comparison"]
+    assert [one["name"] for one in found["answerers"]] == ["student", "original", "without a teacher"]
+    assert found["answerers"][2]["metric"] == pytest.approx(transforming.validate(alone, task()).value)
+    assert shares == sorted(shares)
+    assert len(shares) == len({*shares}) + 2  # twice eight steps, and both ends
+    assert Finetune(control=True, **given).expected_seconds == 2 * Finetune(**given).expected_seconds
+    assert "control" not in Finetune(**given).model_dump()
+    with pytest.raises(pydantic.ValidationError, match="Leave it out"):
+        Finetune(control=True)
+
+
+def test_classes_and_calibration_are_counted_on_all_answers(model: nn.Module) -> None:
+    other = build("residual")[0]
+    with torch.no_grad():
+        other.fc.bias[2] += 1.0
+    found = compared(other, task(), Training(teacher="original"), model, control=model)
+    assert found is not None
+    y = torch.cat([batch for _, batch in task().validation or ()])
+    each = []
+    for one in (other, model, model):
+        with torch.no_grad():
+            z = torch.cat([one.eval()(x) for x, _ in task().validation or ()])
+        sure, said = z.softmax(1).max(1)
+        each.append((calibration_error(sure, said == y), (said == y).double(), said))
+    assert [one.calibration_error for one in found.answerers] == pytest.approx([e for e, _, _ in each])
+    assert [one.name for one in found.answerers] == ["student", "original", "without a teacher"]
+    assert sorted(one.label for one in found.classes) == list(range(5))
+    for one in found.classes:
+        assert one.examples == int((y == one.label).sum())
+        assert one.right == pytest.approx([float(hits[y == one.label].mean()) for _, hits, _ in each])
+    gaps = [abs(one.right[0] - one.right[1]) for one in found.classes]
+    assert gaps == sorted(gaps, reverse=True)
+    assert found.agreement == pytest.approx(float((each[0][2] == each[1][2]).double().mean()))
 
 
 def test_quantities_are_compared_by_what_is_left_unexplained(model: nn.Module) -> None:
     aim = task(loss=lambda z, _: z.square().mean(), metric=None)
     found = compared(model, aim, Training(teacher="original", losses=["squared"]), model)
-    assert found == {"unexplained": 0.0}
+    assert found is not None
+    assert (found.unexplained, found.agreement, found.classes, found.metric_name) == (0.0, None, (), None)
     other = build("residual")[0].requires_grad_(False)
     other.fc.weight.mul_(0.0)
     other.fc.bias.mul_(0.0)
     found = compared(other, aim, Training(teacher="original", losses=["squared"]), model)
-    assert found == {"unexplained": pytest.approx(1.0)}
-    assert compared(model, task(validation=None), Training(teacher="original"), model) == {}
+    assert found is not None
+    assert found.unexplained == pytest.approx(1.0)
+    assert [one.calibration_error for one in found.answerers] == [None, None]
+    assert compared(model, task(validation=None), Training(teacher="original"), model) is None
 
 
 def test_a_dry_run_compares_with_the_model_that_the_recipe_was_given(model: nn.Module) -> None:

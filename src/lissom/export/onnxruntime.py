@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from torch import nn
 
-from lissom.export.base import Array, Artifact, Availability, Kernel, Kind, Runner, Runtime
+from lissom.errors import UsageError
+from lissom.export.base import Array, Artifact, Availability, Kernel, Kind, Runner, Runtime, TensorSpec, artifact_of
 from lissom.export.onnx import write_onnx
 from lissom.export.onnx_names import Names
 from lissom.task import Batch
@@ -80,6 +82,36 @@ class OnnxRuntime(Runtime):
             graph = onnx.load(optimized, load_external_data=False).graph
         exported = onnx.load(folder / artifact.files[0], load_external_data=False).graph
         return tuple(_kernels(graph, Names(exported)))
+
+
+def described(path: Path) -> Artifact:
+    """An ONNX file of any origin.
+
+    Raises:
+        UsageError: there is no such file, or it is no ONNX.
+    """
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except (OSError, DecodeError) as wrong:
+        raise UsageError(f"{path} is not an ONNX file that can be read: {wrong}.") from wrong
+    if not graph.output:
+        raise UsageError(f"{path} is not an ONNX file that can be read: it has no outputs.")
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [_spec(value) for value in graph.input if value.name not in weights]
+    first = inputs[0].shape[0] if inputs and inputs[0].shape else "N"
+    batch = first if isinstance(first, int) else None
+    outputs = [_spec(value) for value in graph.output]
+    return artifact_of(
+        "onnxruntime", path.parent, [path.name], inputs, outputs, batch=batch, fixed=batch is not None
+    )  # fmt: skip
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    of = value.type.tensor_type
+    shape = tuple(one.dim_value if one.HasField("dim_value") else one.dim_param or "?" for one in of.shape.dim)
+    return TensorSpec(
+        name=value.name, shape=shape, dtype=np.dtype(onnx.helper.tensor_dtype_to_np_dtype(of.elem_type)).name
+    )
 
 
 def _kernels(graph: onnx.GraphProto, names: Names) -> Iterator[Kernel]:

@@ -93,6 +93,64 @@ class TrainingRecord(Setting):
     """Median milliseconds of a forward and backward pass in each way that was timed; empty without a choice."""
 
 
+class AnswererRecord(Setting):
+    """One of those that were asked: `student`, a teacher by its name, `without a teacher`."""
+
+    name: str
+    metric: float | None
+    calibration_error: float | None
+    """Expected, over 15 intervals of the confidence; None where answers or targets are no classes."""
+
+
+class ClassRecord(Setting):
+    """Of the examples of one class, the share that each answerer had right, in their order."""
+
+    label: int
+    examples: int
+    right: tuple[float, ...]
+
+
+class ComparisonRecord(Setting):
+    """A student beside its teachers and its control, on the first examples of the validation split."""
+
+    metric_name: str | None
+    answerers: tuple[AnswererRecord, ...]
+    agreement: float | None = None
+    """Share of the answers with the teachers' likeliest class."""
+    unexplained: float | None = None
+    """|student - teacher|^2 / |teacher|^2, where answers are no classes."""
+    classes: tuple[ClassRecord, ...]
+    """At most 100, those in which student and first teacher differ most first."""
+
+
+class DistillationRecord(Setting):
+    """What a step learned from teachers, and what came of it."""
+
+    teachers: tuple[str, ...]
+    share: float
+    losses: dict[str, float]
+    """Of the epoch whose weights are kept: `task` and each loss, unweighted."""
+    taps: dict[str, dict[str, str]]
+    """Loss -> student's module -> teacher's."""
+    rounds: tuple[float | None, ...] = ()
+    """Validation metric of each generation, where there were several."""
+    kept: int = 0
+    replaced: int = 0
+    kept_bytes: int = 0
+    """Answers of the teachers that were kept, of these made again, and their size."""
+    comparison: ComparisonRecord | None = None
+
+
+class CorrectionRecord(Setting):
+    """A correction of a quantized model: relative squared error of its outputs, on held-out examples."""
+
+    name: str
+    layers: int
+    error_before: float
+    error_after: float
+    accepted: bool
+
+
 class StepRecord(Setting):
     transform: str
     settings: dict[str, Any]
@@ -111,6 +169,9 @@ class StepRecord(Setting):
     reason: str = ""
     """Why a step that keeps the class wherever it can left a graph; empty where it did not."""
     training: TrainingRecord | None = None
+    distillation: DistillationRecord | None = None
+    corrections: tuple[CorrectionRecord, ...] = ()
+    """What a quantization tried, in that order."""
 
 
 class SkipRecord(Setting):

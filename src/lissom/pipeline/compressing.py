@@ -38,6 +38,7 @@ from lissom.pipeline.arguments import (
 from lissom.pipeline.candidates import Candidate, choose, recipes_for, targets_for
 from lissom.pipeline.measuring import Measured, measure
 from lissom.pipeline.recording import channel_records, skip_records, step_records
+from lissom.pipeline.teachers import with_teachers
 from lissom.pipeline.timing import Stopwatch
 from lissom.pipeline.transforming import Step, state_of, transform, validate
 from lissom.progress import Report, Stages
@@ -155,6 +156,7 @@ def compress(  # noqa: PLR0913  one keyword per wish
         FailureError: the model does not export, data is unusable, the folder is taken, or a promise did not hold.
     """
     check_arguments(model, task, recipe, goal)
+    task = with_teachers(task)
     goal = goal or Goal()
     threads = available_cores() if threads is None else threads
     batch_size = task.example.size if batch_size is None else batch_size

@@ -10,6 +10,7 @@ from lissom.errors import RunFolderError
 from lissom.export.base import Artifact, require
 from lissom.export.catalogue import runtime_of
 from lissom.pipeline.arguments import check_weights
+from lissom.pipeline.teachers import with_teachers
 from lissom.pipeline.transforming import transform
 from lissom.recipe import Recipe
 from lissom.target import load_target
@@ -33,7 +34,7 @@ def export_model(model: nn.Module, task: Task, recipe: Recipe, *, target: str, o
     check_weights(model)
     if (folder / chosen.artifact).exists():
         raise RunFolderError(f"{folder / chosen.artifact} exists already. Choose another --out, or delete it.")
-    steps = transform(model, task, recipe, chosen)
+    steps = transform(model, with_teachers(task), recipe, chosen)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return runtime.export(steps[-1].model, task.example, chosen.name, folder, Path(chosen.artifact).stem)

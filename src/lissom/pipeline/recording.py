@@ -10,7 +10,15 @@ from lissom.graph.graph import ChannelGroup, Graph, Layer, Node
 from lissom.graph.groups import with_groups
 from lissom.graph.moments import READABLE
 from lissom.graph.trace import Trace
-from lissom.measure.records import ChannelRecord, EpochRecord, SkipRecord, StepRecord, TrainingRecord
+from lissom.measure.records import (
+    ChannelRecord,
+    CorrectionRecord,
+    DistillationRecord,
+    EpochRecord,
+    SkipRecord,
+    StepRecord,
+    TrainingRecord,
+)
 from lissom.pipeline.transforming import Step
 from lissom.recipe import title_of
 from lissom.training.history import History, Pace
@@ -38,6 +46,8 @@ def step_records(steps: Sequence[Step]) -> tuple[StepRecord, ...]:
             module="exported graph" if isinstance(step.model, GraphModule) else "own class",
             reason=str(step.notes.get(EXPORTED, "")),
             training=_training(step),
+            distillation=_distillation(step),
+            corrections=_corrections(step),
         )
         for step in steps
     )
@@ -60,6 +70,17 @@ def _training(step: Step) -> TrainingRecord | None:
         channels_last=found.pace.channels_last,
         step_ms=pace.step_ms,
     )
+
+
+def _distillation(step: Step) -> DistillationRecord | None:
+    found = step.notes.get("distillation")
+    return None if found is None else DistillationRecord.model_validate(found)
+
+
+def _corrections(step: Step) -> tuple[CorrectionRecord, ...]:
+    """What was tried while ranges were set, then while weights were rounded."""
+    noted = [step.notes.get(name) for name in ("corrections", "rounding")]
+    return tuple(CorrectionRecord.model_validate(one) for each in noted if isinstance(each, list) for one in each)
 
 
 def skip_records(steps: Sequence[Step]) -> tuple[SkipRecord, ...]:

@@ -18,6 +18,7 @@ from lissom.graph.trace import Trace, evaluation, trace
 from lissom.measure.quality import evaluate
 from lissom.measure.records import MetricValue
 from lissom.metrics import as_metric
+from lissom.pipeline.teachers import with_teachers
 from lissom.recipe import Recipe
 from lissom.runfolder import RunFolder, load_tensors, save_tensors
 from lissom.target import Target, load_target
@@ -76,7 +77,7 @@ def plan(model: nn.Module, task: Task, recipe: Recipe, target: str | Target = "o
 def dry_run(model: nn.Module, task: Task, recipe: Recipe, target: str | Target = "onnxruntime") -> Iterator[Planned]:
     """As `plan`, step by step, with the trace and the study that each plan came from."""
     found = load_target(target) if isinstance(target, str) else target
-    work = Work(original=model)
+    work, task = Work(original=model), with_teachers(task)
     for index, one in enumerate(recipe.steps):
         traced = trace(model, task.example)
         study = one.study(model, traced, task, found, work)

@@ -31,7 +31,7 @@ from lissom.training.checkpoint import Checkpoint, Standing
 from lissom.training.distillation import Distillation, distillation_of
 from lissom.training.distributed import Team, joined
 from lissom.training.epochs import epoch_of, refuse_divided, steps_of
-from lissom.training.history import Epoch, History, Pace, best_of, is_over
+from lissom.training.history import Epoch, History, Pace, best_of, in_rounds, is_over
 from lissom.training.objective import Objective, Penalty, checked, criterion_of, one_number, supervised
 from lissom.training.optimizer import average_, load_state_, optimizer_of, state_of, trainable
 from lissom.training.pace import autocast, computed, device_of, order_, pace_of, train_mode_
@@ -93,13 +93,25 @@ def finetune(  # noqa: PLR0913  one argument for each thing that can be exchange
             f"teacher={settings.teacher!r} and an objective both say what a step minimizes. Leave one of them out."
         )
     with joined(device_of(model)) as team:
-        aim = _Aim(objective, penalty, original or model)
-        run = _Run(model, task, settings, aim, folder, seed, team)
-        try:
-            return run.carry_out(tick)
-        finally:
-            if run.lesson:
-                run.lesson.close()
+        trained: list[Trained] = []
+        rounds = settings.rounds or 1
+        for each in range(rounds):
+            teacher = trained[-1].model if trained else original or model
+            run = _Run(
+                model,
+                task,
+                settings.model_copy(update={"rounds": None, **({"teacher": "original"} if trained else {})}),
+                _Aim(objective, penalty, teacher),
+                folder / f"round-{each + 1}" if folder and rounds > 1 else folder,
+                seed_of("round", seed, each) if trained else seed,
+                team,
+            )
+            try:
+                trained.append(run.carry_out(lambda share, before=each: tick((before + share) / rounds)))
+            finally:
+                if run.lesson:
+                    run.lesson.close()
+    return Trained(trained[-1].model, in_rounds([one.history for one in trained]))
 
 
 @dataclass(frozen=True)

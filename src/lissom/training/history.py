@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import pydantic
@@ -48,6 +49,8 @@ class Lesson(Setting):
     replaced: int = 0
     """Of these, made again because the batch was another one than before."""
     kept_bytes: int = 0
+    rounds: Annotated[tuple[float | None, ...], pydantic.Field(exclude_if=_none)] = ()
+    """Validation metric of each generation, where there were several."""
 
 
 class History(Setting):
@@ -58,6 +61,15 @@ class History(Setting):
     epochs: tuple[Epoch, ...]
     chosen: int
     lesson: Annotated[Lesson | None, pydantic.Field(exclude_if=_none)] = None
+
+
+def in_rounds(generations: Sequence[History]) -> History:
+    """That of the last generation, which knows the validation metric of each where there were several."""
+    last = generations[-1]
+    if len(generations) < 2 or last.lesson is None:
+        return last
+    metrics = tuple(one.epochs[one.chosen].metric for one in generations)
+    return last.model_copy(update={"lesson": last.lesson.model_copy(update={"rounds": metrics})})
 
 
 def best_of(epochs: tuple[Epoch, ...]) -> int:

@@ -77,6 +77,7 @@ class Training(Setting):
         share: of the losses with the teacher in the loss, the task's own has the rest. None: 0.9.
         views: passes that differ in order and augmentation, used in turns; the teacher answers each once. None: every
             pass is another one, and the teacher answers every time.
+        rounds: generations, each trained from the same start; all but the first learn from the one before. None: one.
     """
 
     epochs: Annotated[int, pydantic.Field(ge=1)] = 10
@@ -109,6 +110,7 @@ class Training(Setting):
     losses: Annotated[tuple[Loss, ...] | None, pydantic.Field(min_length=1, exclude_if=_unset)] = None
     share: Annotated[float | None, pydantic.Field(gt=0, le=1, exclude_if=_unset)] = None
     views: Annotated[int | None, pydantic.Field(ge=1, exclude_if=_unset)] = None
+    rounds: Annotated[int | None, pydantic.Field(ge=1, exclude_if=_unset)] = None
 
     @pydantic.model_validator(mode="after")
     def _whole_regularizer(self) -> Training:
@@ -132,7 +134,7 @@ class Training(Setting):
     @pydantic.model_validator(mode="after")
     def _whole_distillation(self) -> Training:
         if not self.teachers:
-            for name in ("temperature", "losses", "share", "views"):
+            for name in ("temperature", "losses", "share", "views", "rounds"):
                 value: Any = getattr(self, name)
                 if value is not None:
                     raise ValueError(
@@ -142,6 +144,10 @@ class Training(Setting):
             return self
         if "self" in self.teachers and self.ema is None:
             raise ValueError("teacher='self' is the averaged weights, and there are none. Set ema, such as ema=0.999")
+        if "self" in self.teachers and self.rounds is not None:
+            raise ValueError(
+                f"rounds={self.rounds} learns from the generation before, teacher='self' from this one. Leave one out"
+            )
         inner = [loss.kind for loss in self.losses or () if isinstance(loss, FeatureLoss)]
         if inner and len(self.teachers) > 1:
             raise ValueError(
@@ -159,6 +165,10 @@ class Training(Setting):
         if self.teacher is None:
             return ()
         return (self.teacher,) if isinstance(self.teacher, str) else self.teacher
+
+    def alone(self) -> Training:
+        """The same without a teacher."""
+        return self.model_copy(update=dict.fromkeys(("teacher", "temperature", "losses", "share", "views", "rounds")))
 
     @property
     def pull(self) -> float:

@@ -83,7 +83,7 @@ def _of_task(task: Task) -> list[Teacher]:
         if not callable(one):
             raise UsageError(
                 f"Task(teacher=...) is a module, a function that is called as the model is, or several of them, got "
-                f"{type(one).__name__}."
+                f"{type(one).__name__}. Paths of ONNX files and run folders are opened by lissom.compress and plan."
             )
     return list(several)
 

@@ -6,13 +6,15 @@ the model is studied and stands in the plan. With `teacher`, the loss is that of
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Callable
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import JsonValue
+import pydantic
 from torch import nn
 
 from lissom.graph.graph import Graph
 from lissom.graph.trace import Trace
+from lissom.measure.records import DistillationRecord
 from lissom.target import Target
 from lissom.task import Split, Task
 from lissom.training.agreement import compared
@@ -43,15 +45,35 @@ class Train(Action):
     channels_last: bool | Literal["auto"]
 
 
+def _off(value: object) -> bool:
+    return value is False
+
+
 class Finetune(Training, Transform):
-    """Train the model on `Task.train` with `Task.loss`; every field of `lissom.training.settings.Training`."""
+    """Train the model on `Task.train` with `Task.loss`; every field of `lissom.training.settings.Training`.
+
+    Attributes:
+        control: with a teacher, train a second time without one and compare; that model is not kept.
+    """
+
+    control: Annotated[bool, pydantic.Field(exclude_if=_off)] = False
 
     stage: ClassVar[Stage] = "train"
     actions: ClassVar[dict[str, type[Action]]] = {"train": Train}
 
+    @pydantic.model_validator(mode="after")
+    def _controlled(self) -> Finetune:
+        if self.control and not self.teachers:
+            raise ValueError("control=True is the same training without a teacher, and there is none. Leave it out")
+        return self
+
+    @property
+    def _trainings(self) -> int:
+        return (self.rounds or 1) + self.control
+
     @property
     def expected_seconds(self) -> float:
-        return SECONDS_PER_EPOCH * self.epochs
+        return SECONDS_PER_EPOCH * self.epochs * self._trainings
 
     def needs(self) -> frozenset[Split]:
         return frozenset({"train"} if self.patience is None else {"train", "validation"})
@@ -93,13 +115,29 @@ class Finetune(Training, Transform):
         measured = {"precision": action.precision, "channels_last": action.channels_last}
         settings = self._training().model_copy(update=measured)
         original = work.original or model
-        trained = finetune(model, task, settings, folder=work.folder, tick=work.tick, seed=work.seed, original=original)
+
+        def tick(first: int, count: int) -> Callable[[float], None]:
+            return lambda share: work.tick((first + share * count) / self._trainings)
+
+        rounds = self.rounds or 1
+        trained = finetune(
+            model, task, settings, folder=work.folder, tick=tick(0, rounds), seed=work.seed, original=original
+        )
         work.note("history", trained.history.model_dump(mode="json"))
-        if trained.history.lesson is not None:
-            lesson: dict[str, JsonValue] = trained.history.lesson.model_dump(mode="json")
-            parts: dict[str, JsonValue] = dict(trained.history.epochs[trained.history.chosen].parts)
-            found = compared(trained.model, task, settings, original)
-            work.note("distillation", {**lesson, "losses": parts, **found})
+        lesson = trained.history.lesson
+        if lesson is not None:
+            control: nn.Module | None = None
+            if self.control:
+                folder = work.folder / "control" if work.folder else None
+                control = finetune(
+                    model, task, settings.alone(), folder=folder, tick=tick(rounds, 1), seed=work.seed
+                ).model
+            record = DistillationRecord(
+                **lesson.model_dump(),
+                losses=trained.history.epochs[trained.history.chosen].parts,
+                comparison=compared(trained.model, task, settings, original, control),
+            )
+            work.note("distillation", record.model_dump(mode="json"))
         return trained.model
 
     def restructure(self, model: nn.Module, plan: Plan, trace: Trace, task: Task) -> nn.Module:
