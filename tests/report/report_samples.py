@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 
 from lissom.measure.records import (
+    AnswererRecord,
     ChannelRecord,
+    ClassRecord,
+    ComparisonRecord,
+    CorrectionRecord,
+    DistillationRecord,
     Environment,
     EpochRecord,
     GoalItem,
@@ -229,6 +234,34 @@ def training(*, name: str = "accuracy", epochs: int = 5, measured: bool = True) 
     )
 
 
+def distillation(*, name: str = "original", control: bool = True, classes: int = 10) -> DistillationRecord:
+    """A student between its teacher and what it would be without one."""
+    answerers = (
+        AnswererRecord(name="student", metric=0.912, calibration_error=0.031),
+        AnswererRecord(name=name, metric=0.931, calibration_error=0.044),
+        AnswererRecord(name="without a teacher", metric=0.901, calibration_error=None),
+    )[: 3 if control else 2]
+    return DistillationRecord(
+        teachers=(name,), share=0.9, losses={"task": 0.28, "kl": 0.0613, "hint": 0.182},
+        taps={"hint": {"layer1": "layer1", "layer2": "layer2"}}, rounds=(0.905, 0.912), kept=704, replaced=2,
+        kept_bytes=900_000,
+        comparison=ComparisonRecord(
+            metric_name="accuracy", answerers=answerers, agreement=0.941,
+            classes=tuple(
+                ClassRecord(label=i, examples=100 + i, right=(0.9, 0.98 - 0.01 * i, 0.85)[: len(answerers)])
+                for i in range(classes)
+            ),
+        ),
+    )  # fmt: skip
+
+
+def corrections(*, name: str = "cross-layer") -> tuple[CorrectionRecord, ...]:
+    return (
+        CorrectionRecord(name=name, layers=19, error_before=0.0123, error_after=0.0087, accepted=True),
+        CorrectionRecord(name="bias", layers=22, error_before=0.0087, error_after=0.0091, accepted=False),
+    )
+
+
 def pruned() -> RunRecord:
     """Pruned, fine-tuned, quantized."""
     return resnet20(
@@ -243,11 +276,12 @@ def pruned() -> RunRecord:
                 transform="Finetune", settings={"epochs": 5}, seconds=340.0,
                 metric=metric(0.916, split="validation"), title="Finetune(epochs=5)",
                 did="130,000 parameters trained in bfloat16, channels last", macs=19_600_000, parameters=130_000,
-                module="exported graph", training=training(),
+                module="exported graph", training=training(), distillation=distillation(),
             ),
             StepRecord(
                 transform="Quantize", settings={}, seconds=1.0, metric=None, title="Quantize(mode=static)",
                 did="22 x store-weight", macs=19_600_000, parameters=130_000, module="exported graph",
+                corrections=corrections(),
             ),
         ),
         channels=channels(),
@@ -285,6 +319,8 @@ def hostile() -> RunRecord:
                     did=HOSTILE,
                     reason=HOSTILE,
                     training=training(name=HOSTILE),
+                    distillation=distillation(name=HOSTILE).model_copy(update={"taps": {HOSTILE: {HOSTILE: HOSTILE}}}),
+                    corrections=corrections(name=HOSTILE),
                 ),
             ),
             "recipe": [{HOSTILE: HOSTILE}],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lissom.errors import UsageError
 from lissom.measure.records import RunRecord
-from lissom.report import channels, figures, tables, trainings
+from lissom.report import channels, figures, lessons, tables, trainings
 from lissom.report.headline import Headline, headlines, summary
 from lissom.report.listing import recipe_text
 from lissom.report.page import Figure, Section, filled, json_of, write_page
@@ -29,6 +29,7 @@ class RunView:
     tables: Mapping[str, tables.Table | None]
     figures: Mapping[str, Figure]
     trainings: tuple[Figure, ...]
+    lessons: tuple[lessons.Lesson, ...]
     layers_text: str
     channels_text: str
     recipe: str
@@ -79,6 +80,7 @@ def _view(run: RunRecord, label: str, anchor: str) -> RunView:
             "layers": tables.layers(run),
             "skipped": tables.skipped(run),
             "steps": tables.steps(run),
+            "corrections": lessons.corrections(run.steps),
             "trials": tables.trials(run),
             "parity": tables.parity(run),
             "environment": tables.environment(run),
@@ -90,6 +92,7 @@ def _view(run: RunRecord, label: str, anchor: str) -> RunView:
             "channels": _channels(run),
         },
         trainings=_trainings(run),
+        lessons=lessons.lessons(run.steps),
         layers_text=tables.layers_text(run),
         channels_text=channels.summary(run.channels),
         recipe=recipe_text(run.recipe),
@@ -110,6 +113,7 @@ def _sections(run: RunRecord) -> tuple[Section, ...]:
         ("trials", "Candidates", bool(run.trials)),
         ("steps", "Steps and recipe", True),
         ("training", "Training", bool(trainings.trained(run.steps))),
+        ("distillation", "Distillation", any(step.distillation for step in run.steps)),
         ("environment", "Environment", True),
         ("command", "Reproduce", True),
     )

@@ -119,11 +119,18 @@ def change_text(before: MetricValue | None, after: MetricValue | None) -> str:
     """After minus before: '-0.03 points' (percentage points) for a share, '-0.0123' for anything else."""
     if before is None or after is None:
         return MISSING
-    factor = percent_factor(before.name, before.value, after.value)
+    return change_text_of(before.name, before.value, after.value)
+
+
+def change_text_of(name: str, before: float | None, after: float | None) -> str:
+    """As `change_text`, of values of the metric `name`."""
+    if before is None or after is None:
+        return MISSING
+    factor = percent_factor(name, before, after)
     if factor is None:
-        delta = after.value - before.value
+        delta = after - before
         return f"{delta:+.4g}" if delta else "0"
-    points = round((after.value - before.value) * factor, 2)
+    points = round((after - before) * factor, 2)
     return "0.00 points" if points == 0 else f"{points:+.2f} points"
 
 
