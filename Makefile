@@ -32,8 +32,9 @@ check: $(STAMP)
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
 
+# One process a core, one thread each: files of tests are spread over them.
 test: check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
