@@ -111,7 +111,7 @@ def test_full_rank_is_the_layer(name, method, aware):
         seen = Seen(outputs[node] if layer.bias is None else outputs[node].shifted(layer.bias.detach()), inputs[node])
     ranks = largest(shape, method)
     bias = layer.bias.detach() if layer.bias is not None else None
-    fitted = fit(layer.weight.detach(), bias, method, ranks, seen, centred=aware and bias is not None)
+    fitted = fit(layer.weight.detach(), bias, shape, method, ranks, seen, centred=aware and bias is not None)
     split = build(layer, method, ranks)
     fill_(split, fitted.weights, fitted.bias)
     torch.testing.assert_close(split(x), layer(x), rtol=0, atol=1e-5)
@@ -224,7 +224,8 @@ def test_an_error_bound_holds_for_every_layer(method):
     assert plan.actions
     for action in plan.actions:
         weight = model.get_submodule(action.layer).weight.detach()
-        whole = fit(weight, None, method, action.ranks, Seen(), centred=False).whole
+        shape = shape_of(model.get_submodule(action.layer), 1, 1, 1)
+        whole = fit(weight, None, shape, method, action.ranks, Seen(), centred=False).whole
         assert float((weight - whole).norm() / weight.norm()) <= 0.5 + 1e-6
         assert action.loss is not None
         assert action.loss <= 0.25

@@ -93,8 +93,8 @@ class _Both(Interpreter):
 
 
 def rows_made(op: str, value: Tensor) -> Tensor:
-    """The outputs (rows, out) of a product: one row per position."""
-    dims = 0 if op == "linear" else int(op.removesuffix("d")[-1])
+    """The outputs (rows, out) of a product or a look-up: one row per position."""
+    dims = 0 if op in ("linear", "embedding") else int(op.removesuffix("d")[-1])
     return value.movedim(-1 - dims, -1).reshape(-1, value.shape[-1 - dims])
 
 

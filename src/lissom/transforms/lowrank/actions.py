@@ -11,7 +11,8 @@ from lissom.transforms.lowrank.parts import Method
 
 
 class Split(Action):
-    """Replace a layer by the parts of `method` at these ranks (`tucker`: outputs, inputs).
+    """Replace a layer by the parts of `method` at these ranks (`tucker`: outputs, inputs; `tt`: one for each
+    cut; `ring`: one for each core, the first joining the ends).
 
     Multiply-accumulates of one example and parameters, before and after; `loss` is the share of the squared norm that
     was expected to be left out, where singular values were looked at; `latency_ms` is the time of the layer by itself

@@ -19,17 +19,21 @@ from lissom.graph.second import Second, second_moments
 from lissom.graph.trace import Trace
 from lissom.settings import Setting
 from lissom.task import Batch
+from lissom.transforms.lowrank.chainfit import spectra
 from lissom.transforms.lowrank.parts import PLAIN, Method, Shape, applies, has_bias, shape_of
 
 WIDEST = 4608
 """Values under a kernel above which the second moment of the inputs (float64, squared) does not pay: `spatial`,
 `tucker` and `cp` are then plain. `svd` needs that of the outputs only."""
 
+LOOK_UP = "embedding"
+"""The operator of a table."""
 Values = tuple[float, ...]
 
 
 class Layer(Setting):
-    """A layer that can be split. `values` holds singular values by method; two lists for `tucker`, three for `cp`."""
+    """A layer that can be split. `values` holds singular values by method; two lists for `tucker`, three for `cp`,
+    one for each cut of a chain."""
 
     name: str
     nodes: tuple[str, ...]
@@ -150,12 +154,14 @@ def look(
     """
     layers = list(layers)
     made = {n: layer.name for layer in layers for n in layer.nodes if "svd" in wanted[layer.name]}
-    read = {
-        n: layer.name
+    reading = [
+        layer
         for layer in layers
-        for n in layer.nodes
-        if any(method != "svd" for method in wanted[layer.name]) and layer.shape.ins * layer.shape.window <= WIDEST
-    }
+        if any(method != "svd" for method in wanted[layer.name])
+        and not layer.shape.table
+        and layer.shape.ins * layer.shape.window <= WIDEST
+    ]
+    read = {n: layer.name for layer in reading for n in layer.nodes}
     inputs, outputs = second_moments(trace, batches, read=read, made=made, progress=progress)
     found = {layer.name: Seen() for layer in layers}
     named = dict(trace.module.named_parameters(remove_duplicate=False))
@@ -191,6 +197,7 @@ def _values(weight: Tensor, method: Method, layer: Layer, seen: Seen) -> tuple[T
     inputs = None if seen.inputs is None else seen.inputs.around(layer.centred)
     match method:
         case "svd":
+            weight = weight.T if layer.shape.table else weight
             if seen.outputs is None:
                 return (torch.linalg.svdvals(weight.double().flatten(1)),)
             return (svd.principal(weight.flatten(1), seen.outputs.around(layer.centred))[1],)
@@ -200,14 +207,16 @@ def _values(weight: Tensor, method: Method, layer: Layer, seen: Seen) -> tuple[T
             return tucker.spectra(weight, inputs)
         case "cp":
             return tuple(torch.linalg.svdvals(tucker.unfolded(weight.flatten(2), axis)) for axis in range(3))
+        case "tt" | "ring" | "kronecker":
+            return spectra(weight, layer.shape, method)
 
 
 def _refuse(graph: Graph, node: Node, module: nn.Module | None, modules: Mapping[str, nn.Module]) -> str | None:
-    if node.op not in READABLE:
-        return (
-            "it is a transposed convolution" if node.op in PRODUCTS else f"{node.op} is no convolution or linear layer"
-        )
-    if node.parameter(1) is None:
+    if node.op in PRODUCTS - READABLE:
+        return "it is a transposed convolution"
+    if node.op not in READABLE | {LOOK_UP}:
+        return f"{node.op} is no convolution, linear layer or table"
+    if node.parameter(_weight_at(node)) is None:
         return "its weight is computed, not stored"
     if module is None:
         return "its weight is used by no layer of its own"
@@ -219,11 +228,17 @@ def _refuse(graph: Graph, node: Node, module: nn.Module | None, modules: Mapping
     return _shared(graph, node) or _twin(module, modules)
 
 
+def _weight_at(node: Node) -> int:
+    """Which argument the weight is."""
+    return 0 if node.op == LOOK_UP else 1
+
+
 def _shared(graph: Graph, node: Node) -> str | None:
+    names = {_weight_at(node): "weight", 2: "bias"}
     for operand in node.operands:
-        if operand.position not in (1, 2):
+        name = names.get(operand.position)
+        if name is None:
             continue
-        name = {1: "weight", 2: "bias"}[operand.position]
         if operand.kind != "parameter" or operand.source != f"{node.layer}.{name}":
             return f"its {name} is shared, or not a parameter of its own"
         others = [r for r in graph.tensor_by_name[operand.source].used_by if graph.by_name[r].layer != node.layer]
@@ -251,6 +266,8 @@ def _normalized(graph: Graph, node: Node) -> bool:
 
 def _reads(module: nn.Module, graph: Graph, node: Node) -> tuple[int, ...]:
     """The input's shape for one example: its first axis is however many there are of the others."""
+    if node.op == LOOK_UP:
+        return (_lookups(graph, node),)
     weight = cast(Tensor, module.weight)
     rows = node.macs // weight.numel()
     if weight.ndim == 2:
@@ -263,15 +280,25 @@ def _reads(module: nn.Module, graph: Graph, node: Node) -> tuple[int, ...]:
 def _shape(module: nn.Module, graph: Graph, nodes: Sequence[Node]) -> Shape:
     weight = cast(Tensor, module.weight)
     outputs = inputs = between = 0
+    steps = [0] * (weight.ndim - 1 if weight.ndim > 2 else 0)
     for node in nodes:
-        here = node.macs // weight.numel()
+        here = _lookups(graph, node) if node.op == LOOK_UP else node.macs // weight.numel()
         outputs += here
         if weight.ndim == 2:
             continue
         made, given = _places(module, graph, node)
         inputs += here * prod(given) // prod(made)
         between += here * given[-1] // made[-1]
-    return shape_of(module, outputs, inputs, between)
+        for done in range(len(steps)):
+            steps[done] += here * prod(made[:done] + given[done:]) // prod(made)
+    return shape_of(module, outputs, inputs, between, steps)
+
+
+def _lookups(graph: Graph, node: Node) -> int:
+    """Of one example; of all where they do not follow the batch."""
+    places = node.shape[:-1]
+    follows = bool(places) and places[0] in ("N", graph.fixed_batch)
+    return prod(size for size in places[follows:] if isinstance(size, int))
 
 
 def _places(module: nn.Module, graph: Graph, node: Node) -> tuple[list[int], list[int]]:

@@ -1,9 +1,10 @@
-"""`Factorize`: convolutions and linear layers replaced by thinner ones, one after the other.
+"""`Factorize`: convolutions, linear layers and tables replaced by thinner ones, one after the other.
 
-Every split layer becomes an `nn.Sequential` of plain `nn.Conv*d` or `nn.Linear` in the user's own class, so that
+Every split layer becomes plain `nn.Conv*d`, `nn.Linear` or `nn.Embedding` layers in the user's own class, so that
 pruning, quantization and every runtime take the result as they take any model. Formulas: `lissom.functional.svd`,
-`spatial`, `tucker`, `cp`; ranks from one budget: `lissom.functional.allocation`. A layer whose parts are not
-faster, or smaller where size is the goal, stays as it is, and the plan says with which numbers.
+`spatial`, `tucker`, `cp`, `tensortrain`, `ring`, `kronecker`; ranks from one budget: `lissom.functional.allocation`. A
+layer whose parts are not faster, or smaller where size is the goal, stays as it is, and the plan says with which
+numbers.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Trans
 from lissom.transforms.lowrank.actions import Split
 from lissom.transforms.lowrank.breakeven import drawn_, time_choices, timing_of
 from lissom.transforms.lowrank.evidence import Layer, Seen, Study, Timing, find_layers, look, weight_of, with_values
-from lissom.transforms.lowrank.options import Choice, Multiple, Unit
-from lissom.transforms.lowrank.parts import Method, applies, build, largest, stages
+from lissom.transforms.lowrank.options import Choice, Multiple, Unit, least_ranks
+from lissom.transforms.lowrank.parts import Method, applies, build, makes_outputs, stages
 from lissom.transforms.lowrank.ranking import Ranked, Wish
 from lissom.transforms.lowrank.recovery import Pair, Recovery, recover_
 from lissom.transforms.lowrank.replacing import replace_, verify
@@ -59,8 +60,9 @@ class Factorize(Transform):
     singular values are worth; `latency_ratio`, how many times faster than the model that the recipe was given,
     measured on the target by `lissom.compress`.
 
-    `method` is "svd", "spatial", "tucker", "cp", or "auto": for every layer the one of the first three that is best
-    for the wish, and "svd" for a fixed rank. `exclude` holds patterns of layers that stay whole. Ranks are multiples of
+    `method` is "svd", "spatial", "tucker", "cp", "tt", "ring", "kronecker", or "auto": for every layer the one of the
+    first three that is best for the wish, and "svd" for a fixed rank. Tables (`nn.Embedding`) are split where size is
+    the goal. `exclude` holds patterns of layers that stay whole. Ranks are multiples of
     `round_to`, by default of what the target computes at once.
 
     `break_even` says what the parts of a layer must have less of than the layer, or it stays whole: "macs",
@@ -100,10 +102,10 @@ class Factorize(Transform):
                 f"Factorize({name}=...) counts {counts}, break_even={self.break_even!r} something else. Leave "
                 f"break_even out, or write break_even={counts!r} or 'latency'."
             )
-        if self.method == "cp" and (self.rank == "vbmf" or name in ("energy", "error")):
+        if self.method in ("cp", "ring") and (self.rank == "vbmf" or name in ("energy", "error")):
             what = "rank='vbmf'" if self.rank == "vbmf" else name
             raise ValueError(
-                f"Factorize(method='cp') has no {what}: what a "
+                f"Factorize(method={self.method!r}) has no {what}: what a "
                 "rank loses is known only after its least squares. Give rank, ratio or a budget, or another method."
             )
         return self
@@ -180,7 +182,7 @@ class Factorize(Transform):
         multiple = self._wish(target, study).multiple
 
         def least(layer: Layer, method: Method) -> tuple[int, ...]:
-            return tuple(multiple.of(most) for most in largest(layer.shape, method))
+            return least_ranks(layer.shape, method, multiple)
 
         budget = any(wish is not None for wish in (self.macs_ratio, self.parameters_ratio, self.latency_ratio))
         while True:
@@ -269,7 +271,8 @@ class Factorize(Transform):
         lasts = {
             f"{a.layer}.{len(stages(one.shape, a.method, a.ranks)) - 1}": one
             for a, one in zip(actions, layers, strict=True)
-            if len(one.nodes) == 1  # what is called again gets inputs that its own first call has moved
+            # What is called again gets inputs that its own first call has moved.
+            if len(one.nodes) == 1 and makes_outputs(one.shape, a.method)
         }
         pair = Pair(
             before=before,
@@ -277,6 +280,7 @@ class Factorize(Transform):
             model=split,
             layers={part: one.nodes[0] for part, one in lasts.items()},
             centred=frozenset(part for part, one in lasts.items() if one.centred),
+            split=frozenset(one.name for one in layers if len(one.nodes) == 1),
         )
         recover_(pair, self._batches(task), how, lambda share: work.tick(0.5 + 0.5 * share))
 
@@ -293,7 +297,7 @@ class Factorize(Transform):
         """Whether the plan looks at singular values."""
         if isinstance(self.rank, int):
             return False
-        return self.ratio is None or len(self._methods()) > 1 or self.method == "tucker"
+        return self.ratio is None or len(self._methods()) > 1 or self.method in ("tucker", "tt")
 
     def _aware(self, task: Task) -> bool:
         has = task.has("calibration") or task.has("train")
@@ -323,6 +327,7 @@ class Factorize(Transform):
             loss=allowed if self.error is None else self.error**2,
             budget=self.macs_ratio or self.parameters_ratio or study.macs_ratio,
             timings=study.timings,
+            tables=self._unit() == "parameters" and self.break_even != "latency",
         )
 
     def _unit(self) -> Unit:

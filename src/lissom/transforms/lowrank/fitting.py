@@ -8,8 +8,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from lissom.functional import cp, spatial, svd, tucker
+from lissom.transforms.lowrank.chainfit import fit_cores
 from lissom.transforms.lowrank.evidence import Seen
-from lissom.transforms.lowrank.parts import Method
+from lissom.transforms.lowrank.parts import Method, Shape
 
 
 class Fitted(NamedTuple):
@@ -21,12 +22,24 @@ class Fitted(NamedTuple):
 
 
 def fit(
-    weight: Tensor, bias: Tensor | None, method: Method, ranks: Sequence[int], seen: Seen, *, centred: bool
+    weight: Tensor,
+    bias: Tensor | None,
+    shape: Shape,
+    method: Method,
+    ranks: Sequence[int],
+    seen: Seen,
+    *,
+    centred: bool,
 ) -> Fitted:
     """With nothing seen, the plain decomposition. `centred`: the mean is not the weight's task but the bias's."""
     inputs = None if seen.inputs is None else seen.inputs.around(centred)
     outputs = None if seen.outputs is None else seen.outputs.around(centred)
     match method:
+        case "svd" if shape.table:
+            # A look-up is a product with the table's transpose: its rows are the inputs' side.
+            rank = ranks[0]
+            left, right = svd.factors(weight.T, rank) if outputs is None else svd.aware_factors(weight.T, outputs, rank)
+            weights, whole = (right.T, left), (left @ right).T
         case "svd":
             rows = weight.flatten(1)
             rank = ranks[0]
@@ -44,6 +57,8 @@ def fit(
         case "cp":
             terms = cp.cp(weight, ranks[0]) if inputs is None else cp.aware_cp(weight, inputs, ranks[0])
             weights, whole = (terms.inputs.T, terms.kernel, terms.outputs), terms.weight()
+        case "tt" | "ring" | "kronecker":
+            weights, whole = fit_cores(weight, shape, method, ranks, inputs)
     moved = None if bias is None else bias.double()
     if moved is not None and centred:
         difference = (weight.double() - whole).flatten(1)

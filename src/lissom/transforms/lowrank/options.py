@@ -1,21 +1,25 @@
 """What a layer may become: ranks with their cost and, where singular values tell, what is lost.
 
 `loss` is the share of the squared norm that is left out, in the norm that the singular values are of (whitened: of the
-outputs on the data). For `svd` it is exact, for `tucker` the bound of HOSVD, for `spatial` exact in the plain case, for
-`cp` a lower bound: none of its unfoldings can be approximated better.
+outputs on the data). For `svd` and `kronecker` it is exact, for `tucker` and `tt` the bound of HOSVD and of TT-SVD, for
+`spatial` exact in the plain case, for `cp` and `ring` a lower bound: none of their unfoldings can be approximated
+better.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, product
+from operator import mul
 from typing import Literal, NamedTuple
 
 import torch
 
 from lissom.functional.vbmf import rank_above_noise
+from lissom.transforms.lowrank.chains import axes, feasible
 from lissom.transforms.lowrank.evidence import Layer, Values
-from lissom.transforms.lowrank.parts import Method, Shape, largest, macs_of, parameters_of
+from lissom.transforms.lowrank.parts import Method, Shape, at_rank, largest, macs_of, parameters_of
+from lissom.transforms.lowrank.shapes import Chain
 
 Unit = Literal["macs", "parameters"]
 COLLAPSED = 0.5
@@ -25,7 +29,8 @@ COLLAPSED = 0.5
 ROUNDED = 1e-12
 """Share of the squared norm that float32 weights have by rounding alone."""
 UNKNOWN = 1e-3
-"""What `cp` is taken to lose, at rank 0, beyond its lower bound: more rank is worth something even where that is 0."""
+"""What `cp` and `ring` are taken to lose, at rank 0, beyond their lower bound: more rank is worth something even where
+that is 0."""
 PAIRED = 64
 """Ranks of one side that are looked at where two are chosen together."""
 
@@ -78,12 +83,41 @@ def choices(layer: Layer, method: Method, unit: Unit, multiple: Multiple) -> lis
     tails = [tail_shares(values) for values in layer.values.get(method, ())]
     most = largest(layer.shape, method)
     found: list[Choice] = []
-    for ranks in product(*(allowed(one, multiple, PAIRED if len(most) > 1 else one) for one in most)):
+    if method in ("tt", "ring", "kronecker"):
+        every = chain_ranks(layer.shape, method, multiple, tails)
+    else:
+        every = product(*(allowed(one, multiple, PAIRED if len(most) > 1 else one) for one in most))
+    for ranks in every:
         macs, parameters = macs_of(layer.shape, method, ranks), parameters_of(layer.shape, method, ranks)
         one = Choice(method, ranks, macs, parameters, _loss(method, ranks, tails) if tails else None)
         if one.cost(unit) < whole_cost(layer.shape, unit):
             found.append(one)
     return found if not tails else best_of(found, unit)
+
+
+def least_ranks(shape: Shape, method: Method, multiple: Multiple) -> tuple[int, ...]:
+    """The fewest ranks that are multiples."""
+    if method in ("tt", "ring", "kronecker"):
+        return at_rank(shape, method, multiple.of(max(largest(shape, method))))
+    return tuple(multiple.of(most) for most in largest(shape, method))
+
+
+def chain_ranks(
+    shape: Shape, method: Chain, multiple: Multiple, tails: Sequence[Sequence[float]]
+) -> list[tuple[int, ...]]:
+    """Ranks of a chain: alike at all cuts, and for `tt` those at which every cut leaves out the same share at most."""
+    most = largest(shape, method)
+    found = [at_rank(shape, method, rank) for rank in allowed(max(most), multiple, PAIRED)]
+    if method == "tt" and tails:
+        shares = sorted({tail for own in tails for tail in own})
+        for share in shares[:: max(1, len(shares) // PAIRED)]:
+            least = [next(r for r, tail in enumerate(own) if tail <= share) for own in tails]
+            sizes = [multiple.of(one) for one in most]
+            rounded = [
+                min(one, max(1, -(-rank // size)) * size) for one, rank, size in zip(most, least, sizes, strict=True)
+            ]
+            found.append(feasible(axes(shape, method), rounded))
+    return list(dict.fromkeys(found))
 
 
 def best_of(found: Iterable[Choice], unit: Unit) -> list[Choice]:
@@ -113,9 +147,12 @@ def tail_shares(values: Values) -> list[float]:
 
 
 def _loss(method: Method, ranks: Sequence[int], tails: Sequence[Sequence[float]]) -> float:
-    ranks = tuple(ranks) if method == "tucker" else (ranks[0],) * len(tails)
+    if method == "ring":  # a cut through a ring goes through two bonds
+        ranks = [ranks[0] * rank for rank in ranks[1:]]
+    elif len(ranks) == 1:
+        ranks = [ranks[0]] * len(tails)
     each = [tail[min(rank, len(tail) - 1)] for rank, tail in zip(ranks, tails, strict=True)]
-    if method == "cp":
+    if method in ("cp", "ring"):
         return max(each) + UNKNOWN / (1 + ranks[0])
     return min(1.0, sum(each))
 
@@ -125,9 +162,11 @@ def ranks_above_noise(layer: Layer, method: Method) -> tuple[int, ...]:
     shape = layer.shape
     count = shape.outs * shape.ins * shape.window
     sides = {"tucker": (shape.outs, shape.ins), "spatial": (shape.outs * shape.kernel[-1],) if shape.kernel else ()}
+    if method in ("tt", "kronecker"):
+        sides[method] = tuple(accumulate(axes(shape, method)[:-1], mul))
     found: list[int] = []
     for side, values in zip(sides.get(method, (shape.outs,)), layer.values[method], strict=True):
         above = rank_above_noise(torch.tensor(values, dtype=torch.float64), (side, count // side))
         half = next(r for r, tail in enumerate(tail_shares(values)) if tail <= COLLAPSED)
         found.append(max(above, half, 1))
-    return tuple(found)
+    return feasible(axes(shape, method), found) if method == "tt" else tuple(found)

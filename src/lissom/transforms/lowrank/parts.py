@@ -1,9 +1,15 @@
-"""The layers that a layer becomes: plain `nn.Linear` and `nn.Conv*d`, one after the other.
+"""The layers that a layer becomes: plain `nn.Linear`, `nn.Conv*d` and `nn.Embedding`, one after the other.
 
     svd       kernel to r channels, 1x1 to the outputs               (a linear layer: two linear layers)
     spatial   (kh, 1) to r channels, (1, kw) to the outputs
     tucker    1x1 to r_in channels, kernel to r_out channels, 1x1 to the outputs
     cp        1x1 to r channels, kernel of each channel by itself, 1x1 to the outputs
+    tt        1x1, one convolution along each axis of the kernel, 1x1 to the outputs
+    ring      the same, computed r_0 times side by side (`modules.RingConv`)
+    kronecker kernel on each group of inputs, 1x1 across the groups (`modules.KroneckerConv`)
+
+A table (`nn.Embedding`) becomes a narrow table and a linear layer (svd) or a chain of tables; `tt`, `ring` and
+`kronecker` make of a linear layer a chain of linear layers (`modules.ChainLinear`).
 
 Stride, dilation and padding go with the kernel they belong to; only the last one has the bias, so that what is padded
 is the same as before: zeros (and repeated border values) pass through a 1x1 without bias unchanged. `stages` counts
@@ -15,62 +21,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from lissom.settings import Setting
-
-Method = Literal["svd", "spatial", "tucker", "cp"]
-METHODS: tuple[Method, ...] = ("svd", "spatial", "tucker", "cp")
-PLAIN: dict[type[nn.Module], int] = {nn.Linear: 0, nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
-"""Classes that can be replaced, and the axes of their kernels. A subclass may do more, and is not."""
-
-Where = Literal["outputs", "inputs", "between"]
-
-
-class Shape(Setting):
-    """A layer's weight, and at how many positions of one example it is computed, over all calls."""
-
-    outs: int
-    ins: int
-    kernel: tuple[int, ...]
-    """Empty for a linear layer."""
-    bias: bool
-    outputs: int
-    inputs: int
-    between: int
-    """Output rows times input columns."""
-
-    @property
-    def window(self) -> int:
-        return prod(self.kernel)
-
-    @property
-    def macs(self) -> int:
-        return self.outs * self.ins * self.window * self.outputs
-
-    @property
-    def parameters(self) -> int:
-        return self.outs * self.ins * self.window + self.outs * self.bias
-
-
-class Stage(NamedTuple):
-    """Weight shape (outs, ins, *kernel) of one part, where it is computed, and the axes on which it has the kernel of
-    the layer, with its stride, dilation and padding. `cp`'s middle part is grouped: one input per output."""
-
-    outs: int
-    ins: int
-    kernel: tuple[int, ...]
-    where: Where
-    axes: tuple[int, ...] = ()
+from lissom.transforms.lowrank import chains
+from lissom.transforms.lowrank.modules import ChainEmbedding, ChainLinear, KroneckerConv, RingConv
+from lissom.transforms.lowrank.shapes import METHODS as METHODS
+from lissom.transforms.lowrank.shapes import PLAIN as PLAIN
+from lissom.transforms.lowrank.shapes import Method as Method
+from lissom.transforms.lowrank.shapes import Shape as Shape
+from lissom.transforms.lowrank.shapes import Stage as Stage
 
 
 def stages(shape: Shape, method: Method, ranks: Sequence[int]) -> tuple[Stage, ...]:
     one, every = (1,) * len(shape.kernel), tuple(range(len(shape.kernel)))
     last = Stage(shape.outs, ranks[0], one, "outputs")
     match method:
+        case "svd" if shape.table:
+            return Stage(shape.outs, ranks[0], (), "outputs", work=0), Stage(shape.ins, ranks[0], (), "outputs")
         case "svd":
             return Stage(ranks[0], shape.ins, shape.kernel, "outputs", every), last
         case "spatial":
@@ -83,16 +53,17 @@ def stages(shape: Shape, method: Method, ranks: Sequence[int]) -> tuple[Stage, .
         case "cp":
             inner = Stage(ranks[0], 1, shape.kernel, "outputs", every)
             return Stage(ranks[0], shape.ins, one, "inputs"), inner, last
+        case "tt" | "ring" | "kronecker":
+            return chains.stages(shape, method, ranks)
 
 
 def macs_of(shape: Shape, method: Method, ranks: Sequence[int]) -> int:
     """Multiply-accumulates of one example."""
-    at = {"outputs": shape.outputs, "inputs": shape.inputs, "between": shape.between}
-    return sum(s.outs * s.ins * prod(s.kernel) * at[s.where] for s in stages(shape, method, ranks))
+    return sum(stage.macs(shape) for stage in stages(shape, method, ranks))
 
 
 def parameters_of(shape: Shape, method: Method, ranks: Sequence[int]) -> int:
-    return sum(s.outs * s.ins * prod(s.kernel) for s in stages(shape, method, ranks)) + shape.outs * shape.bias
+    return sum(stage.parameters for stage in stages(shape, method, ranks)) + shape.outs * shape.bias
 
 
 def largest(shape: Shape, method: Method) -> tuple[int, ...]:
@@ -108,53 +79,100 @@ def largest(shape: Shape, method: Method) -> tuple[int, ...]:
         case "cp":
             sides = (shape.outs, shape.ins, shape.window)
             return (prod(sides) // max(sides),)
+        case "tt" | "ring" | "kronecker":
+            return chains.largest(shape, method)
+
+
+def at_rank(shape: Shape, method: Method, rank: int) -> tuple[int, ...]:
+    """The ranks of the layer's action, none above `rank` or what the layer has."""
+    if method in ("tt", "ring", "kronecker"):
+        return chains.at_rank(shape, method, rank)
+    return tuple(min(rank, most) for most in largest(shape, method))
 
 
 def applies(shape: Shape, method: Method) -> bool:
     """Whether the method has something of its own to do for this kernel."""
     if method == "svd":
         return True
+    if method in ("tt", "ring", "kronecker"):
+        return chains.applies(shape, method)
     if method == "spatial":
         return len(shape.kernel) == 2 and min(shape.kernel) > 1
     return shape.window > 1
+
+
+def inapplicable(shape: Shape, method: Method) -> str:
+    """Why not."""
+    if method in ("tt", "ring", "kronecker"):
+        return chains.inapplicable(shape, method)
+    kernel = "table" if shape.table else "linear layer's kernel"
+    if shape.kernel:
+        kernel = f"{' x '.join(map(str, shape.kernel))} kernel"
+    return f"{method} has nothing to split in a {kernel}; svd has"
+
+
+def makes_outputs(shape: Shape, method: Method) -> bool:
+    """Whether the last part makes the layer's outputs themselves, and is a product that can be fitted to them."""
+    return method in ("svd", "spatial", "tucker", "cp") or (bool(shape.kernel) and method != "kronecker")
 
 
 def has_bias(module: nn.Module) -> bool:
     return "bias" in dict(module.named_parameters(recurse=False))
 
 
-def shape_of(module: nn.Module, outputs: int, inputs: int, between: int) -> Shape:
+def shape_of(module: nn.Module, outputs: int, inputs: int, between: int, steps: Sequence[int] = ()) -> Shape:
     weight = cast(Tensor, module.weight)
+    kernel = tuple(weight.shape[2:])
     return Shape(
         outs=weight.shape[0],
         ins=weight.shape[1],
-        kernel=tuple(weight.shape[2:]),
+        kernel=kernel,
         bias=has_bias(module),
         outputs=outputs,
         inputs=inputs,
         between=between,
+        steps=tuple(steps),
+        table=isinstance(module, nn.Embedding),
+        padded=isinstance(module, nn.Embedding) and module.padding_idx is not None,
     )
 
 
 def build(layer: nn.Module, method: Method, ranks: Sequence[int]) -> nn.Sequential:
     """The parts with all weights zero, in the layer's type, place and mode; no random number is drawn."""
     weight = cast(Tensor, layer.weight)
-    todo = stages(shape_of(layer, 1, 1, 1), method, ranks)
-    made: list[nn.Module] = []
-    for index, stage in enumerate(todo):
-        bias = has_bias(layer) and index == len(todo) - 1
-        options: dict[str, Any] = {"bias": bias, "device": "meta", "dtype": weight.dtype}
-        if isinstance(layer, nn.Linear):
-            part: nn.Module = nn.Linear(stage.ins, stage.outs, **options)
-        else:
-            grouped = method == "cp" and index == 1
-            part = _convolution(cast(nn.Conv2d, layer), stage, stage.outs if grouped else 1, options)
-        made.append(part.to_empty(device=weight.device))
-    split = nn.Sequential(*made).train(layer.training)
+    with torch.device("meta"):
+        made = _made(layer, shape_of(layer, 1, 1, 1), method, ranks, weight.dtype)
+    split = made.to_empty(device=weight.device).train(layer.training)
     for parameter in split.parameters():
         parameter.requires_grad_(weight.requires_grad)
         parameter.data.zero_()
     return split
+
+
+def _made(layer: nn.Module, shape: Shape, method: Method, ranks: Sequence[int], dtype: torch.dtype) -> nn.Sequential:
+    todo = stages(shape, method, ranks)
+    if isinstance(layer, nn.Embedding):
+        if method in ("tt", "ring", "kronecker"):
+            return ChainEmbedding(chains.cores(shape, method, ranks), shape.outs, dtype=dtype)
+        table = nn.Embedding(todo[0].outs, todo[0].ins, padding_idx=layer.padding_idx, sparse=layer.sparse, dtype=dtype)
+        return nn.Sequential(table, nn.Linear(todo[1].ins, todo[1].outs, bias=False, dtype=dtype))
+    if isinstance(layer, nn.Linear) and method in ("tt", "ring", "kronecker"):
+        return ChainLinear(chains.cores(shape, method, ranks), bias=shape.bias, dtype=dtype)
+    last_bias = shape.bias and method != "kronecker"
+    parts: list[nn.Module] = []
+    for index, stage in enumerate(todo):
+        options: dict[str, Any] = {"bias": last_bias and index == len(todo) - 1, "dtype": dtype}
+        if isinstance(layer, nn.Linear):
+            parts.append(nn.Linear(stage.ins, stage.outs, **options))
+            continue
+        grouped = method == "cp" and index == 1
+        parts.append(_convolution(cast(nn.Conv2d, layer), stage, stage.outs if grouped else 1, options))
+    if method == "ring":
+        return RingConv(ranks[0], parts)
+    if method == "kronecker":
+        outs, ins = chains.digits(shape, method)
+        return KroneckerConv((outs[0], outs[1]), (ins[0], ins[1]), parts, shape.bias)
+    return nn.Sequential(*parts)
 
 
 def _convolution(layer: nn.Conv2d, stage: Stage, groups: int, options: dict[str, Any]) -> nn.Module:
@@ -179,9 +197,10 @@ def _convolution(layer: nn.Conv2d, stage: Stage, groups: int, options: dict[str,
 
 @torch.no_grad()
 def fill_(split: nn.Sequential, weights: Sequence[Tensor], bias: Tensor | None) -> None:
-    """Weights of the parts, in order, and the bias of the last."""
+    """Weights of the parts, in order, and the bias of all of them or of the last."""
     for part, weight in zip(split, weights, strict=True):
         own = cast(Tensor, part.weight)
         own.copy_(weight.reshape(own.shape))
     if bias is not None:
-        cast(Tensor, split[-1].bias).copy_(bias)
+        own = split.bias if isinstance(split, (ChainLinear, KroneckerConv)) else split[-1].bias
+        cast(Tensor, own).copy_(bias)

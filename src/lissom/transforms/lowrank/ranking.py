@@ -22,12 +22,25 @@ from lissom.transforms.lowrank.options import (
     best_of,
     choice,
     choices,
+    least_ranks,
     ranks_above_noise,
     whole_cost,
 )
-from lissom.transforms.lowrank.parts import Method, applies, largest, macs_of, parameters_of
+from lissom.transforms.lowrank.parts import (
+    Method,
+    applies,
+    at_rank,
+    inapplicable,
+    largest,
+    macs_of,
+    parameters_of,
+)
 
 WORDS: dict[Unit, str] = {"macs": "MACs", "parameters": "parameters"}
+
+LOOK_UPS = (
+    "a look-up multiplies nothing, and its parts do: parameters_ratio or break_even='parameters' makes tables smaller"
+)
 
 
 class Ranked(NamedTuple):
@@ -53,6 +66,8 @@ class Wish:
     budget: float | None = None
     """How many times smaller the model gets."""
     timings: tuple[Timing, ...] = ()
+    tables: bool = False
+    """Whether tables are split: smaller, they are slower to look up."""
 
     def ranked(self, graph: Graph, layers: Sequence[Layer]) -> Ranked:
         """
@@ -111,9 +126,10 @@ class Wish:
         return Ranked(chosen, whole)
 
     def _usable(self, layer: Layer) -> tuple[list[Method], str]:
+        if layer.shape.table and not self.tables:
+            return [], LOOK_UPS
         methods: list[Method] = [method for method in self.methods if applies(layer.shape, method)]
-        kernel = " x ".join(map(str, layer.shape.kernel)) or "linear layer's"
-        return methods, "" if methods else f"{self.methods[0]} has nothing to split in a {kernel} kernel; svd has"
+        return methods, "" if methods else inapplicable(layer.shape, self.methods[0])
 
     def _choose(self, layer: Layer, methods: Sequence[Method]) -> Choice | str:
         """The best of what each method has for the wish, of those that are not slow."""
@@ -149,10 +165,10 @@ class Wish:
             every = [choice(layer, method, ranks_above_noise(layer, method)) for method in methods]
         else:
             (method,) = methods
-            most = largest(layer.shape, method)
-            if rank > max(most):
-                return f"rank {rank} is above its largest, {max(most)}"
-            every = [choice(layer, method, tuple(min(rank, one) for one in most))]
+            most = max(largest(layer.shape, method))
+            if rank > most:
+                return f"rank {rank} is above its largest, {most}"
+            every = [choice(layer, method, at_rank(layer.shape, method, rank))]
         every.sort(key=lambda c: c.cost(self.unit))
         cheaper = [c for c in every if c.cost(self.unit) < whole_cost(layer.shape, self.unit)]
         if not cheaper:
@@ -163,9 +179,7 @@ class Wish:
     def _too_dear(self, layer: Layer, methods: Sequence[Method]) -> str:
         """The cheapest that there is, which is no cheaper than the layer."""
         shape = layer.shape
-        least: list[tuple[Method, tuple[int, ...]]] = [
-            (m, tuple(self.multiple.of(most) for most in largest(shape, m))) for m in methods
-        ]
+        least: list[tuple[Method, tuple[int, ...]]] = [(m, least_ranks(shape, m, self.multiple)) for m in methods]
         every = [Choice(m, r, macs_of(shape, m, r), parameters_of(shape, m, r), None) for m, r in least]
         return _dearer(min(every, key=lambda c: c.cost(self.unit)), layer)
 

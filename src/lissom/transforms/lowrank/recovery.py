@@ -44,6 +44,8 @@ class Pair:
     """Name of the last part (`conv1.1`) to the node of the original layer."""
     centred: frozenset[str]
     """Last parts behind which a shift is made up for."""
+    split: frozenset[str]
+    """Layers that were split and are called once, those whose last part is not fitted too."""
 
 
 @torch.no_grad()
@@ -57,12 +59,13 @@ def recover_(pair: Pair, batches: Iterable[Batch], how: Recovery, tick: Callable
         return
     inputs = [pytree.tree_leaves((piece.args, dict(piece.kwargs))) for piece in pieces]
     before, after = _Stream(pair.before, inputs), _Stream(pair.after, inputs)
-    split = {part.rpartition(".")[0] for part in pair.layers}
     moved: set[FxNode] = set()
     nodes = list(pair.after.module.graph.nodes)
     for index, node in enumerate(nodes):
         name = layer_of(node)
-        if not moved.isdisjoint(node.all_input_nodes) or (name.rpartition(".")[0] in split and node.op != "get_attr"):
+        if not moved.isdisjoint(node.all_input_nodes) or (
+            not pair.split.isdisjoint((name, name.rpartition(".")[0])) and node.op != "get_attr"
+        ):
             moved.add(node)
         if name in pair.layers and rows_are_read(node):
             wanted = before.up_to(pair.layers[name])

@@ -15,7 +15,7 @@ from lissom.task import Batch
 from lissom.transforms.lowrank.actions import Split
 from lissom.transforms.lowrank.evidence import Seen, weight_of
 from lissom.transforms.lowrank.fitting import fit
-from lissom.transforms.lowrank.parts import build, fill_
+from lissom.transforms.lowrank.parts import build, fill_, has_bias, shape_of
 
 ALLOWED_GAP = 1e-3
 """Of the largest output: float32 rounding through a deep network stays below, wrong parts far above."""
@@ -27,10 +27,11 @@ ROUNDINGS = 32
 def replace_(model: nn.Module, whole: nn.Module, action: Split, centred: bool, seen: Seen) -> None:
     """Split a layer of `model`, and put what its parts stand for into the same layer of `whole`."""
     layer, twin = model.get_submodule(action.layer), whole.get_submodule(action.layer)
-    bias = cast(Tensor | None, layer.bias)
+    bias = cast(Tensor | None, layer.bias) if has_bias(layer) else None
     fitted = fit(
         weight_of(model, action.layer),
         None if bias is None else bias.detach().cpu(),
+        shape_of(layer, 1, 1, 1),
         action.method,
         action.ranks,
         seen,
