@@ -13,8 +13,8 @@ import lissom
 
 NAMES = {
     "Batch", "Factorize", "Finetune", "Fold", "Goal", "Graph", "LissomError", "Prune", "PruneDepth", "Quantize",
-    "Recipe", "Result", "Sparsify", "Task",
-    "analyze", "compress", "load", "monitor", "plan", "progressive",
+    "Recipe", "Result", "Sparsify", "Synthesis", "Task",
+    "analyze", "compress", "load", "monitor", "plan", "progressive", "synthesize",
     "data", "errors", "metrics",
 }  # fmt: skip
 LATE = (

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from lissom.recipe import Recipe as Recipe
     from lissom.task import Batch as Batch
     from lissom.task import Task as Task
+    from lissom.training.synthesis.settings import Synthesis as Synthesis
+    from lissom.training.synthesis.synthesize import synthesize as synthesize
     from lissom.transforms.finetuning import Finetune as Finetune
     from lissom.transforms.folding import Fold as Fold
     from lissom.transforms.lowrank import Factorize as Factorize
@@ -47,6 +49,7 @@ _HOMES = {
     "Recipe": "lissom.recipe",
     "Result": "lissom.pipeline",
     "Sparsify": "lissom.transforms.sparsity",
+    "Synthesis": "lissom.training.synthesis.settings",
     "Task": "lissom.task",
     "analyze": "lissom.pipeline",
     "compress": "lissom.pipeline",
@@ -54,6 +57,7 @@ _HOMES = {
     "monitor": "lissom.pipeline",
     "plan": "lissom.pipeline",
     "progressive": "lissom.progression",
+    "synthesize": "lissom.training.synthesis.synthesize",
 }
 _MODULES = ("data", "errors", "metrics")
 

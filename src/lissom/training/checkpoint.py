@@ -46,7 +46,9 @@ class Standing(Setting):
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Counters and named tensors: `model/...`, `average/...`, `best/...`, `optimizer/...`, `along/...`."""
+    """Counters and named tensors: `model/...`, `average/...`, `best/...`, `optimizer/...`, `along/...`,
+    `synthesis/...`.
+    """
 
     standing: Standing
     tensors: dict[str, Tensor]

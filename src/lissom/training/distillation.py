@@ -31,7 +31,7 @@ from lissom.training.objective import Criterion
 from lissom.training.outputs import check_same, classes_of, output_of, rows_of
 from lissom.training.pace import computed, device_of, order_
 from lissom.training.regressors import Maps
-from lissom.training.settings import SHARE, Training
+from lissom.training.settings import Training
 from lissom.training.taps import Place, check_called, check_tappable, chosen, places_of, tapped
 from lissom.training.teacher import OWN, Teacher, identity, teachers_of
 
@@ -200,7 +200,7 @@ def distillation_of(
     losses = _numbered(settings.losses or (_usual(first.target),))
     own = (average or student) if OWN in settings.teachers else None
     made = Distillation(
-        share=SHARE if settings.share is None else settings.share,
+        share=settings.taught,
         temperature=settings.temperature,
         teachers=teachers,
         outputs={name: loss for name, loss in losses.items() if isinstance(loss, OutputLoss)},

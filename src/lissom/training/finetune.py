@@ -8,9 +8,10 @@ Under `torchrun` the same call trains on several processes (`distributed`).
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ from lissom.training.pace import autocast, computed, device_of, order_, pace_of,
 from lissom.training.regularization import Regularizer, regularizer_of
 from lissom.training.schedule import learning_rate
 from lissom.training.settings import Training
+from lissom.training.synthesis.source import source_of
 from lissom.training.zeros import hold_, masks_of
 
 SAVE_SECONDS = 60.0
@@ -127,8 +129,11 @@ def check(model: nn.Module, task: Task, settings: Training) -> None:
         DataError: something without which training cannot begin is missing.
     """
     criterion_of(task, settings)
-    if not task.has("train"):
-        raise DataError("Training needs training data, and the task has none. Give Task(train=...).")
+    if settings.synthesis is None and not task.has("train"):
+        raise DataError(
+            "Training needs training data, and the task has none. Give Task(train=...), or let inputs be made up for a "
+            "teacher: synthesis={'method': 'inversion'}, teacher='original'."
+        )
     if not trainable(model):
         raise DataError(
             "There is nothing to train: no parameter of the model requires gradients. Call "
@@ -162,8 +167,10 @@ class _Run:
             as_metric(task.metric) if task.metric is not None and task.has("validation") else None
         )
         self.criterion = criterion_of(task, settings)
-        self.steps = steps_of(task, seed)
         self.device = device_of(model)
+        self.source = source_of(aim.original, task, settings, seed=seed, device=self.device)
+        self.sketch = self.source.sketch(task) if self.source else task
+        self.steps = self.source.steps if self.source else steps_of(task, seed)
         with quiet():
             self.model = copy.deepcopy(model)
         team.align_(self.model)
@@ -206,12 +213,12 @@ class _Run:
         if not self.settings.teachers:
             return None
         return distillation_of(
-            self.model, self.aim.original, self.task, self.settings, seed=self.seed, average=self.average
+            self.model, self.aim.original, self.sketch, self.settings, seed=self.seed, average=self.average
         )
 
     def _pace(self) -> Pace:
         def measure() -> bytes:
-            pace = pace_of(self.model, self.task, self.settings, self.objective, folder=self.folder, seed=self.seed)
+            pace = pace_of(self.model, self.sketch, self.settings, self.objective, folder=self.folder, seed=self.seed)
             return pace.model_dump_json().encode()
 
         return Pace.model_validate_json(self.team.from_first(measure))
@@ -223,6 +230,8 @@ class _Run:
         self.best = held.part("best")
         self.along.load_state_dict(held.part("along"))
         load_state_(self.optimizer, self.parameters, held.part("optimizer"))
+        if self.source:
+            self.source.load_(held.part("synthesis"))
 
     def _save(self) -> None:
         self.saved = time.monotonic()
@@ -234,6 +243,7 @@ class _Run:
             "best": self.best,
             "along": checkpoints.tensors_of(self.along),
             "optimizer": state_of(self.optimizer, self.parameters),
+            "synthesis": self.source.state() if self.source else {},
         }
         tensors = {f"{part}/{name}": value for part, held in parts.items() for name, value in held.items()}
         checkpoints.save(self.folder, Checkpoint(self.standing, tensors))
@@ -250,9 +260,7 @@ class _Run:
         epoch, done = len(self.standing.epochs), self.standing.step
         started, before = time.perf_counter(), self.standing.seconds
         view = self._view(epoch)
-        for step, batch in enumerate(epoch_of(self.task, self.seed, view)):
-            if step < done:  # by the process that was killed
-                continue
+        for step, batch in self._batches(epoch, view, done):
             rate = learning_rate(epoch * self.steps + step, self._total, self.settings.rate, self.settings.warmup)
             loss, parts = self._step(batch, epoch, step, rate)
             now = self.standing
@@ -284,6 +292,12 @@ class _Run:
         if self.settings.patience is not None and best_of(epochs) == epoch:
             self.best = {k: v.detach().clone() for k, v in checkpoints.tensors_of(self._wanted).items()}
         self._save()
+
+    def _batches(self, epoch: int, view: int, done: int) -> Iterator[tuple[int, Batch]]:
+        """With their numbers, without those that a killed process has `done`."""
+        if self.source:
+            return enumerate(self.source.batches(epoch, done, self.model), done)
+        return itertools.islice(enumerate(epoch_of(self.task, self.seed, view)), done, None)
 
     @property
     def _total(self) -> int:
@@ -384,4 +398,5 @@ class _Run:
             epochs=epochs,
             chosen=chosen,
             lesson=self.lesson.record() if self.lesson else None,
+            synthesis=self.source.signs() if self.source else None,
         )

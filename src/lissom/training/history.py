@@ -53,6 +53,22 @@ class Lesson(Setting):
     """Validation metric of each generation, where there were several."""
 
 
+class Signs(Setting):
+    """What made up inputs look like to the teacher. Figures of outputs are None where they are no classes."""
+
+    examples: int
+    confidence: float | None
+    """Mean probability of the likeliest class."""
+    balance: float | None
+    """Entropy of the histogram of classes, of the largest possible; 1: all equally often."""
+    spread: float
+    """Mean distance between two examples, of the root mean square of one; sqrt(2): independent."""
+    normalizations: int
+    """Batch normalizations of the teacher whose statistics were aimed at."""
+    collapsed: str | None
+    """Why they should not be learned from; None if nothing speaks against it."""
+
+
 class History(Setting):
     """A whole training. Kept weights are those after epoch `chosen` (from 0)."""
 
@@ -61,6 +77,8 @@ class History(Setting):
     epochs: tuple[Epoch, ...]
     chosen: int
     lesson: Annotated[Lesson | None, pydantic.Field(exclude_if=_none)] = None
+    synthesis: Annotated[Signs | None, pydantic.Field(exclude_if=_none)] = None
+    """Of the inputs at the end of a training without data."""
 
 
 def in_rounds(generations: Sequence[History]) -> History:

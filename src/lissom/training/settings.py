@@ -9,6 +9,7 @@ import pydantic
 from lissom.errors import nearest
 from lissom.settings import Setting
 from lissom.training.losses import FeatureLoss, Loss
+from lissom.training.synthesis.settings import Synthesis
 
 RATES = {"sgd": 0.01, "adamw": 3e-4}
 """Learning rates of a fine-tuning that was not told one."""
@@ -78,6 +79,8 @@ class Training(Setting):
         views: passes that differ in order and augmentation, used in turns; the teacher answers each once. None: every
             pass is another one, and the teacher answers every time.
         rounds: generations, each trained from the same start; all but the first learn from the one before. None: one.
+        synthesis: inputs are made up for the teacher, and `Task.train` is not read; `share` is 1, since made up
+            inputs have no true answers. None: real data.
     """
 
     epochs: Annotated[int, pydantic.Field(ge=1)] = 10
@@ -111,6 +114,7 @@ class Training(Setting):
     share: Annotated[float | None, pydantic.Field(gt=0, le=1, exclude_if=_unset)] = None
     views: Annotated[int | None, pydantic.Field(ge=1, exclude_if=_unset)] = None
     rounds: Annotated[int | None, pydantic.Field(ge=1, exclude_if=_unset)] = None
+    synthesis: Annotated[Synthesis | None, pydantic.Field(exclude_if=_unset)] = None
 
     @pydantic.model_validator(mode="after")
     def _whole_regularizer(self) -> Training:
@@ -159,6 +163,27 @@ class Training(Setting):
             raise ValueError(f"views={self.views} keeps answers of outputs, not {what}. Leave views out")
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _whole_synthesis(self) -> Training:
+        if self.synthesis is None:
+            return self
+        if len(self.teachers) != 1 or "self" in self.teachers:
+            raise ValueError(
+                f"inputs are made up for one teacher, 'original' or 'task', got teacher={self.teacher!r}. Set "
+                "teacher='original', or leave synthesis out"
+            )
+        if self.share not in (None, 1.0):
+            raise ValueError(
+                f"share={self.share:g} leaves the rest to the task's loss, and made up inputs have no true answers. "
+                "Leave share out, or synthesis"
+            )
+        if self.views is not None:
+            raise ValueError(
+                f"views={self.views} keeps answers to inputs that come again, and made up inputs change with every "
+                "pass. Leave views out, or synthesis"
+            )
+        return self
+
     @property
     def teachers(self) -> tuple[TeacherName, ...]:
         """Their names; none without distillation."""
@@ -169,6 +194,12 @@ class Training(Setting):
     def alone(self) -> Training:
         """The same without a teacher."""
         return self.model_copy(update=dict.fromkeys(("teacher", "temperature", "losses", "share", "views", "rounds")))
+
+    @property
+    def taught(self) -> float:
+        """The share of the teacher in the loss."""
+        usual = SHARE if self.synthesis is None else 1.0
+        return usual if self.share is None else self.share
 
     @property
     def pull(self) -> float:

@@ -33,11 +33,11 @@ def teachers_of(settings: Training, original: nn.Module, task: Task, device: tor
     found: dict[str, Teacher] = {}
     for name in settings.teachers:
         if name == "original":
-            found[name] = _frozen(original, device)
+            found[name] = frozen(original, device)
         elif name == "task":
             given = _of_task(task)
             for index, one in enumerate(given):
-                teacher = _frozen(one, device) if isinstance(one, nn.Module) else one
+                teacher = frozen(one, device) if isinstance(one, nn.Module) else one
                 found[name if len(given) == 1 else f"task {index + 1}"] = teacher
     return found
 
@@ -88,7 +88,8 @@ def _of_task(task: Task) -> list[Teacher]:
     return list(several)
 
 
-def _frozen(model: nn.Module, device: torch.device) -> nn.Module:
+def frozen(model: nn.Module, device: torch.device) -> nn.Module:
+    """A copy in evaluation mode whose parameters take no gradients."""
     with quiet():
         copied = copy.deepcopy(model).to(device)
     if not isinstance(copied, GraphModule):

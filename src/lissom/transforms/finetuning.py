@@ -1,7 +1,8 @@
 """`Finetune`: the task's training data and loss, one loop, a model of the same structure with better weights.
 
 The loop is `lissom.training.finetune`. What it computes in (float32 or bfloat16, which memory order) is measured while
-the model is studied and stands in the plan. With `teacher`, the loss is that of `lissom.training.distillation`.
+the model is studied and stands in the plan. With `teacher`, the loss is that of `lissom.training.distillation`;
+with `synthesis`, the inputs are those of `lissom.training.synthesis`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from lissom.training.distillation import distillation_of
 from lissom.training.finetune import check, finetune
 from lissom.training.history import Pace
 from lissom.training.objective import Objective, supervised
-from lissom.training.pace import pace_of
+from lissom.training.pace import device_of, pace_of
 from lissom.training.regularization import regularizer_of
 from lissom.training.settings import Training
+from lissom.training.synthesis.source import source_of
 from lissom.transforms.base import ALONE, Action, Cost, Plan, Stage, Transform, Work, clone
 
 SECONDS_PER_EPOCH = 30.0
@@ -76,7 +78,8 @@ class Finetune(Training, Transform):
         return SECONDS_PER_EPOCH * self.epochs * self._trainings
 
     def needs(self) -> frozenset[Split]:
-        return frozenset({"train"} if self.patience is None else {"train", "validation"})
+        data: frozenset[Split] = frozenset() if self.synthesis else frozenset({"train"})
+        return data if self.patience is None else data | {"validation"}
 
     def study(self, model: nn.Module, trace: Trace, task: Task, target: Target, work: Work = ALONE) -> Pace:
         """The faster way to compute, measured on two training batches.
@@ -89,8 +92,10 @@ class Finetune(Training, Transform):
         regularizer_of(model, trace, self._training(), 1)
         training = self._training()
         objective: Objective = supervised
+        original = work.original or model
+        source = source_of(original, task, training, seed=work.seed, device=device_of(model))
+        task = source.sketch(task) if source else task
         if self.teachers:
-            original = work.original or model
             objective = distillation_of(model, original, task, training, seed=work.seed, average=None)
         pace = pace_of(model, task, training, objective, folder=work.folder, seed=work.seed)
         work.note("pace", pace.model_dump(mode="json"))

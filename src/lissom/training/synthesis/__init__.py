@@ -1,0 +1,1 @@
+"""Inputs made up for a teacher, where there are no data."""

@@ -1,0 +1,160 @@
+"""`Source`: an endless training set that is made while it is read, with a memory and a look at itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from lissom.errors import DataError
+from lissom.functional import synthesis as measures
+from lissom.task import Batch, Task, default_feed
+from lissom.training.chance import generator_of
+from lissom.training.history import Signs
+from lissom.training.pace import device_of
+from lissom.training.settings import Training
+from lissom.training.synthesis.examiner import Examiner
+from lissom.training.synthesis.form import form_of
+from lissom.training.synthesis.makers import maker_of
+from lissom.training.synthesis.settings import Synthesis
+from lissom.training.teacher import teachers_of
+
+NARROW, ALIKE = 0.5, 0.05
+"""Balance and spread below which inputs are called collapsed: a few classes, one example with small changes."""
+LOOKED_AT = 512
+"""Examples that signs are taken from: distances of all pairs."""
+
+
+class Source:
+    """Batches for one training, each labelled with the class that the teacher finds likeliest.
+
+    Raises:
+        DataError: inputs that cannot be made.
+    """
+
+    def __init__(self, settings: Synthesis, teacher: nn.Module, task: Task, seed: int) -> None:
+        self.settings, self.seed = settings, seed
+        self.device = device_of(teacher)
+        self.form = form_of(task.example, settings.low, settings.high)
+        self.examiner = Examiner(teacher, self.form, settings, self.device)
+        self.maker = maker_of(settings, self.examiner, seed, self.device)
+        self.most, self.replays = int(settings.chosen("memory")), int(settings.chosen("replays"))
+        self.memory: list[Tensor] = []
+        self.made = 0
+        """Examples made so far; the memory is written in turns."""
+
+    @property
+    def steps(self) -> int:
+        return self.settings.steps
+
+    def batches(self, epoch: int, done: int, student: nn.Module | None) -> Iterator[Batch]:
+        """What is left of an epoch of which `done` batches were read. The student is looked at, not changed."""
+        for step in range(done, self.steps):
+            chance = generator_of("synthesis", self.seed, epoch, step)
+            if self.memory and step % (1 + self.replays):
+                yield self.labelled(self._remembered(chance))
+            else:
+                yield self.labelled(self.new(self.settings.batch_size, chance, student))
+
+    def new(self, count: int, chance: torch.Generator, student: nn.Module | None = None) -> list[Tensor]:
+        """Inputs that were never shown, remembered from here on."""
+        values = self.maker.make(count, chance, student)
+        if self.most:
+            self._remember(values)
+        return values
+
+    def labelled(self, values: list[Tensor]) -> Batch:
+        batch = self.form.batch(values)
+        return Batch(batch.args, batch.kwargs, self.examiner.classes(batch))
+
+    def sketch(self, task: Task) -> Task:
+        """The task with two batches of noise as training data: for what looks at shapes and times alone."""
+        count = self.settings.batch_size
+        drawn = [self.form.noise(count, generator_of("sketch", self.seed, index)) for index in range(2)]
+        batches = [self.labelled([values.to(self.device) for values in one]) for one in drawn]
+        return replace(task, train=batches, feed=default_feed)
+
+    def signs(self) -> Signs:
+        """Of what is remembered; without a memory, of new inputs."""
+        chance = generator_of("signs", self.seed)
+        values = self._remembered(chance, LOOKED_AT) if self.memory else self._unseen(chance)
+        return signs_of(self.examiner, values)
+
+    def state(self) -> dict[str, Tensor]:
+        held = min(self.made, self.most)
+        kept = {f"memory/{index}": one[:held] for index, one in enumerate(self.memory)}
+        learned = {f"maker/{name}": one for name, one in self.maker.state().items()}
+        return {**learned, **kept, "made": torch.tensor(self.made)}
+
+    def load_(self, state: dict[str, Tensor]) -> None:
+        """Back from `state`."""
+        self.made = int(state["made"])
+        kept = [state[f"memory/{index}"] for index in range(len(self.form.shapes)) if f"memory/{index}" in state]
+        self.memory = [one.new_zeros(self.most, *one.shape[1:], device=self.device) for one in kept]
+        for place, one in zip(self.memory, kept, strict=True):
+            place[: len(one)] = one
+        learned = {name.removeprefix("maker/"): one for name, one in state.items() if name.startswith("maker/")}
+        self.maker.load_(learned)
+
+    def _unseen(self, chance: torch.Generator) -> list[Tensor]:
+        held = self.maker.state()
+        held = {name: value.clone() for name, value in held.items()}
+        values = self.maker.make(min(self.settings.batch_size, LOOKED_AT), chance, None)
+        self.maker.load_(held)
+        return values
+
+    def _remember(self, values: list[Tensor]) -> None:
+        count = len(values[0])
+        if not self.memory:
+            self.memory = [one.new_zeros(self.most, *one.shape[1:]) for one in values]
+        places = (torch.arange(count, device=self.device) + self.made) % self.most
+        for kept, one in zip(self.memory, values, strict=True):
+            kept[places] = one
+        self.made += count
+
+    def _remembered(self, chance: torch.Generator, count: int | None = None) -> list[Tensor]:
+        held = min(self.made, self.most)
+        drawn = torch.randint(held, (count or self.settings.batch_size,), generator=chance).to(self.device)
+        return [one[drawn] for one in self.memory]
+
+
+def source_of(original: nn.Module, task: Task, settings: Training, *, seed: int, device: torch.device) -> Source | None:
+    """What a training without data reads; None for one with data.
+
+    Raises:
+        DataError: inputs that cannot be made, no such teacher, or one without gradients.
+    """
+    if settings.synthesis is None:
+        return None
+    teachers = list(teachers_of(settings, original, task, device).values())
+    if len(teachers) != 1 or not isinstance(teachers[0], nn.Module):
+        shown = "a function" if len(teachers) == 1 else f"{len(teachers)} of them"
+        raise DataError(
+            f"Inputs are made up along the gradients of one teacher that is a torch module, and Task(teacher=...) is "
+            f"{shown}. Give one module, or set teacher='original'."
+        )
+    return Source(settings.synthesis, teachers[0], task, seed)
+
+
+def signs_of(examiner: Examiner, values: list[Tensor]) -> Signs:
+    """What `(n, *shape)` inputs look like, and whether they have collapsed."""
+    with torch.no_grad():
+        logits = examiner.logits(examiner.form.batch(values))
+    classes = logits.shape[1] > 1
+    balance = measures.balance(logits.argmax(1), logits.shape[1]) if classes else None
+    spread = min(measures.spread(one) for one in values)
+    reason = None
+    if balance is not None and balance < NARROW:
+        reason = f"few classes: balance {balance:.2f}, below {NARROW}"
+    elif spread < ALIKE:
+        reason = f"examples are nearly the same: spread {spread:.3f}, below {ALIKE}"
+    return Signs(
+        examples=len(values[0]),
+        confidence=float(logits.softmax(1).amax(1).mean()) if classes else None,
+        balance=balance,
+        spread=spread,
+        normalizations=len(examiner.normalizations),
+        collapsed=reason,
+    )
