@@ -96,7 +96,7 @@ def spread(inputs: Tensor) -> float:
 
     sqrt(2) for independent examples around zero. Computed for all pairs.
     """
-    flat = inputs.flatten(1).double()
+    flat = inputs.reshape(len(inputs), -1).double()
     scale = flat.square().sum(1).mean().sqrt()
     if len(flat) < 2 or not scale:
         return 0.0

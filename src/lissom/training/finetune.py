@@ -198,6 +198,8 @@ class _Run:
         if self.lesson:
             place = folder / f"answers-{team.rank}-of-{team.size}" if folder else None
             self.lesson.begin(pace, place, of)
+        if self.source:
+            self.source.begin(pace)
         if held:
             self._load(held)
         self.saved = time.monotonic()

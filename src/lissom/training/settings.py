@@ -44,6 +44,11 @@ def _teacher(value: object) -> object:
     return value
 
 
+def _synthesis(value: object) -> object:
+    """`"generator"` for `{"method": "generator"}`."""
+    return {"method": value} if isinstance(value, str) else value
+
+
 class Training(Setting):
     """How a model is trained; fine-tuning defaults.
 
@@ -114,7 +119,9 @@ class Training(Setting):
     share: Annotated[float | None, pydantic.Field(gt=0, le=1, exclude_if=_unset)] = None
     views: Annotated[int | None, pydantic.Field(ge=1, exclude_if=_unset)] = None
     rounds: Annotated[int | None, pydantic.Field(ge=1, exclude_if=_unset)] = None
-    synthesis: Annotated[Synthesis | None, pydantic.Field(exclude_if=_unset)] = None
+    synthesis: Annotated[Synthesis | None, pydantic.BeforeValidator(_synthesis), pydantic.Field(exclude_if=_unset)] = (
+        None
+    )
 
     @pydantic.model_validator(mode="after")
     def _whole_regularizer(self) -> Training:
@@ -193,7 +200,7 @@ class Training(Setting):
 
     def alone(self) -> Training:
         """The same without a teacher."""
-        return self.model_copy(update=dict.fromkeys(("teacher", "temperature", "losses", "share", "views", "rounds")))
+        return self.model_copy(update=dict.fromkeys(("teacher", "temperature", "losses", "share", "views", "rounds", "synthesis")))
 
     @property
     def taught(self) -> float:

@@ -18,8 +18,9 @@ class Generator(nn.Module):
     """`(n, latent)` noise to `(n, *shape)`, shape `(channels, *positions)`, one to three axes of positions.
 
     As in DAFL (Chen et al. 2019): a linear map to a quarter of the resolution, twice enlarged by repetition and
-    convolved. Half the channels at every enlargement, any size of image, and the last normalization learns scale and
-    shift where the inputs have bounds, so that a background may be most of the image.
+    convolved, and the last normalization gives the inputs mean 0 and variance 1. Deviations: half the channels where
+    the resolution is doubled, any size of image; where the inputs have bounds, the last normalization learns scale
+    and shift.
 
     Raises:
         DataError: a shape without positions.
@@ -44,7 +45,9 @@ class Generator(nn.Module):
         self.convolutions = nn.ModuleList(
             [convolution(2 * width, 2 * width, 3, padding=1), convolution(2 * width, width, 3, padding=1)]
         )
-        self.last = nn.Sequential(convolution(width, channels, 3, padding=1), normalization(channels, affine=bounded))
+        # Saturation first: most of a normalized image may be background, one value far below its mean.
+        ends = [normalization(channels)] if bounded else [nn.Tanh(), normalization(channels, affine=False)]
+        self.last = nn.Sequential(convolution(width, channels, 3, padding=1), *ends)
 
     def forward(self, noise: Tensor) -> Tensor:
         x = self.norms[0](self.spread(noise).view(-1, *self.start))

@@ -39,6 +39,11 @@ class Maker(ABC):
     def make(self, count: int, generator: torch.Generator, student: nn.Module | None) -> list[Tensor]:
         """`(count, *shape)` for every input that is made, without gradients."""
 
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """Those that learn."""
+        return ()
+
     def state(self) -> dict[str, Tensor]:
         """Everything learned so far, by name."""
         return {}
@@ -141,6 +146,10 @@ class Generated(Maker):
             one.grad = slope
         optimizer.step()
         return [one.detach() for one in values]
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        return (self.network,)
 
     def state(self) -> dict[str, Tensor]:
         learned = {f"network/{name}": value for name, value in tensors_of(self.network).items()}

@@ -12,8 +12,8 @@ from lissom.errors import DataError
 from lissom.functional import synthesis as measures
 from lissom.task import Batch, Task, default_feed
 from lissom.training.chance import generator_of
-from lissom.training.history import Signs
-from lissom.training.pace import device_of
+from lissom.training.history import Pace, Signs
+from lissom.training.pace import device_of, order_
 from lissom.training.settings import Training
 from lissom.training.synthesis.examiner import Examiner
 from lissom.training.synthesis.form import form_of
@@ -48,6 +48,11 @@ class Source:
     @property
     def steps(self) -> int:
         return self.settings.steps
+
+    def begin(self, pace: Pace) -> None:
+        """From here on teacher and generator compute in that memory order."""
+        for module in (self.examiner.teacher, *self.maker.modules):
+            order_(module, torch.channels_last if pace.channels_last else torch.contiguous_format)
 
     def batches(self, epoch: int, done: int, student: nn.Module | None) -> Iterator[Batch]:
         """What is left of an epoch of which `done` batches were read. The student is looked at, not changed."""
