@@ -36,7 +36,7 @@ class Preset(NamedTuple):
     balance: float = 5.0
     activation: float = 0.1
     statistics: float = 1.0
-    roughness: float = 0.0
+    roughness: float = 1.0
     size: float = 0.0
     adversary: float = 0.0
 
