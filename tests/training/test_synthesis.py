@@ -377,6 +377,11 @@ def test_trainings_that_cannot_do_without_data(fields: dict[str, Any], said: str
         Training.model_validate({"synthesis": "inversion", **fields})
 
 
+def test_a_control_needs_answers() -> None:
+    with pytest.raises(pydantic.ValidationError, match="made up inputs have no other answers. Leave one out"):
+        Finetune(teacher="original", synthesis=Synthesis(), control=True)
+
+
 def test_inputs_that_cannot_be_made_are_named(teacher: Net) -> None:
     ids = Task(example_inputs=(torch.zeros(1, 5, dtype=torch.int64),))
     with pytest.raises(DataError, match=r"input 0 is torch.int64 of shape \(1, 5\): token ids.*takes embeddings"):

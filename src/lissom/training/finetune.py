@@ -12,7 +12,6 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +32,7 @@ from lissom.training.distillation import Distillation, distillation_of
 from lissom.training.distributed import Team, joined
 from lissom.training.epochs import epoch_of, refuse_divided, steps_of
 from lissom.training.history import Epoch, History, Pace, best_of, in_rounds, is_over
-from lissom.training.objective import Objective, Penalty, checked, criterion_of, one_number, supervised
+from lissom.training.objective import Aim, Objective, Penalty, checked, criterion_of, one_number, supervised
 from lissom.training.optimizer import average_, load_state_, optimizer_of, state_of, trainable
 from lissom.training.pace import autocast, computed, device_of, order_, pace_of, train_mode_
 from lissom.training.regularization import Regularizer, regularizer_of
@@ -103,7 +102,7 @@ def finetune(  # noqa: PLR0913  one argument for each thing that can be exchange
                 model,
                 task,
                 settings.model_copy(update={"rounds": None, **({"teacher": "original"} if trained else {})}),
-                _Aim(objective, penalty, teacher),
+                Aim(objective, penalty, teacher),
                 folder / f"round-{each + 1}" if folder and rounds > 1 else folder,
                 seed_of("round", seed, each) if trained else seed,
                 team,
@@ -114,13 +113,6 @@ def finetune(  # noqa: PLR0913  one argument for each thing that can be exchange
                 if run.lesson:
                     run.lesson.close()
     return Trained(trained[-1].model, in_rounds([one.history for one in trained]))
-
-
-@dataclass(frozen=True)
-class _Aim:
-    objective: Objective
-    penalty: Penalty | None
-    original: nn.Module
 
 
 def check(model: nn.Module, task: Task, settings: Training) -> None:
@@ -155,7 +147,7 @@ class _Run:
         model: nn.Module,
         task: Task,
         settings: Training,
-        aim: _Aim,
+        aim: Aim,
         folder: Path | None,
         seed: int,
         team: Team,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -31,6 +32,15 @@ class Objective(Protocol):
     """
 
     def __call__(self, model: nn.Module, batch: Batch, criterion: Criterion) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What one training is after: objective, what is added to it, and the teacher "original"."""
+
+    objective: Objective
+    penalty: Penalty | None
+    original: nn.Module
 
 
 def supervised(model: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:

@@ -200,7 +200,7 @@ class Training(Setting):
 
     def alone(self) -> Training:
         """The same without a teacher."""
-        return self.model_copy(update=dict.fromkeys(("teacher", "temperature", "losses", "share", "views", "rounds", "synthesis")))
+        return self.model_copy(update=dict.fromkeys(("teacher", "temperature", "losses", "share", "views", "rounds")))
 
     @property
     def taught(self) -> float:

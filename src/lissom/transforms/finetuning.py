@@ -67,6 +67,10 @@ class Finetune(Training, Transform):
     def _controlled(self) -> Finetune:
         if self.control and not self.teachers:
             raise ValueError("control=True is the same training without a teacher, and there is none. Leave it out")
+        if self.control and self.synthesis:
+            raise ValueError(
+                "control=True trains without a teacher, and made up inputs have no other answers. Leave one out"
+            )
         return self
 
     @property
