@@ -378,7 +378,7 @@ def test_trainings_that_cannot_do_without_data(fields: dict[str, Any], said: str
 
 
 def test_a_control_needs_answers() -> None:
-    with pytest.raises(pydantic.ValidationError, match="made up inputs have no other answers. Leave one out"):
+    with pytest.raises(pydantic.ValidationError, match=r"made up inputs have no other answers. Leave one out"):
         Finetune(teacher="original", synthesis=Synthesis(), control=True)
 
 
