@@ -82,8 +82,8 @@ class Finetune(Training, Transform):
         return SECONDS_PER_EPOCH * self.epochs * self._trainings
 
     def needs(self) -> frozenset[Split]:
-        data: frozenset[Split] = frozenset() if self.synthesis else frozenset({"train"})
-        return data if self.patience is None else data | {"validation"}
+        wanted: dict[Split, bool] = {"train": self.synthesis is None, "validation": self.patience is not None}
+        return frozenset(split for split, is_wanted in wanted.items() if is_wanted)
 
     def study(self, model: nn.Module, trace: Trace, task: Task, target: Target, work: Work = ALONE) -> Pace:
         """The faster way to compute, measured on two training batches.
