@@ -55,7 +55,11 @@ class Recipe(Setting):
     @property
     def id(self) -> str:
         """Twelve hexadecimal digits that depend on the steps and their settings alone."""
-        text = json.dumps(self.to_data(), sort_keys=True, separators=(",", ":"))
+        data = self.to_data()
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+        # Of rules of precision, the later ones win.
+        rules = [list(v) for step in data for own in step.values() for v in own.values() if isinstance(v, dict)]
+        text += json.dumps(rules) if rules else ""
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property

@@ -1,6 +1,7 @@
 """A run on disk: what was made, with hashes; what is half done, to continue from.
 
     recipe.yaml  plan.json  model.safetensors  model.onnx ...  original.onnx ...   what the run made
+    precision.json                          after a search for bits: what each layer costs and loses
     example.safetensors                     the example inputs, so that the folder can be measured by itself
     result.json  report.html                the figures
     manifest.json                           format, status, what the run was made from, sha256 of every file

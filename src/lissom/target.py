@@ -92,6 +92,9 @@ class Target(Setting):
     """The pip extra that installs it; None when it is part of the core."""
     channel_multiple: Annotated[int, pydantic.Field(ge=1)]
     """Channels that its kernels compute at a time: between two multiples of it, a channel less saves nothing."""
+    halves: Literal["storage", "none"]
+    """What 16 bits do for a layer: `storage` halves its weights in the file and computes in float32 as before; `none`
+    where the runtime would turn them into float32 at every call."""
     integers: Integers
     dynamic: Dynamic
     weights: Weights = Weights()

@@ -195,6 +195,8 @@ def show_run(record: RunRecord, folder: Path, report: Path) -> None:
     if record.trials:
         console.print()
         console.print(rich_table(tables.trials(record)))
+    if text := tables.precisions_text(record):
+        console.print(f"\n{text}")
     for note in (*record.notes, *tables.reasons(record)):
         console.print(f"\nNote: {escape(note)}")
     console.print(f"\nRun folder: {folder}\nReport:     {report}", soft_wrap=True)

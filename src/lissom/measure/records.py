@@ -208,6 +208,8 @@ class LayerRecord(Setting):
     ran: str
     """What the runtime's optimized graph says it ran as; `unknown` where the runtime does not tell."""
     sqnr_db: float | None
+    weights: str = ""
+    """How its weights are stored: `int8`, `int4`, `float16`, `float32`; empty for a layer without."""
 
 
 class Parity(Setting):

@@ -37,7 +37,7 @@ from lissom.pipeline.arguments import (
 )
 from lissom.pipeline.candidates import Candidate, choose, recipes_for, targets_for
 from lissom.pipeline.measuring import Measured, measure
-from lissom.pipeline.recording import channel_records, skip_records, step_records
+from lissom.pipeline.recording import channel_records, skip_records, step_records, write_tables
 from lissom.pipeline.teachers import with_teachers
 from lissom.pipeline.timing import Stopwatch
 from lissom.pipeline.transforming import Step, state_of, transform, validate
@@ -349,6 +349,7 @@ class _Run:
         plans = tuple(s.plan for s in steps)
         write_text(folder.path / "recipe.yaml", chosen.recipe.to_yaml())
         write_text(folder.path / "plan.json", _plans_json(plans))
+        write_tables(steps, folder.path)
         save_tensors(folder.path / WEIGHTS, state_of(after))
         write_report([record], folder.path / REPORT)
         write_text(folder.path / RESULT, record.model_dump_json(indent=2))

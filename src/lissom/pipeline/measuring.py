@@ -29,7 +29,7 @@ from lissom.pipeline.transforming import Step
 from lissom.runfolder import RunFolder
 from lissom.target import Target
 from lissom.task import Batch, Split, Task, repeated, sliced
-from lissom.transforms.quantization import planned_precision
+from lissom.transforms.quantization import planned_precision, stored_as
 
 ROUNDS = 40
 ERROR_EXAMPLES = 64
@@ -203,11 +203,12 @@ def _layers(
     found = runtime.kernels(artifact, folder.path)  # type: ignore[attr-defined]
     ran = match_kernels(artifact, found, after.graph)
     planned: dict[str, str] = {}
+    stored: dict[str, str] = {}
     errors: dict[str, float] = {}
     last = steps[-1] if steps else None
     names = graph if last is None else last.trace.graph
     if last is not None and isinstance(last.model, GraphModule):
-        planned = planned_precision(last.plan)
+        planned, stored = planned_precision(last.plan), stored_as(last.plan)
         errors = sqnr_db(last.trace.module, last.model, batch, set(names.by_name))
     held = {layer.name: layer for layer in graph.layers}
     records = tuple(
@@ -220,6 +221,7 @@ def _layers(
             planned=planned.get(layer.node, "float32"),
             ran=ran.get(layer.node, "unknown"),
             sqnr_db=errors.get(layer.node),
+            weights=stored.get(layer.node, "float32" if layer.bytes else ""),
         )
         for layer in names.layers
     )

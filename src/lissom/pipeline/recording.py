@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch.fx import GraphModule
 
+from lissom.files import write_text
 from lissom.graph.graph import ChannelGroup, Graph, Layer, Node
 from lissom.graph.groups import with_groups
 from lissom.graph.moments import READABLE
@@ -26,6 +28,8 @@ from lissom.transforms.base import Plan
 from lissom.transforms.finetuning import Train
 from lissom.transforms.pruning import Cut
 from lissom.transforms.pruning.surgery import EXPORTED
+from lissom.transforms.quantization import PrecisionTable
+from lissom.transforms.quantization.searching import TABLE
 
 RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 Axes = tuple[str, int, tuple[str, int] | None]
@@ -81,6 +85,14 @@ def _corrections(step: Step) -> tuple[CorrectionRecord, ...]:
     """What was tried while ranges were set, then while weights were rounded."""
     noted = [step.notes.get(name) for name in ("corrections", "rounding")]
     return tuple(CorrectionRecord.model_validate(one) for each in noted if isinstance(each, list) for one in each)
+
+
+def write_tables(steps: Sequence[Step], folder: Path) -> None:
+    """`precision.json`: what a search for bits found out of each layer, to be asked again under another bound."""
+    for step in steps:
+        if TABLE in step.notes:
+            table = PrecisionTable.model_validate(step.notes[TABLE])
+            write_text(folder / "precision.json", table.model_dump_json(indent=1))
 
 
 def skip_records(steps: Sequence[Step]) -> tuple[SkipRecord, ...]:

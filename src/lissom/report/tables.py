@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -128,6 +129,7 @@ def layers(run: RunRecord) -> Table:
         Column("Parameters before", "number"),
         Column("Parameters after", "number"),
         Column("SQNR", "number"),
+        Column("Weights"),
         Column("Planned"),
         Column("Ran as"),
         Column("As planned"),
@@ -145,10 +147,22 @@ def _layer_row(layer: LayerRecord) -> tuple[str, ...]:
         count_text(layer.parameters_before),
         count_text(layer.parameters_after),
         db_text(layer.sqnr_db),
+        layer.weights,
         layer.planned,
         "not reported" if layer.ran == "unknown" else layer.ran,
         verdict[as_planned(layer)],
     )
+
+
+def precisions_text(run: RunRecord) -> str:
+    """'Ran as: 20 layers int8, 2 layers float32. Weights: 20 layers int8, 1 layer float16.'; empty where not told."""
+    ran = _tally(layer.ran for layer in run.layers if layer.ran != "unknown")
+    weights = _tally(layer.weights for layer in run.layers if layer.weights)
+    return " ".join(f"{title}: {text}." for title, text in (("Ran as", ran), ("Weights", weights)) if text)
+
+
+def _tally(values: Iterable[str]) -> str:
+    return ", ".join(f"{plural(count, 'layer')} {value}" for value, count in Counter(values).most_common())
 
 
 def layers_text(run: RunRecord) -> str:

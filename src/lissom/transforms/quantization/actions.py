@@ -75,6 +75,14 @@ class StoreWeight(Action):
     stored: Bits = 8
 
 
+class HalveWeight(Action):
+    """Keep `parameter` as float16; `nodes` read it, turned back into float32."""
+
+    kind: Literal["halve-weight"] = "halve-weight"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
+    parameter: str
+    nodes: tuple[str, ...]
+
+
 class RoundBias(Action):
     """Put the bias `parameter` on the accumulator's grid: `scale` of the input times the scales of `weight`."""
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+import pydantic
 import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
@@ -60,6 +61,10 @@ class Findings(Statistics):
     """What was seen of activations after the corrections that were accepted."""
 
     corrected: Corrected = Corrected()
+    precisions: dict[str, Literal[32, 16, 8, 4]] = pydantic.Field(default_factory=dict[str, Literal[32, 16, 8, 4]])
+    """Bits of nodes that the work found, in place of those that the recipe asks for."""
+    reasons: dict[str, str] = pydantic.Field(default_factory=dict[str, str])
+    """Why, for those of them that compute in float."""
 
     @classmethod
     def of(cls, seen: Statistics, corrected: Corrected) -> Findings:

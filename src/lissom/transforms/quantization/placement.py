@@ -36,6 +36,8 @@ MOVES = frozenset(_MOVES.split())
 OUTPUT = "output"
 """Reader that stands for the model's output."""
 
+EXCLUDED = "excluded by the recipe"
+
 UNSUPPORTED = {
     "embedding": "an embedding is a look-up: weight-only quantization, not part of this transform",
     "scaled_dot_product_attention": "attention products stay in float",
@@ -76,7 +78,7 @@ def candidates(graph: Graph) -> list[Node]:
 def partition(
     graph: Graph, ops: Collection[OpKind], target: Target, excluded: Collection[str]
 ) -> tuple[list[Node], list[Skip]]:
-    """Candidates that are quantized, and the others with the reason."""
+    """Candidates that are quantized, and the others with the reason. `excluded` are names of nodes."""
     found = candidates(graph)
     reasons = {node.name: _refuse(graph, node, ops, target, excluded) for node in found}
     changed = True
@@ -106,8 +108,8 @@ def names_of(node: Node) -> tuple[str, ...]:
 def _refuse(graph: Graph, node: Node, ops: Collection[OpKind], target: Target, excluded: Collection[str]) -> str | None:
     """Why not; None to quantize, an empty string for an operator nobody would call a layer."""
     kind = KINDS.get(node.op)
-    if any(name in excluded for name in names_of(node)):
-        return "excluded by the recipe"
+    if node.name in excluded:
+        return EXCLUDED
     if kind is None:
         return UNSUPPORTED.get(node.op, f"{node.op} has no integer form here")
     if kind not in ops:

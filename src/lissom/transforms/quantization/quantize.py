@@ -8,8 +8,8 @@ needed. Formulas: `lissom.functional.affine`; where quantizers go: `placement` a
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic
@@ -20,17 +20,18 @@ from lissom.functional.calibration import PERCENTILE
 from lissom.functional.weightgrid import Bits
 from lissom.graph.graph import Graph, Node
 from lissom.graph.sample import Sample
-from lissom.graph.select import select
 from lissom.graph.statistics import Statistics, observe
 from lissom.graph.trace import Trace
 from lissom.graph.trials import trial_errors
+from lissom.settings import only_wish
 from lissom.target import Target
 from lissom.task import Split, Task
-from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Transform, Work, calibration_split
-from lissom.transforms.quantization import calibrating, placement
+from lissom.transforms.base import ALONE, Action, Plan, Skip, Stage, Transform, Work, calibration_split
+from lissom.transforms.quantization import calibrating, placement, planning
 from lissom.transforms.quantization.actions import (
     Equalize,
     Fit,
+    HalveWeight,
     RoundActivation,
     RoundBias,
     RoundDynamically,
@@ -46,6 +47,7 @@ from lissom.transforms.quantization.corrections import (
     RESCALINGS,
     ROUNDINGS,
     Bench,
+    Corrected,
     Correction,
     Findings,
     Halves,
@@ -56,7 +58,25 @@ from lissom.transforms.quantization.corrections import (
     halved,
 )
 from lissom.transforms.quantization.equalizing import find_pairs
+from lissom.transforms.quantization.guarding import Judge, check_judged, guarded
 from lissom.transforms.quantization.placement import KINDS, Point
+from lissom.transforms.quantization.precision import (
+    HALF,
+    INTEGER,
+    SURE,
+    BitsWish,
+    Confidence,
+    DropBound,
+    Precision,
+    RatioBound,
+    explained,
+    floats,
+    halves,
+    precisions,
+    wanted,
+)
+from lissom.transforms.quantization.searching import searched
+from lissom.transforms.quantization.shop import Shop
 from lissom.transforms.quantization.writing import fitted_shifts, write, write_fitted
 
 TRIED = 16
@@ -72,10 +92,16 @@ class Quantize(Transform):
     readers least, on a few of the examples. `percentile` is that of the method of this name. `exclude` holds patterns
     of layers that stay in float (`"conv1"`, `"layer3.*"`).
 
+    `precision` is the bits of all layers, or of those that a pattern names (`{"*attention*": 8, "*.ffn.*": 16}`, later
+    patterns win, others have 8): 32 float, 16 weights stored as float16, 8 integers, 4 integers with 4-bit weights,
+    "auto" what a search finds under one bound: `size_ratio` or `latency_ratio` (before / after), or `max_drop`.
+
+    `max_drop` bounds the drop of the metric on validation data: its upper limit at `confidence`. Without a search, the
+    fewest layers are put back in float (4-bit ones in 8 bits first).
+
     `weight_bits` is how many bits the steps of a weight have; the plan says how many they take in the target's file
-    (`StoreWeight.stored`). `corrections` are tried one
-    after the other and kept where they lower the error on held-out examples: `"auto"` tries equalization, smoothing
-    and bias correction for 8 bits, equalization, smoothing and GPTQ for fewer.
+    (`StoreWeight.stored`). `corrections` are kept where they lower the error on held-out examples: `"auto"` tries
+    equalization, smoothing and bias correction for 8 bits, and GPTQ in place of the last for fewer.
     """
 
     stage: ClassVar[Stage] = "quantize"
@@ -86,6 +112,7 @@ class Quantize(Transform):
         "round-dynamically": RoundDynamically,
         "round-bias": RoundBias,
         "store-weight": StoreWeight,
+        "halve-weight": HalveWeight,
     }
 
     mode: Literal["static", "dynamic"] = "static"
@@ -94,7 +121,27 @@ class Quantize(Transform):
     samples: Annotated[int, pydantic.Field(ge=1)] = 512
     exclude: tuple[str, ...] = ()
     weight_bits: Bits = 8
+    precision: BitsWish = INTEGER
+    max_drop: DropBound = None
+    confidence: Confidence = SURE
+    size_ratio: RatioBound = None
+    latency_ratio: RatioBound = None
     corrections: Literal["auto"] | tuple[Correction, ...] = "auto"
+
+    @pydantic.model_validator(mode="after")
+    def _precision_fits(self) -> Self:
+        if self.weight_bits != 8 and self.precision != 8:
+            raise ValueError(
+                f"weight_bits={self.weight_bits} is for all layers, and precision says it layer by layer; leave one of "
+                "them out. precision={'*': 4} is weight_bits=4"
+            )
+        if self._auto:
+            only_wish(self, ("max_drop", "size_ratio", "latency_ratio"), "It bounds the search for bits.")
+        elif self.size_ratio is not None or self.latency_ratio is not None:
+            raise ValueError("size_ratio and latency_ratio bound the search for bits; write precision='auto' with them")
+        elif self.max_drop is not None and self.precision == HALF:
+            raise ValueError("max_drop puts integer layers back in float, and precision=16 makes none")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _corrections_fit(self) -> Self:
@@ -107,20 +154,69 @@ class Quantize(Transform):
         return self
 
     def needs(self) -> frozenset[Split]:
-        return frozenset({"calibration"}) if self.mode == "static" else frozenset()
+        judged: frozenset[Split] = frozenset({"validation"} if self.max_drop is not None else ())
+        observed: frozenset[Split] = frozenset({"calibration"} if self._observes else ())
+        return judged | observed
+
+    @property
+    def _auto(self) -> bool:
+        return "auto" in precisions(self.precision)
+
+    @property
+    def _decides(self) -> bool:
+        """Whether bits are found by trying, so that any layer may end up in float."""
+        return self._auto or self.max_drop is not None
+
+    @property
+    def _observes(self) -> bool:
+        """Whether activations are looked at: not where they are rounded at run time, or none is."""
+        return self.mode == "static" and self.precision != HALF
 
     def watch(self, graph: Graph, target: Target) -> Collection[str]:
-        if self.mode == "dynamic":
-            return ()
+        return {point.root for point in self._points(graph, target)} if self._observes else ()
+
+    def _points(self, graph: Graph, target: Target) -> list[Point]:
+        """All that any plan may round."""
         chosen, _ = self._chosen(graph, target)
-        return {point.root for point in placement.points(graph, chosen, target)}
+        return placement.points(graph, chosen, planning.every_sum(target) if self._decides else target)
 
     def study(
         self, model: nn.Module, trace: Trace, task: Task, target: Target, work: Work = ALONE
     ) -> Statistics | None:
-        if self.mode == "dynamic":
-            return None
-        return self._corrected(trace, task, target, self._seen(trace, task, target, work), work)
+        if self._decides and self.max_drop is not None:
+            check_judged(task, self.max_drop)
+        before = replace(work, tick=lambda share: work.tick(0.3 * share)) if self._decides else work
+        found: Statistics | None = None
+        if self._observes:
+            found = self._corrected(trace, task, target, self._seen(trace, task, target, before), before)
+        return self._decided(trace, task, target, found, work) if self._decides else found
+
+    def _decided(self, trace: Trace, task: Task, target: Target, seen: Statistics | None, work: Work) -> Findings:
+        """With bits of layers that keep to the bounds."""
+        found = seen or Statistics(ranges={}, examples=0)
+        found = found if isinstance(found, Findings) else Findings.of(found, Corrected())
+        bits, free = wanted(trace.graph, self.precision, self.exclude)
+
+        def planned(bits: Mapping[str, Precision]) -> Plan:
+            return self.plan(trace.graph, found.model_copy(update={"precisions": dict(bits)}), target)
+
+        shop = Shop(
+            trace=trace,
+            task=task,
+            target=target,
+            work=replace(work, tick=lambda share: work.tick(0.3 + 0.7 * share)),
+            bits=bits,
+            free=free,
+            chosen=self._chosen(trace.graph, target)[0],
+            plan=planned,
+            finished=lambda plan: self._rounded(trace, plan, task)[0],
+            plain=Quantize(mode=self.mode, calibration="minmax", corrections=()),
+        )
+        judge = None if self.max_drop is None else Judge(trace.module, task, self.max_drop, self.confidence)
+        if self._auto:
+            return searched(shop, found, self.size_ratio, self.latency_ratio, judge)
+        assert judge is not None
+        return guarded(shop, found, judge)
 
     def _seen(self, trace: Trace, task: Task, target: Target, work: Work) -> Statistics:
         batches = task.batches(calibration_split(self.name, task), limit=self.samples)
@@ -138,8 +234,7 @@ class Quantize(Transform):
         return seen.model_copy(update={"trials": self._trials(trace, seen, sample, target)}) if auto else seen
 
     def _trials(self, trace: Trace, seen: Statistics, sample: Sample, target: Target) -> dict[str, dict[str, float]]:
-        chosen, _ = self._chosen(trace.graph, target)
-        points = [p for p in placement.points(trace.graph, chosen, target) if p.root in seen.ranges]
+        points = [p for p in self._points(trace.graph, target) if p.root in seen.ranges]
         ways = calibrating.ways(seen, points, target.integers, self.percentile)
         tried = trial_errors(trace, sample, calibrating.probes(trace.graph, points), ways)
         return calibrating.estimates(seen, tried, ways)
@@ -183,7 +278,8 @@ class Quantize(Transform):
             return tuple(name for name in CORRECTIONS if name in self.corrections)
         if self.mode == "dynamic":
             return ()
-        return (*RESCALINGS, "bias" if self.weight_bits == 8 else "gptq")
+        few = self.weight_bits < 8 or not {4, "auto"}.isdisjoint(precisions(self.precision))
+        return (*RESCALINGS, "gptq" if few else "bias")
 
     @property
     def _fit(self) -> Fit:
@@ -201,25 +297,27 @@ class Quantize(Transform):
     def plan(self, graph: Graph, study: Statistics | None, target: Target) -> Plan:
         """
         Raises:
-            RecipeError: an `exclude` pattern matches nothing.
+            RecipeError: a pattern of `exclude` or `precision` matches nothing.
             DataError: static mode without statistics.
         """
-        chosen, skipped = self._chosen(graph, target)
+        bits = self._bits(graph, study)
+        chosen, skipped = self._chosen(graph, target, study)
         actions: list[Action] = []
         if isinstance(study, Findings):
-            actions += [*study.corrected.equalizations, *study.corrected.shifts]
-        if self.mode == "static":
+            actions += [*study.corrected.equalizations, *planning.shifts(graph, chosen, study)]
+        if self.mode == "static" and chosen:
             if study is None:
                 raise DataError(
                     "Quantize(mode='static') needs calibration data: give Task(calibration=...) or "
                     "Task(train=...), or use Quantize(mode='dynamic'), which needs none."
                 )
             found = placement.points(graph, chosen, target)
-            rounded = [self._activation(graph, point, study, target) for point in found]
+            how = (self.calibration, self.percentile)
+            rounded = [planning.activation(graph, point, study, target, how) for point in found]
             actions += rounded
             if target.integers.integer_bias:
-                actions += _biases(graph, chosen, rounded)
-        else:
+                actions += planning.biases(graph, chosen, rounded)
+        elif chosen:
             table = target.dynamic
             actions += [
                 RoundDynamically(
@@ -232,21 +330,32 @@ class Quantize(Transform):
                 for node in chosen
             ]
         products = [node for node in chosen if KINDS[node.op] in ("conv", "linear")]
-        actions += _weights(products, self.weight_bits, self._fit, target)
+        steps: dict[str, Bits] = {name: 4 if own == 4 else self.weight_bits for name, own in bits.items()}
+        actions += planning.weights(products, steps, self._fit_of, target)
+        halved, left = halves(graph, bits, {a.parameter for a in actions if isinstance(a, StoreWeight)}, target)
+        actions += halved
+        skipped += left
         return Plan(
             transform=self.name,
             settings=self.model_dump(mode="json"),
             actions=tuple(actions),
             skipped=tuple(skipped),
-            predicted=_predicted(graph, [a for a in actions if isinstance(a, StoreWeight)]),
+            predicted=planning.predicted(graph, actions),
         )
 
     def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task, work: Work = ALONE) -> nn.Module:
+        model, trials = self._rounded(trace, plan, task)
+        if trials:
+            work.note("rounding", [trial.note() for trial in trials])
+        return model
+
+    def _rounded(self, trace: Trace, plan: Plan, task: Task) -> tuple[nn.Module, list[Trial]]:
+        """The plan carried out, roundings fitted where that helps, and what was tried."""
         nearest = write(trace, plan)
         fits: set[Fit] = {action.fit for action in plan.of(StoreWeight)} - {"nearest"}
         halves = self._halves(trace, task, FITTED) if fits else None
         if halves is None:
-            return nearest
+            return nearest, []
         best, trials = nearest, list[Trial]()
         names: list[Correction] = [name for name in self._names if name in fits or name == "bias"]
         for name in names:
@@ -254,34 +363,28 @@ class Quantize(Transform):
             trial = compared(trace, halves, name, len(plan.of(StoreWeight)), best, candidate)
             trials.append(trial)
             best = candidate if trial.accepted else best
-        work.note("rounding", [trial.note() for trial in trials])
-        return best
+        return best, trials
 
     def restructure(self, model: nn.Module, plan: Plan, trace: Trace, task: Task) -> nn.Module:
         return write(trace, plan)
 
-    def _activation(self, graph: Graph, point: Point, statistics: Statistics, target: Target) -> RoundActivation:
-        table, seen = target.integers, calibrating.range_at(statistics, point.root)
-        method = calibrating.best(statistics.trials, point.root) if self.calibration == "auto" else self.calibration
-        numbers = calibrating.numbers_by(statistics, point.root, method, table, self.percentile)
-        node = graph.by_name.get(point.value)
-        return RoundActivation(
-            layer=placement.label(node) if node else point.value,
-            value=point.value,
-            readers=tuple((reader.node, reader.position) for reader in point.readers),
-            numbers=numbers,
-            range=seen,
-            method=method,
-        )
+    def _bits(self, graph: Graph, study: Statistics | None = None) -> dict[str, Precision]:
+        """Bits of every candidate by node name: what the work found, else what the recipe says."""
+        found, _ = wanted(graph, self.precision, self.exclude)
+        return {**found, **study.precisions} if isinstance(study, Findings) else found
 
-    def _chosen(self, graph: Graph, target: Target) -> tuple[list[Node], list[Skip]]:
-        names = [name for node in placement.candidates(graph) for name in placement.names_of(node)]
-        excluded = select(names, self.exclude, "Quantize(exclude=...)")
+    def _fit_of(self, steps: Bits) -> Fit:
+        return "nearest" if steps == 8 and self.corrections == "auto" else self._fit
+
+    def _chosen(self, graph: Graph, target: Target, study: Statistics | None = None) -> tuple[list[Node], list[Skip]]:
+        """Nodes to quantize, and the others with the reason; those that are halved are in neither."""
+        bits = self._bits(graph, study)
         ops = target.integers.ops if self.mode == "static" else target.dynamic.ops
-        chosen, skipped = placement.partition(graph, ops, target, excluded)
+        chosen, skipped = placement.partition(graph, ops, target, floats(bits))
+        skipped = explained(graph, bits, skipped, study.reasons if isinstance(study, Findings) else {})
         if self.mode == "static":
             return chosen, skipped
-        narrow = {node.name: width for node in chosen if (width := _width(graph, node)) < target.dynamic.group}
+        narrow = {node.name: width for node in chosen if (width := planning.width(graph, node)) < target.dynamic.group}
         skipped += [
             Skip(
                 layer=placement.label(node),
@@ -292,54 +395,3 @@ class Quantize(Transform):
             if node.name in narrow
         ]
         return [node for node in chosen if node.name not in narrow], skipped
-
-
-def _width(graph: Graph, node: Node) -> int:
-    """Length of the reduced axis of a linear layer."""
-    return graph.tensor_by_name[node.parameter(1) or ""].shape[1]
-
-
-def _weights(products: list[Node], bits: Bits, fit: Fit, target: Target) -> list[StoreWeight]:
-    readers: dict[str, list[Node]] = {}
-    for node in products:
-        if (parameter := node.parameter(1)) is not None:
-            readers.setdefault(parameter, []).append(node)
-    return [
-        StoreWeight(
-            layer=placement.label(nodes[0]),
-            parameter=parameter,
-            axis=0,
-            nodes=tuple(node.name for node in nodes),
-            bits=bits,
-            fit=fit if len(nodes) == 1 else "nearest",
-            stored=target.weights.stored(bits),
-        )
-        for parameter, nodes in readers.items()
-    ]
-
-
-def _biases(graph: Graph, chosen: list[Node], rounded: list[RoundActivation]) -> list[RoundBias]:
-    scales = {reader: action.numbers.scale for action in rounded for reader in action.readers}
-    found: list[RoundBias] = []
-    for node in chosen:
-        weight, bias, scale = node.parameter(1), node.parameter(2), scales.get((node.name, 0))
-        if weight is None or bias is None or scale is None:
-            continue
-        if graph.tensor_by_name[bias].used_by == (node.name,):
-            found.append(RoundBias(layer=placement.label(node), parameter=bias, weight=weight, scale=scale))
-    return found
-
-
-def _predicted(graph: Graph, stored: Iterable[StoreWeight]) -> Cost:
-    """Weights at the bits that they take in the file, plus a float32 scale per output channel."""
-    size = graph.bytes
-    for action in stored:
-        tensor = graph.tensor_by_name[action.parameter]
-        size += math.ceil(tensor.bytes * action.stored / 32) + 4 * tensor.shape[0] - tensor.bytes
-    return Cost(macs=graph.macs, parameters=graph.parameters, bytes=size)
-
-
-def planned_precision(plan: Plan) -> dict[str, str]:
-    """Products of the traced graph to the precision the plan gives them: `int8` or `int8 dynamic`."""
-    static = {node: "int8" for action in plan.of(StoreWeight) for node in action.nodes}
-    return {**static, **{action.node: "int8 dynamic" for action in plan.of(RoundDynamically)}}

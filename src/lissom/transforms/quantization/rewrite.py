@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed  # pyright: ignore
@@ -103,15 +104,29 @@ def store_weight_(module: GraphModule, parameter: str, axis: int, scales: torch.
     if scales is None:
         with explained(parameter):
             scales = weight_scales(weight, axis)
+    state = {
+        "int8": quantize_weight(weight, scales, axis),
+        "scale": scales,
+        "zero_point": torch.zeros(scales.shape, dtype=torch.int64),
+    }
+    limits = (axis, -WEIGHT_LIMIT, WEIGHT_LIMIT, torch.int8)
+    _replace_(module, parameter, state, OPS.dequantize_per_channel.default, limits, {})
+
+
+def _replace_(
+    module: GraphModule,
+    parameter: str,
+    state: Mapping[str, torch.Tensor],
+    restore: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    """Hold `state` as buffers in the place of `parameter`; its readers get `restore(*state, *args, **kwargs)`."""
+    weight = attribute(module, parameter)
     owner_name, _, leaf = parameter.rpartition(".")
     owner = module.get_submodule(owner_name)
-    state = {
-        f"{leaf}_int8": quantize_weight(weight, scales, axis),
-        f"{leaf}_scale": scales,
-        f"{leaf}_zero_point": torch.zeros(scales.shape, dtype=torch.int64),
-    }
     for name, tensor in state.items():
-        owner.register_buffer(name, tensor)
+        owner.register_buffer(f"{leaf}_{name}", tensor)
     prefix = f"{owner_name}." if owner_name else ""
     old = [
         node
@@ -119,11 +134,8 @@ def store_weight_(module: GraphModule, parameter: str, axis: int, scales: torch.
         if node.op == "get_attr" and operator.attrgetter(str(node.target))(module) is weight
     ]
     with module.graph.inserting_before(old[0]):
-        held = [module.graph.get_attr(f"{prefix}{name}") for name in state]
-        restored = module.graph.call_function(
-            OPS.dequantize_per_channel.default,
-            (*held, axis, -WEIGHT_LIMIT, WEIGHT_LIMIT, torch.int8),
-        )
+        held = [module.graph.get_attr(f"{prefix}{leaf}_{name}") for name in state]
+        restored = module.graph.call_function(restore, (*held, *args), kwargs)
     for node in old:
         node.replace_all_uses_with(restored)
         module.graph.erase_node(node)
@@ -131,6 +143,22 @@ def store_weight_(module: GraphModule, parameter: str, axis: int, scales: torch.
         if tensor is weight:
             place, _, leaf = alias.rpartition(".")
             delattr(module.get_submodule(place), leaf)
+
+
+def halve_weight_(module: GraphModule, parameter: str) -> None:
+    """Keep `parameter` as float16; every reader gets it in float32.
+
+    Raises:
+        FailureError: a value does not fit into float16.
+    """
+    weight = attribute(module, parameter).detach()
+    half = weight.to(torch.float16)
+    if not bool(torch.isfinite(half).all()):
+        raise FailureError(
+            f"The weight {parameter} does not fit into 16 bits: its largest magnitude is {float(weight.abs().max()):g},"
+            f" that of float16 {torch.finfo(torch.float16).max:g}. Give its layer 32 bits in Quantize(precision=...)."
+        )
+    _replace_(module, parameter, {"half": half}, torch.ops.aten._to_copy.default, (), {"dtype": torch.float32})
 
 
 def round_bias_(

@@ -13,6 +13,7 @@ from lissom.transforms.base import Plan, clone
 from lissom.transforms.quantization import rewrite
 from lissom.transforms.quantization.actions import (
     Equalize,
+    HalveWeight,
     RoundActivation,
     RoundBias,
     RoundDynamically,
@@ -76,6 +77,8 @@ def _stored(module: GraphModule, plan: Plan, scales: dict[str, Tensor]) -> Graph
         rewrite.round_bias_(module, bias.parameter, bias.weight, bias.scale, scales.get(bias.weight))
     for weight in plan.of(StoreWeight):
         rewrite.store_weight_(module, weight.parameter, weight.axis, scales.get(weight.parameter))
+    for half in plan.of(HalveWeight):
+        rewrite.halve_weight_(module, half.parameter)
     rewrite.finish_(module)
     return module
 

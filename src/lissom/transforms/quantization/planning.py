@@ -1,0 +1,114 @@
+"""Actions of a plan of `Quantize`, and what the model takes after them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from lissom.functional.weightgrid import Bits
+from lissom.graph.graph import Graph, Node
+from lissom.graph.statistics import Statistics
+from lissom.target import Target
+from lissom.transforms.base import Action, Cost, Plan
+from lissom.transforms.quantization import calibrating, placement
+from lissom.transforms.quantization.actions import (
+    Fit,
+    HalveWeight,
+    RoundActivation,
+    RoundBias,
+    RoundDynamically,
+    ShiftBias,
+    StoreWeight,
+)
+from lissom.transforms.quantization.calibrating import Calibration
+from lissom.transforms.quantization.corrections import Findings
+from lissom.transforms.quantization.placement import Point
+
+
+def width(graph: Graph, node: Node) -> int:
+    """Length of the reduced axis of a linear layer."""
+    return graph.tensor_by_name[node.parameter(1) or ""].shape[1]
+
+
+def weights(
+    products: Sequence[Node], steps: Mapping[str, Bits], fit: Callable[[Bits], Fit], target: Target
+) -> list[StoreWeight]:
+    readers: dict[str, list[Node]] = {}
+    for node in products:
+        if (parameter := node.parameter(1)) is not None:
+            readers.setdefault(parameter, []).append(node)
+    return [
+        StoreWeight(
+            layer=placement.label(nodes[0]),
+            parameter=parameter,
+            axis=0,
+            nodes=tuple(node.name for node in nodes),
+            bits=(bits := max(steps[node.name] for node in nodes)),
+            fit=fit(bits) if len(nodes) == 1 else "nearest",
+            stored=target.weights.stored(bits),
+        )
+        for parameter, nodes in readers.items()
+    ]
+
+
+def biases(graph: Graph, chosen: Sequence[Node], rounded: Sequence[RoundActivation]) -> list[RoundBias]:
+    scales = {reader: action.numbers.scale for action in rounded for reader in action.readers}
+    found: list[RoundBias] = []
+    for node in chosen:
+        weight, bias, scale = node.parameter(1), node.parameter(2), scales.get((node.name, 0))
+        if weight is None or bias is None or scale is None:
+            continue
+        if graph.tensor_by_name[bias].used_by == (node.name,):
+            found.append(RoundBias(layer=placement.label(node), parameter=bias, weight=weight, scale=scale))
+    return found
+
+
+def shifts(graph: Graph, chosen: Sequence[Node], study: Findings) -> list[ShiftBias]:
+    """Those of layers that are rounded: a shift makes up for the rounding of its own layer too."""
+    own = {node.parameter(2) for node in chosen}
+    return [shift for shift in study.corrected.shifts if shift.parameter in own]
+
+
+def predicted(graph: Graph, actions: Sequence[Action]) -> Cost:
+    """Integer weights at the bits that they take in the file, plus a float32 scale per output channel; halved at 16."""
+    size = graph.bytes
+    for action in actions:
+        if isinstance(action, (StoreWeight, HalveWeight)):
+            tensor = graph.tensor_by_name[action.parameter]
+            bits, scales = (action.stored, 4 * tensor.shape[0]) if isinstance(action, StoreWeight) else (16, 0)
+            size += math.ceil(tensor.bytes * bits / 32) + scales - tensor.bytes
+    return Cost(macs=graph.macs, parameters=graph.parameters, bytes=size)
+
+
+def planned_precision(plan: Plan) -> dict[str, str]:
+    """Products of the traced graph to the precision the plan gives them: `int8` or `int8 dynamic`."""
+    static = {node: "int8" for action in plan.of(StoreWeight) for node in action.nodes}
+    return {**static, **{action.node: "int8 dynamic" for action in plan.of(RoundDynamically)}}
+
+
+def activation(
+    graph: Graph, point: Point, study: Statistics, target: Target, how: tuple[Calibration, float]
+) -> RoundActivation:
+    """The rounding of a value; `how` is the calibration and the percentile of the one of this name.
+
+    Raises:
+        DataError: the data gave no values there, or not what the calibration needs.
+    """
+    table, seen = target.integers, calibrating.range_at(study, point.root)
+    method = calibrating.best(study.trials, point.root) if how[0] == "auto" else how[0]
+    node = graph.by_name.get(point.value)
+    return RoundActivation(
+        layer=placement.label(node) if node else point.value,
+        value=point.value,
+        readers=tuple((reader.node, reader.position) for reader in point.readers),
+        numbers=calibrating.numbers_by(study, point.root, method, table, how[1]),
+        range=seen,
+        method=method,
+    )
+
+
+def every_sum(target: Target) -> Target:
+    """The target as if no product's kernel added: then both operands of a sum are rounded, as they have to be wherever
+    the product is put back in float."""
+    table = target.integers.model_copy(update={"absorbs_add": False})
+    return target.model_copy(update={"integers": table})
