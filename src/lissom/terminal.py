@@ -31,6 +31,7 @@ from lissom.report import groups, saturation, tables
 from lissom.report.headline import summary
 from lissom.report.units import bytes_text, count_text, interval_text, ratio_interval_text, ratio_text
 from lissom.target import Target
+from lissom.transforms.quantization import layer_bits
 
 
 def _console() -> Console:
@@ -150,6 +151,11 @@ def show_plans(graph: Graph, steps: Sequence[Foresight], target: Target) -> None
                     *_arrow(one.before, one.after),
                     *_arrow(one.inputs_before, one.inputs_after),
                 )
+            console.print(table)
+        if bits := layer_bits(plan):
+            table = _table("", "layer", "weights", "computes in")
+            for row in bits:
+                table.add_row(escape(row[0]), *row[1:])
             console.print(table)
         if plan.skipped:
             table = _table("", "skipped", "why")

@@ -18,7 +18,7 @@ from lissom.recipe import Recipe
 from lissom.target import load_target
 from lissom.task import Batch, Task
 from lissom.transforms.folding import Fold
-from lissom.transforms.quantization import Quantize, planned_precision, stored_as
+from lissom.transforms.quantization import Quantize, layer_bits, planned_precision, stored_as
 from lissom.transforms.quantization.actions import HalveWeight, StoreWeight
 
 WIDTH = 40
@@ -94,6 +94,10 @@ def test_later_rules_win_and_others_have_eight_bits():
     assert held["words.weight_half"].dtype == torch.float16
     assert held["blocks.0.ffn.0.weight_int8"].abs().max() == 7
     assert held["blocks.1.ffn.2.weight"].dtype == torch.float32
+    shown = {layer: (weights, computes) for layer, weights, computes in layer_bits(plan)}
+    assert len(shown) == 6
+    assert shown["blocks.0.ffn.0"] == ("int4", "int8")
+    assert shown["blocks.1.ffn.0"] == ("float16", "float32")
     others = quantized(Quantize(precision={"head": 32}, **PLAIN))
     assert set(stored_as(others[1]).values()) == {"int8"}
 

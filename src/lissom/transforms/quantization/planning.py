@@ -23,6 +23,7 @@ from lissom.transforms.quantization.actions import (
 from lissom.transforms.quantization.calibrating import Calibration
 from lissom.transforms.quantization.corrections import Findings
 from lissom.transforms.quantization.placement import Point
+from lissom.transforms.quantization.precision import stored_as
 
 
 def width(graph: Graph, node: Node) -> int:
@@ -112,3 +113,14 @@ def every_sum(target: Target) -> Target:
     the product is put back in float."""
     table = target.integers.model_copy(update={"absorbs_add": False})
     return target.model_copy(update={"integers": table})
+
+
+def layer_bits(plan: Plan) -> list[tuple[str, str, str]]:
+    """Every layer whose weight is stored otherwise than before: its name, how, and what it computes in."""
+    stored, computed = stored_as(plan), planned_precision(plan)
+    found = {
+        node: (action.layer, stored[node], computed.get(node, "float32"))
+        for action in (*plan.of(StoreWeight), *plan.of(HalveWeight))
+        for node in action.nodes[:1]
+    }
+    return list(dict.fromkeys(found.values()))
