@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lissom import metrics
 from lissom.errors import DataError, GoalError, RecipeError, RunFolderError, UsageError
@@ -21,7 +22,7 @@ from lissom.target import load_target
 from lissom.task import Task
 from lissom.transforms.base import Work
 from lissom.transforms.quantization import PrecisionTable, Quantize, planned_precision, stored_as
-from lissom.transforms.quantization.guarding import fewest, ladder
+from lissom.transforms.quantization.guarding import Judge, fewest, ladder
 from lissom.transforms.quantization.searching import TABLE
 
 WIDTH = 32
@@ -184,6 +185,19 @@ def test_a_metric_over_a_whole_split_is_compared_as_a_number():
     drop = 1.0 - float(scores(after, task).mean())
     assert notes["guard"]["tried"][-1]["mean"] == pytest.approx(drop, abs=1e-6)
     assert notes["guard"]["tried"][-1]["limit"] == pytest.approx(drop, abs=1e-6)
+
+
+def test_a_loader_that_shuffles_gives_pairs_too():
+    model, task = spiky()
+    x, y = (torch.cat(parts) for parts in zip(*task.validation, strict=True))
+    loader = DataLoader(TensorDataset(x, y), batch_size=50, shuffle=True)
+    shuffled = Task(
+        example_inputs=task.example_inputs, calibration=task.calibration, validation=loader, metric=task.metric
+    )
+    rounded = carried_out(Quantize(**PLAIN), model, task)[2]
+    drops = [Judge(model, one, 0.1, 0.95)(rounded) for one in (task, shuffled, shuffled)]
+    assert drops[0] == drops[1] == drops[2]
+    assert drops[0].worse > 0
 
 
 @pytest.mark.parametrize("missing", ["metric", "validation"])

@@ -11,19 +11,21 @@ are found by doubling and bisection, as if more were never worse.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from pydantic import JsonValue
-from torch import nn
+from torch import Tensor, nn
 
 from lissom.errors import DataError
 from lissom.functional.paired import Drop, paired_drop
 from lissom.graph.trace import evaluation
 from lissom.measure.quality import evaluate, scores
+from lissom.measure.records import MetricValue
 from lissom.metrics import as_metric
 from lissom.task import Batch, Task
+from lissom.training.answers import fingerprint
 from lissom.transforms.quantization.corrections import Findings
 from lissom.transforms.quantization.precision import FLOAT, INTEGER, Precision
 from lissom.transforms.quantization.shop import Errors, Shop, raised, units_of
@@ -47,37 +49,59 @@ def check_judged(task: Task, max_drop: float) -> None:
 
 
 class Judge:
-    """How far a model's metric drops below the original's, on validation examples."""
+    """How far a model's metric drops below the original's, on validation examples.
+
+    Each batch is put to both models, so that a loader that shuffles gives pairs too; the original's scores of a batch
+    that came before are those of then.
+    """
 
     def __init__(self, original: nn.Module, task: Task, max_drop: float, confidence: float) -> None:
         self.max_drop, self.confidence = max_drop, confidence
-        self._task, self._metric = task, as_metric(task.metric)
-        self._original = original
-        self._before: Any = None
+        self._task, self._metric, self._original = task, as_metric(task.metric), original
+        self._known: dict[str, Tensor] = {}
+        self._whole: float | None = None
 
     def __call__(self, model: nn.Module) -> Drop:
-        if self._before is None:
-            self._before = self._taken(self._original)
-        after = self._taken(model)
-        if self._metric.per_example is not None:
-            return paired_drop(self._before, after, self.confidence)
-        drop = self._before.value - after.value
-        return Drop(drop, drop, 0, 0, after.samples)
+        with evaluation(self._original), evaluation(model):
+            return self._compared(model) if self._metric.per_example else self._subtracted(model)
 
     def meets(self, drop: Drop) -> bool:
         # One example in a thousand is 0.001 as a number, and not always as a difference of two means.
         return drop.limit <= self.max_drop + 1e-12
 
-    def _taken(self, model: nn.Module) -> Any:
-        def predict(batch: Batch) -> Any:
-            with torch.no_grad():
-                return model(*batch.args, **batch.kwargs)
+    def _compared(self, model: nn.Module) -> Drop:
+        before: list[Tensor] = []
+        after: list[Tensor] = []
+        for batch in self._batches():
+            key = fingerprint(batch)
+            if key not in self._known:
+                self._known[key] = self._scores(self._original, batch)
+            before.append(self._known[key])
+            after.append(self._scores(model, batch))
+        return paired_drop(torch.cat(before), torch.cat(after), self.confidence)
 
-        batches = self._task.batches("validation", limit=JUDGED)
-        with evaluation(model):
-            if self._metric.per_example is None:
-                return evaluate(predict, batches, self._metric, split="validation")
-            return scores(predict, batches, self._metric)
+    def _subtracted(self, model: nn.Module) -> Drop:
+        if self._whole is None:
+            self._whole = self._value(self._original).value
+        after = self._value(model)
+        drop = self._whole - after.value
+        return Drop(drop, drop, 0, 0, after.samples)
+
+    def _batches(self) -> Iterator[Batch]:
+        return self._task.batches("validation", limit=JUDGED)
+
+    def _scores(self, model: nn.Module, batch: Batch) -> Tensor:
+        found = scores(lambda one: _answer(model, one), [batch], self._metric)
+        assert found is not None
+        return found
+
+    def _value(self, model: nn.Module) -> MetricValue:
+        return evaluate(lambda one: _answer(model, one), self._batches(), self._metric, split="validation")
+
+
+@torch.no_grad()
+def _answer(model: nn.Module, batch: Batch) -> Any:
+    return model(*batch.args, **batch.kwargs)
 
 
 def fewest(count: int, meets: Callable[[int], bool]) -> int:
