@@ -33,6 +33,8 @@ class Integers(Setting):
     """Value-preserving operators with an integer form: rounded on both sides, so that integers flow through."""
     integer_bias: bool = False
     """Biases are rounded to int32 steps of input scale times weight scale, as the accumulator takes them."""
+    saturates: bool = False
+    """On x86 without VNNI its kernels sum two products in 16 bits (`lissom.functional.overflow`)."""
     absorbs_add: bool = False
     """A product's kernel adds the other operand before it rounds: the product itself enters the sum unrounded."""
     at_source: bool

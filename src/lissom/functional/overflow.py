@@ -24,6 +24,8 @@ from torch import Tensor
 from lissom.functional.affine import WEIGHT_LIMIT
 
 LARGEST, SMALLEST = 2**15 - 1, -(2**15)
+LARGEST_INPUT = 255
+"""Of unsigned activations, and of signed ones after kernels have shifted them."""
 SAFE_LIMIT = 63
 """Steps up to this are safe for all inputs."""
 
@@ -65,8 +67,8 @@ def safe_scales(weight: Tensor, scales: Tensor, largest_input: int) -> Tensor:
     Raises:
         ValueError: see `worst_pair`; or `largest_input` is above 255.
     """
-    if largest_input > 255:
-        raise ValueError(f"unsigned inputs of 8 bits are at most 255, got {largest_input}")
+    if largest_input > LARGEST_INPUT:
+        raise ValueError(f"unsigned inputs of 8 bits are at most {LARGEST_INPUT}, got {largest_input}")
     shape = [-1] + [1] * (weight.ndim - 1)
     found = scales.clone()
     for limit in range(WEIGHT_LIMIT - 1, SAFE_LIMIT - 1, -1):
@@ -76,6 +78,13 @@ def safe_scales(weight: Tensor, scales: Tensor, largest_input: int) -> Tensor:
             break
         found = torch.where(risky, scales * WEIGHT_LIMIT / limit, found)
     return found
+
+
+def saturates_here() -> bool:
+    """Whether this machine is an x86 without VNNI, whose kernels may sum products in 16 bits."""
+    found = torch.cpu.get_capabilities()
+    x86 = found.get("architecture") in ("x86_64", "x86")
+    return x86 and not any(found.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
 
 def _extremes(steps: Tensor, largest_input: int) -> tuple[Tensor, Tensor]:

@@ -80,13 +80,6 @@ def isa(cpuinfo: str) -> tuple[str, ...]:
     return tuple(name for name in ISA if name in present)
 
 
-def multiplies_exactly() -> bool:
-    """Whether int8 products of this machine are summed in 32 bits at once: any processor but x86 without VNNI."""
-    if platform.machine().lower() not in ("x86_64", "amd64", "i686", "x86"):
-        return True
-    return any(name in isa(_read(Path("/proc/cpuinfo"))) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
-
-
 def available_cores() -> int:
     """Logical processors that this process may run on, which can be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):

@@ -22,11 +22,11 @@ from lissom.errors import TargetError
 from lissom.export.base import run
 from lissom.export.catalogue import runtime_of
 from lissom.functional.clipping import clipped_share, rounding_sqnr_db, tail
-from lissom.functional.overflow import worst_pair
+from lissom.functional.overflow import LARGEST_INPUT, saturates_here, worst_pair
 from lissom.graph.lockstep import attribute
 from lissom.graph.statistics import Statistics
 from lissom.graph.trace import Trace, trace
-from lissom.measure.environment import available_cores, multiplies_exactly
+from lissom.measure.environment import available_cores
 from lissom.measure.layers import Rounded, own_sqnr_db, ratio_db, sqnr_db
 from lissom.measure.records import LayerSaturation, Saturation, ValueSaturation
 from lissom.progress import Report
@@ -41,8 +41,6 @@ from lissom.transforms.quantization.placement import root_of
 
 EXAMPLES = 64
 """Examples that noise is measured on."""
-SHIFT = 128
-"""Kernels without VNNI make signed activations unsigned by adding this."""
 
 
 def saturation(
@@ -85,7 +83,7 @@ def saturation(
         target=chosen.name,
         calibration=calibration,
         examples=study.examples,
-        vnni=multiplies_exactly(),
+        vnni=not saturates_here(),
         values=_values(plan, study, traced),
         layers=layers,
         simulated_db=ratio_db(wanted, _outputs(simulated, batch)),
@@ -148,15 +146,13 @@ def _layers(traced: Trace, plan: Plan, simulated: GraphModule, batch: Batch) -> 
         numbers = inputs.get((node.name, 0))
         if node.name not in jobs or numbers is None:
             continue
-        # uint8 grids are used as they are, whatever their zero point; int8 ones are shifted.
-        largest = numbers.limits[1] + (SHIFT if numbers.dtype == "int8" else 0)
-        pair = worst_pair(steps[node.name], largest)
+        pair = worst_pair(steps[node.name], LARGEST_INPUT)
         found.append(
             LayerSaturation(
                 layer=node.layer or node.name,
                 op=node.op,
                 input_dtype=numbers.dtype,
-                largest_input=largest,
+                largest_input=LARGEST_INPUT,
                 highest=pair.highest,
                 lowest=pair.lowest,
                 rows=steps[node.name].shape[0],

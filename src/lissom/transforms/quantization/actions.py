@@ -63,7 +63,7 @@ class StoreWeight(Action):
     """Keep `parameter` as symmetric int8 with one scale per slice of `axis`; `nodes` multiply by it.
 
     Its steps are those of `bits` bits, of which each takes `stored` in the target's file; `fit` is how they are chosen:
-    to the nearest, or from data when it is applied.
+    to the nearest, or from data when it is applied. With `pairs_fit`, sums of two products stay inside 16 bits.
     """
 
     kind: Literal["store-weight"] = "store-weight"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
@@ -73,6 +73,7 @@ class StoreWeight(Action):
     bits: Bits = 8
     fit: Fit = "nearest"
     stored: Bits = 8
+    pairs_fit: bool = False
 
 
 class HalveWeight(Action):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
+from lissom.functional.overflow import saturates_here
 from lissom.functional.weightgrid import Bits
 from lissom.graph.graph import Graph, Node
 from lissom.graph.statistics import Statistics
@@ -31,13 +33,27 @@ def width(graph: Graph, node: Node) -> int:
     return graph.tensor_by_name[node.parameter(1) or ""].shape[1]
 
 
+OverflowFix = Literal["auto", "on", "off"]
+
+
+def spares(wish: OverflowFix, target: Target) -> bool:
+    """Whether weights of 8 bits are kept from overflow: by itself where the target and this machine need it."""
+    return wish == "on" or (wish == "auto" and target.integers.saturates and saturates_here())
+
+
 def weights(
-    products: Sequence[Node], steps: Mapping[str, Bits], fit: Callable[[Bits], Fit], target: Target
+    products: Sequence[Node],
+    steps: Mapping[str, Bits],
+    fit: Callable[[Bits], Fit],
+    target: Target,
+    wish: OverflowFix = "off",
 ) -> list[StoreWeight]:
+    """What is stored, weight by weight; a fitted rounding could leave the certified steps, so a spared one is near."""
     readers: dict[str, list[Node]] = {}
     for node in products:
         if (parameter := node.parameter(1)) is not None:
             readers.setdefault(parameter, []).append(node)
+    spared = spares(wish, target)
     return [
         StoreWeight(
             layer=placement.label(nodes[0]),
@@ -45,8 +61,9 @@ def weights(
             axis=0,
             nodes=tuple(node.name for node in nodes),
             bits=(bits := max(steps[node.name] for node in nodes)),
-            fit=fit(bits) if len(nodes) == 1 else "nearest",
+            fit=fit(bits) if len(nodes) == 1 and not (spared and bits == 8) else "nearest",
             stored=target.weights.stored(bits),
+            pairs_fit=spared and bits == 8,
         )
         for parameter, nodes in readers.items()
     ]

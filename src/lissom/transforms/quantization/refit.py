@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -23,6 +23,7 @@ from lissom.functional.bias import bias_shift
 from lissom.functional.gptq import gptq
 from lissom.functional.leastsquares import solve_through_origin
 from lissom.functional.rounding import Rows, adaround
+from lissom.functional.overflow import LARGEST_INPUT, safe_scales
 from lissom.functional.weightgrid import Bits, Grid, low_bit_grid
 from lissom.graph.describe import op_name, schema_of
 from lissom.graph.lockstep import attribute, interpreter, last_uses, run, tensor_of
@@ -46,6 +47,7 @@ class Job:
     bits: Bits
     fit: Fit = "nearest"
     bias: str | None = None
+    pairs_fit: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +126,9 @@ class _Walk:
         weight = cast(Tensor, call.given["weight"]).flatten(1)
         if job.fit == "nearest" or weight.shape[1] > WIDEST:
             made = low_bit_grid(weight, job.bits)
+            if job.pairs_fit:
+                scale = safe_scales(cast(Tensor, call.given["weight"]), made.scale[:, 0], LARGEST_INPUT)
+                made = replace(made, scale=scale[:, None])
             return made, made.steps(weight)
         xx, yx = self._moments(call, twin)
         parts = weight.reshape(len(xx), -1, weight.shape[1])

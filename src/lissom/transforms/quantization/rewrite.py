@@ -28,6 +28,7 @@ from lissom.functional.affine import (
     round_bias,
     weight_scales,
 )
+from lissom.functional.overflow import LARGEST_INPUT, safe_scales
 from lissom.functional.weightgrid import Bits, low_bit_grid
 from lissom.graph.lockstep import attribute
 from lissom.target import Granularity
@@ -187,6 +188,17 @@ def round_weight_(module: GraphModule, parameter: str, bits: Bits) -> torch.Tens
         made = low_bit_grid(weight.flatten(1), bits)
         weight.copy_(made.rounded(weight.flatten(1)).reshape(weight.shape))
     return made.scale[:, 0]
+
+
+def spared_scales(module: GraphModule, parameter: str) -> torch.Tensor:
+    """Scales of int8 steps whose products fit into 16 bits two by two.
+
+    Raises:
+        FailureError: the weight holds NaN or infinite values.
+    """
+    weight = attribute(module, parameter)
+    with explained(parameter):
+        return safe_scales(weight, weight_scales(weight, 0), LARGEST_INPUT)
 
 
 @contextlib.contextmanager

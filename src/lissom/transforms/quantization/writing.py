@@ -73,6 +73,8 @@ def _inputs_rounded(trace: Trace, plan: Plan) -> GraphModule:
 
 def _stored(module: GraphModule, plan: Plan, scales: dict[str, Tensor]) -> GraphModule:
     """Biases and weights in their final form; `scales` of the weights that are on their grid already."""
+    spared = [w.parameter for w in plan.of(StoreWeight) if w.pairs_fit and w.parameter not in scales]
+    scales = {**scales, **{name: rewrite.spared_scales(module, name) for name in spared}}
     for bias in plan.of(RoundBias):
         rewrite.round_bias_(module, bias.parameter, bias.weight, bias.scale, scales.get(bias.weight))
     for weight in plan.of(StoreWeight):
@@ -90,5 +92,5 @@ def _jobs(graph: Graph, plan: Plan, *, biases: bool) -> dict[str, Job]:
             bias = graph.by_name[name].parameter(2) if biases else None
             own = bias is not None and graph.tensor_by_name[bias].used_by == (name,)
             fit = action.fit if len(action.nodes) == 1 else "nearest"
-            found[name] = Job(action.parameter, action.bits, fit, bias if own else None)
+            found[name] = Job(action.parameter, action.bits, fit, bias if own else None, action.pairs_fit)
     return found
