@@ -101,7 +101,8 @@ class Quantize(Transform):
 
     `weight_bits` is how many bits the steps of a weight have; the plan says how many they take in the target's file
     (`StoreWeight.stored`). `corrections` are kept where they lower the error on held-out examples: `"auto"` tries
-    equalization, smoothing and bias correction for 8 bits, and GPTQ in place of the last for fewer.
+    equalization, smoothing and bias correction for 8 bits, and GPTQ in place of the last for fewer. `overflow_fix`
+    keeps 8-bit products from saturating where kernels sum two in 16 bits: on x86 without VNNI ("auto"), or anywhere.
     """
 
     stage: ClassVar[Stage] = "quantize"
@@ -127,6 +128,7 @@ class Quantize(Transform):
     size_ratio: RatioBound = None
     latency_ratio: RatioBound = None
     corrections: Literal["auto"] | tuple[Correction, ...] = "auto"
+    overflow_fix: planning.OverflowFix = "auto"
 
     @pydantic.model_validator(mode="after")
     def _precision_fits(self) -> Self:
@@ -331,7 +333,7 @@ class Quantize(Transform):
             ]
         products = [node for node in chosen if KINDS[node.op] in ("conv", "linear")]
         steps: dict[str, Bits] = {name: 4 if own == 4 else self.weight_bits for name, own in bits.items()}
-        actions += planning.weights(products, steps, self._fit_of, target)
+        actions += planning.weights(products, steps, self._fit_of, target, self.overflow_fix)
         halved, left = halves(graph, bits, {a.parameter for a in actions if isinstance(a, StoreWeight)}, target)
         actions += halved
         skipped += left

@@ -22,8 +22,8 @@ from torch.utils import _pytree as pytree
 from lissom.functional.bias import bias_shift
 from lissom.functional.gptq import gptq
 from lissom.functional.leastsquares import solve_through_origin
-from lissom.functional.rounding import Rows, adaround
 from lissom.functional.overflow import LARGEST_INPUT, safe_scales
+from lissom.functional.rounding import Rows, adaround
 from lissom.functional.weightgrid import Bits, Grid, low_bit_grid
 from lissom.graph.describe import op_name, schema_of
 from lissom.graph.lockstep import attribute, interpreter, last_uses, run, tensor_of
