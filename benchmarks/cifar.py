@@ -28,9 +28,9 @@ def trained(context: Context, depth: int) -> tuple[nn.Module, Task]:
     )
 
 
-def project() -> ModuleType:
-    """The example project, which users run as a file."""
-    spec = importlib.util.spec_from_file_location("cifar10_resnet", PROJECT)
+def project(file: Path = PROJECT) -> ModuleType:
+    """An example project, which users run as a file."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
