@@ -1,0 +1,187 @@
+"""S3, its part with low rank and int8: a speech model at least 15 times smaller, by factors and int8 weights.
+
+Spoken digits (fsdd, 8 kHz; the test split is the one its authors recommend: takes 0 to 4 of every speaker) as log-mel
+spectra, 40 bands by 64 frames, reach a network of five convolutions and two linear layers. It is trained here from a
+seed, factorized to `LEFT` of its parameters, fine-tuned with the dense network as its teacher, and stored in int8 for
+ONNX Runtime. Sizes are those of the exported files. The amounts in `TRIED` are tried in order, and the validation split
+chooses: the smallest file that loses at most the allowed points there. Control: the dense network, in float and in int8
+without factors.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import lissom
+import lissom.data
+from benchmarks.context import Context
+from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
+from lissom.recipe import Recipe
+from lissom.runfolder import load_tensors, save_tensors
+from lissom.task import Task
+from lissom.training.finetune import finetune
+from lissom.training.settings import Training
+
+TITLE = "A speech model by low rank and int8: 15 times smaller (part of S3)"
+NEEDS = ("data",)
+SMALLER, DROP_PT = 15.0, 1.5
+RATE_HZ, SAMPLES, WINDOW, BANDS, FRAMES = 8000, 8192, 256, 40, 64
+TRIED = (4.5, 5.5, 7.0)
+"""Times fewer parameters."""
+DENSE = Training(epochs=15, learning_rate=0.05, weight_decay=5e-4)
+AFTER = lissom.Finetune(epochs=10, learning_rate=0.02, weight_decay=5e-4, teacher="original", temperature=4.0)
+WIDTHS = (32, 32, 64, 64, 96)
+
+
+class Speech(nn.Module):
+    """`(b, 1, 40, 64)` log-mel spectra to `(b, 10)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 1
+        for width in WIDTHS:
+            stride = 1 if width == before else 2
+            layers += [nn.Conv2d(before, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            before = width
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d((3, 4)), nn.Flatten())
+        self.hidden = nn.Linear(12 * before, 256)
+        self.out = nn.Linear(256, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.dropout(F.relu(self.hidden(self.features(x))), 0.3, self.training))
+
+
+def goal() -> Goal:
+    return Goal(
+        text=(
+            f"an exported speech model at least {SMALLER:g} times smaller than in float, accuracy on the test split "
+            f"at most {DROP_PT} points lower"
+        ),
+        wishes=(Wish(figure="size", at_least=SMALLER), Wish(figure="drop", at_most=DROP_PT)),
+    )
+
+
+def run(context: Context) -> Outcome:
+    task = task_of(context)
+    context.kept.mkdir(parents=True, exist_ok=True)
+    dense = trained(context, task)
+    found: dict[str, dict[str, Any]] = {}
+    steps: dict[str, list[Any]] = {"int8 alone": [lissom.Fold(), lissom.Quantize()]}
+    for times in TRIED:
+        split = lissom.Factorize(parameters_ratio=times, exclude=("features.0", "out"))
+        steps[f"{times:g} times fewer, int8"] = [lissom.Fold(), split, AFTER, lissom.Quantize()]
+    for name, recipe in steps.items():
+        context.say(name)
+        out = context.kept / name.replace(" ", "-").replace(",", "")
+        result = lissom.compress(dense, task, recipe=Recipe(recipe), target="onnxruntime", out=out, threads=1)
+        record = json.loads((out / "result.json").read_text(encoding="utf-8"))
+        metric = [step["metric"]["value"] for step in record["steps"] if step["metric"]][-1]
+        found[name] = {"validation %": 100 * metric, "record": record, "bytes": result.after.size_bytes}
+    before = 100 * found["int8 alone"]["record"]["before"]["metric"]["value"]
+    chosen = chosen_of(found)
+    record = found[chosen]["record"]
+    return Outcome(
+        goal=goal(),
+        value={
+            "size": Figure(value=round(record["ratios"]["size"], 2), unit="x", note=chosen),
+            "drop": Figure(value=round(before - 100 * record["after"]["metric"]["value"], 2), unit="points"),
+            "parameters": Figure(value=round(record["ratios"]["parameters"], 2), unit="x"),
+            "MACs": Figure(value=round(record["ratios"]["macs"], 2), unit="x"),
+        },
+        reference=(),
+        control=(
+            Beside(what="the dense network in float", value=round(before, 2), unit="%", source="the same run"),
+            Beside(
+                what="int8 without factors, times smaller",
+                value=round(found["int8 alone"]["record"]["ratios"]["size"], 2),
+                unit="x",
+                source="the same run",
+            ),
+        ),
+        seeds=(0,),
+        runs=tuple(
+            Run(
+                name=name,
+                figures={
+                    "validation %": round(one["validation %"], 2),
+                    "test %": round(100 * one["record"]["after"]["metric"]["value"], 2),
+                    "times smaller": round(one["record"]["ratios"]["size"], 2),
+                    "bytes": one["bytes"],
+                },
+            )
+            for name, one in found.items()
+        ),
+    )
+
+
+def chosen_of(found: dict[str, dict[str, Any]]) -> str:
+    """The smallest that the validation split allows; the most accurate there where it allows none."""
+    split = {name: one for name, one in found.items() if name != "int8 alone"}
+    whole = found["int8 alone"]["validation %"]
+    good = [name for name, one in split.items() if one["validation %"] >= whole - DROP_PT]
+    if good:
+        return min(good, key=lambda name: split[name]["bytes"])
+    return max(split, key=lambda name: split[name]["validation %"])
+
+
+def trained(context: Context, task: Task) -> nn.Module:
+    file = context.kept / "dense.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Speech()
+    if not file.is_file():
+        context.say("dense")
+        alone = replace(task, validation=None)
+        made = finetune(model, alone, DENSE, folder=context.kept / "dense", seed=0)
+        save_tensors(file, made.model.state_dict())
+    model.load_state_dict(load_tensors(file))
+    return model.eval()
+
+
+def task_of(context: Context) -> Task:
+    folder = context.folder("data", "fsdd")
+    spoken = lissom.data.parquet_audio(folder, "train", length=SAMPLES)
+    test = lissom.data.parquet_audio(folder, "test", length=SAMPLES, classes=spoken.classes)
+    train, validation = lissom.data.split(spoken, 0.1, seed=0)
+    _, calibration = lissom.data.split(train, 512 / len(train), seed=0)
+    batches = {
+        name: lissom.data.Batches((log_mel(one.samples), one.labels), batch_size=64, shuffle=name == "train")
+        for name, one in (("train", train), ("validation", validation), ("calibration", calibration), ("test", test))
+    }
+    x, _ = next(iter(batches["validation"]))
+    return Task(
+        example_inputs=(x[:1],),
+        train=batches["train"],
+        calibration=batches["calibration"],
+        validation=batches["validation"],
+        test=batches["test"],
+        loss=F.cross_entropy,
+        metric=lissom.metrics.accuracy,
+        name="spoken-digits",
+    )
+
+
+def log_mel(samples: Tensor) -> Tensor:
+    """int16 `(n, 1, t)` to `(n, 1, 40, 64)`: log of the power in mel bands, each sound with mean 0 and deviation 1."""
+    waves = samples[:, 0].float() / 32768
+    hop = SAMPLES // FRAMES
+    spectra = torch.stft(waves, WINDOW, hop, window=torch.hann_window(WINDOW), return_complex=True)[..., :FRAMES]
+    found = (mel_bands() @ spectra.abs().square()).clamp_min(1e-10).log()
+    mean, spread = found.mean((1, 2), keepdim=True), found.std((1, 2), keepdim=True)
+    return ((found - mean) / spread).unsqueeze(1)
+
+
+def mel_bands() -> Tensor:
+    """`(40, 129)` triangles, evenly spaced in mel = 2595 log10(1 + f / 700) (O'Shaughnessy 1987)."""
+    top = 2595 * torch.log10(torch.tensor(1 + RATE_HZ / 2 / 700))
+    edges = 700 * (10 ** (torch.linspace(0, float(top), BANDS + 2) / 2595) - 1)
+    hertz = torch.linspace(0, RATE_HZ / 2, WINDOW // 2 + 1)
+    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    return torch.minimum((hertz - low) / (centre - low), (high - hertz) / (high - centre)).clamp_min(0)
