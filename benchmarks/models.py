@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -78,9 +80,12 @@ def resnet50(seed: int = 0) -> nn.Module:
 
 
 class BertEncoder(nn.Module):
-    """BERT-base (12 layers, 768 wide, 110 million parameters), random weights: `(b, n)` ids to `(b, n, 768)`."""
+    """BERT-base (12 layers, 768 wide, 110 million parameters), random weights: `(b, n)` ids to `(b, n, 768)`.
 
-    def __init__(self, seed: int = 0) -> None:
+    `config` holds what differs from that, by the names of `transformers.BertConfig`.
+    """
+
+    def __init__(self, seed: int = 0, config: Mapping[str, int] = MappingProxyType({})) -> None:
         super().__init__()
         from benchmarks.zoo_models import ready_torchvision
 
@@ -89,7 +94,7 @@ class BertEncoder(nn.Module):
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.bert: Any = BertModel(BertConfig(), add_pooling_layer=False)
+            self.bert: Any = BertModel(BertConfig(**config), add_pooling_layer=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.bert(input_ids=ids).last_hidden_state

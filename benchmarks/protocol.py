@@ -30,7 +30,7 @@ from lissom.transforms.folding import Fold
 
 REST_MS = 60.0
 """Longer than in the product: twice as many contenders, and the figures are published."""
-PEERS = ("nncf", "transformers", "timm", "torch-pruning")
+PEERS = ("nncf", "transformers", "timm", "torch-pruning", "tensorly")
 Samples = dict[str, tuple[float, ...]]
 
 

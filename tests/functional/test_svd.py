@@ -203,3 +203,36 @@ def test_no_neighbour_of_the_regression_is_better():
             found.inputs,
         )
         assert output_error((w - moved.weight()).flatten(1), tucker.damped_inputs(c)) >= best
+
+
+@pytest.mark.parametrize("size", [(6, 40), (40, 6), (5, 3, 3, 3)])
+def test_values_and_factors_of_wide_matrices_are_exact_to_the_root_of_rounding(size):
+    """Against LAPACK's decomposition, which squares nothing; one of the singular values is nothing."""
+    w = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).flatten(1)
+    w[-1] = w[0]
+    wanted = np.linalg.svd(w.numpy(), compute_uv=False)
+    np.testing.assert_allclose(svd.singular_values(w).numpy(), wanted, rtol=0, atol=1.5e-8 * wanted[0])
+    for rank in (1, 3, len(wanted)):
+        left, right = svd.factors(w, rank)
+        error = float((w - left @ right).square().sum())
+        allowed = len(wanted) * torch.finfo(torch.float64).eps * float((wanted**2).sum())
+        assert float((wanted[rank:] ** 2).sum()) - allowed <= error <= float((wanted[rank:] ** 2).sum()) + allowed
+        torch.testing.assert_close(svd.leading(w, rank).T @ svd.leading(w, rank), torch.eye(rank).double())
+
+
+def test_tucker_in_single_precision_is_as_good_as_in_double(monkeypatch):
+    w = torch.randn(24, 20, 3, 3, generator=torch.Generator().manual_seed(0))
+    single = tucker.tucker(w, (12, 10))
+    monkeypatch.setattr(tucker, "SINGLE", math.inf)
+    double = tucker.tucker(w, (12, 10))
+    errors = [float((w.double() - one.weight()).norm() / w.norm()) for one in (single, double)]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-5)
+    assert errors[0] > 0.3
+
+
+def test_tucker_finds_a_low_rank_to_rounding():
+    """Where nothing is left out float32 would show: double precision is taken by itself."""
+    draws = torch.Generator().manual_seed(1)
+    core, u, v = (torch.randn(size, generator=draws, dtype=torch.float64) for size in ((3, 2, 3, 3), (9, 3), (8, 2)))
+    w = torch.einsum("abyx,oa,ib->oiyx", core, u, v)
+    assert float((w - tucker.tucker(w, (3, 2)).weight()).norm() / w.norm()) < 3e-8

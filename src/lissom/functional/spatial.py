@@ -46,7 +46,7 @@ def singular_values(weight: Tensor, inputs: Tensor | None = None) -> Tensor:
     matrix = matrix_of(weight).double()
     if inputs is not None:
         matrix = matrix @ torch.linalg.cholesky(_by_column(weight, damped_inputs(inputs)))
-    return torch.linalg.svdvals(matrix)
+    return svd.singular_values(matrix)
 
 
 def spatial(weight: Tensor, rank: int) -> Spatial:

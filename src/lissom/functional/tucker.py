@@ -9,7 +9,7 @@ Plain     U and V start as the first left singular vectors of the unfoldings of 
           the sum of the squares of the singular values left out of both unfoldings: De Lathauwer et al. 2000, "A
           Multilinear Singular Value Decomposition", property 10), then each is taken again with the other one given
           (HOOI: De Lathauwer et al. 2000, "On the Best Rank-1 and Rank-(R1, ..., RN) Approximation", algorithm 4.2).
-          The error never grows.
+          The error never grows. Singular vectors are those of Gram matrices (`svd`, precision).
 
 Aware     min of ||(W - W') C^1/2||_F^2 with C the second moment of what the kernel sees. With V given this is a
           reduced-rank regression of W x on z = V' x and has a closed form (Izenman 1975, "Reduced-rank regression for
@@ -30,11 +30,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lissom.functional.svd import DAMPING, output_error
+from lissom.functional.svd import DAMPING, leading, output_error, singular_values
 
 SWEEPS = 10
-SETTLED = 1e-7
-"""Of the kept energy: the gain of a sweep below which HOOI stops."""
+SETTLED = 2e-4
+"""Of the squared error: the gain of a sweep below which HOOI stops."""
+SINGLE = 1e-3
+"""Share of the energy left out from which on float32 is enough for U and V: roundings are a thousand times below."""
 
 
 class Tucker(NamedTuple):
@@ -58,33 +60,50 @@ def unfolded(weight: Tensor, axis: int) -> Tensor:
 def spectra(weight: Tensor, inputs: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Singular values of the output and of the input unfolding, whitened by the second moment (n, n) if it is given."""
     if inputs is None:
-        return torch.linalg.svdvals(unfolded(weight, 0)), torch.linalg.svdvals(unfolded(weight, 1))
+        return singular_values(unfolded(weight, 0)), singular_values(unfolded(weight, 1))
     rows = weight.double().flatten(1)
     outputs = torch.linalg.eigvalsh(rows @ damped_inputs(inputs) @ rows.T)
     channels = _root(_by_channel(weight, damped_inputs(inputs)))
     return (
         outputs.flip(0).clamp_min(0).sqrt()[: math.prod(weight.shape[1:])],
-        torch.linalg.svdvals(channels.T @ unfolded(weight, 1)),
+        singular_values(channels.T @ unfolded(weight, 1)),
     )
 
 
 def tucker(weight: Tensor, ranks: tuple[int, int]) -> Tucker:
     """The plain decomposition at ranks (ro, ri)."""
     w = weight.double().flatten(2)
-    out_rank, in_rank = ranks
-    inputs = _leading(unfolded(w, 1), in_rank)
-    outputs = _leading(unfolded(w, 0), out_rank)
-    kept = -1.0
-    for _ in range(SWEEPS):
-        outputs = _leading(torch.einsum("oik,ib->obk", w, inputs).flatten(1), out_rank)
-        given = torch.einsum("oik,oa->iak", w, outputs).flatten(1)
-        inputs = _leading(given, in_rank)
-        now = float((inputs.T @ given).square().sum())
-        if now - kept <= SETTLED * now:
-            break
-        kept = now
+    outputs, inputs, left_out = _alternated(w.float(), ranks)
+    if not left_out > SINGLE:
+        outputs, inputs, _ = _alternated(w, ranks)
+    outputs, inputs = outputs.double(), inputs.double()
     core = torch.einsum("oik,oa,ib->abk", w, outputs, inputs)
-    return Tucker(outputs, core.reshape(out_rank, in_rank, *weight.shape[2:]), inputs)
+    return Tucker(outputs, core.reshape(*ranks, *weight.shape[2:]), inputs)
+
+
+def _alternated(w: Tensor, ranks: tuple[int, int]) -> tuple[Tensor, Tensor, float]:
+    """U and V of a weight (out, in, kernel) in its type, and the share of its energy that they leave out."""
+    outs, ins, _ = w.shape
+    rows = w.transpose(1, 2).reshape(-1, ins)  # (out kernel, in): all products below are of two matrices, as they lie
+    sides = rows.reshape(outs, -1)
+    total = float(rows.square().sum())
+    inputs = _first(rows.T @ rows, ranks[1])
+    outputs, kept = inputs, -1.0
+    for _ in range(SWEEPS):
+        given = (rows @ inputs).reshape(outs, -1)
+        outputs = _first(given @ given.T, ranks[0])
+        half = (outputs.T @ sides).reshape(-1, ins)
+        gram = half.T @ half
+        inputs = _first(gram, ranks[1])
+        before, kept = kept, float(((gram @ inputs) * inputs).sum())
+        if kept - before <= SETTLED * (total - kept):
+            break
+    return outputs, inputs, (total - kept) / total if total > 0 else 0.0
+
+
+def _first(gram: Tensor, rank: int) -> Tensor:
+    """The first eigenvectors (n, rank) of a symmetric matrix."""
+    return torch.linalg.eigh(gram).eigenvectors.flip(1)[:, :rank]
 
 
 def aware_tucker(weight: Tensor, inputs: Tensor, ranks: tuple[int, int]) -> Tucker:
@@ -126,7 +145,7 @@ def _regressed(weight: Tensor, moment: Tensor, rank: int, inputs: Tensor) -> Tuc
 def _aware_inputs(weight: Tensor, moment: Tensor, rank: int) -> Tensor:
     root = _root(_by_channel(weight, moment))
     gram = root.T @ unfolded(weight, 1)
-    vectors = _leading(gram, rank)
+    vectors = leading(gram, rank)
     # Rows of V' are v' S^-1; an orthonormal basis of them spans the same, and is kinder to what follows.
     found = torch.linalg.solve_triangular(root.T, vectors, upper=True)
     return torch.linalg.qr(found).Q
@@ -140,10 +159,3 @@ def _by_channel(weight: Tensor, moment: Tensor) -> Tensor:
 
 def _root(moment: Tensor) -> Tensor:
     return torch.linalg.cholesky((moment + moment.T) / 2)
-
-
-def _leading(matrix: Tensor, rank: int) -> Tensor:
-    """The first left singular vectors, (rows, rank); beyond the rank of a wide matrix, any orthonormal ones."""
-    if matrix.shape[1] < rank:
-        return torch.linalg.svd(matrix, full_matrices=True).U[:, :rank]
-    return torch.linalg.svd(matrix, full_matrices=False).U[:, :rank]

@@ -199,14 +199,14 @@ def _values(weight: Tensor, method: Method, layer: Layer, seen: Seen) -> tuple[T
         case "svd":
             weight = weight.T if layer.shape.table else weight
             if seen.outputs is None:
-                return (torch.linalg.svdvals(weight.double().flatten(1)),)
+                return (svd.singular_values(weight.flatten(1)),)
             return (svd.principal(weight.flatten(1), seen.outputs.around(layer.centred))[1],)
         case "spatial":
             return (spatial.singular_values(weight, inputs),)
         case "tucker":
             return tucker.spectra(weight, inputs)
         case "cp":
-            return tuple(torch.linalg.svdvals(tucker.unfolded(weight.flatten(2), axis)) for axis in range(3))
+            return tuple(svd.singular_values(tucker.unfolded(weight.flatten(2), axis)) for axis in range(3))
         case "tt" | "ring" | "kronecker":
             return spectra(weight, layer.shape, method)
 
