@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import lissom
-from lissom import Finetune, Fold, Prune, Quantize, Recipe, progressive
+from lissom import Factorize, Finetune, Fold, Prune, Quantize, Recipe, progressive
 from lissom.errors import RecipeError
 from lissom.pipeline import transforming
 from lissom.progression import GENTLE, remaining
@@ -121,7 +121,7 @@ def test_a_recipe_file_is_expanded_when_it_is_read(tmp_path: Path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"between": {}}, "step 1, Progressive: the field 'prune' is missing"),
+        ({"between": {}}, "step 1, Progressive: Progressive needs exactly one of prune, factorize, got none"),
         ({"prune": {"ratio": 0.5}}, "the field 'between' is missing"),
         ({"prune": {"ratio": 0.5}, "between": {}, "shedule": "cubic"}, "Did you mean 'schedule'"),
         ({"prune": {"ratio": 0.5}, "between": {}, "schedule": "agp"}, "'linear', 'cubic' or 'cosine', got 'agp'"),
@@ -132,7 +132,7 @@ def test_a_recipe_file_is_expanded_when_it_is_read(tmp_path: Path):
             {"prune": {"ratio": 0.999}, "between": {}},
             "ratio=0.999 leaves 0.10%: with schedule='linear', .* more than 100",
         ),
-        (None, "the field 'prune' is missing"),
+        (None, "the field 'between' is missing"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(settings, said):
@@ -143,7 +143,9 @@ def test_what_is_wrong_in_a_file_is_named(settings, said):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"prune": Fold()}, r"progressive\(prune=\.\.\.\) is Fold\(\), not a Prune"),
+        ({"cut": Fold()}, r"progressive\(cut=\.\.\.\) is Fold\(\), not a Prune or Factorize"),
+        ({"cut": Factorize(rank=4)}, "progressive divides an amount, and this Factorize"),
+        ({"cut": Prune(latency_ratio=2)}, "has none that can be counted"),
         ({"between": Quantize()}, "between=.*not a Finetune"),
         ({"final": 3}, r"progressive\(final=\.\.\.\) is 3, not a Finetune"),
         ({"steps": -1}, "steps: .*got -1"),
@@ -151,10 +153,10 @@ def test_what_is_wrong_in_a_file_is_named(settings, said):
     ],
 )
 def test_what_is_wrong_in_a_call_is_named(given, said):
-    arguments: dict[str, Any] = {"prune": Prune(ratio=0.5), "between": between, **given}
-    prune, train = arguments.pop("prune"), arguments.pop("between")
+    arguments: dict[str, Any] = {"cut": Prune(ratio=0.5), "between": between, **given}
+    cut, train = arguments.pop("cut"), arguments.pop("between")
     with pytest.raises(RecipeError, match=said):
-        progressive(prune, train, **arguments)
+        progressive(cut, train, **arguments)
 
 
 def test_an_unknown_step_may_be_a_misspelt_progressive():
@@ -175,3 +177,35 @@ def test_carried_out_it_cuts_what_was_wished_for():
     assert costs == sorted(costs, reverse=True)
     assert lissom.analyze(model, task).macs / costs[-1] >= 2.0
     assert lissom.analyze(carried[-1].model, task).macs == costs[-1]
+
+
+def test_ranks_fall_to_what_one_step_would_have_chosen():
+    """Every step splits the merged layers anew: chains do not grow, and each budget is kept."""
+    generator = torch.Generator().manual_seed(0)
+    data = [(torch.randn(12, 3, 8, 8, generator=generator), torch.arange(12) % 5) for _ in range(2)]
+    model, example = build("residual")
+    task = Task(example_inputs=example.args, train=data, loss=nn.functional.cross_entropy)
+    train = Finetune(epochs=1, learning_rate=0.01, precision="float32", channels_last=False)
+    whole = Factorize(macs_ratio=1.6, round_to=1, recovery="none", data_aware=False)
+    steps = progressive(whole, train, steps=2)
+    assert [(one.macs_ratio, one.merge) for one in steps if isinstance(one, Factorize)] == [
+        (pytest.approx(1 / (1 - 0.5 * (1 - 1 / 1.6))), False),
+        (pytest.approx(1.6), True),
+    ]
+    carried = transforming.transform(model, task, Recipe(steps), load_target("torch"))
+    dense = lissom.analyze(model, task).macs
+    for step in carried[::2]:
+        assert step.plan.predicted.macs <= dense / step.transform.macs_ratio
+        assert step.plan.predicted.macs == lissom.analyze(step.model, task).macs
+    first, last = ({a.layer: a for a in step.plan.actions} for step in carried[::2])
+    assert set(first) <= set(last)
+    assert sum(a.macs_after for a in last.values()) < sum(a.macs_after for a in first.values())
+    built = steps[2].restructure(carried[1].model, carried[2].plan, carried[2].trace, task)
+    built.load_state_dict(carried[2].model.state_dict())
+
+
+def test_a_file_may_factorize_in_steps():
+    read = Recipe.from_data([{"Progressive": {"factorize": {"ratio": 0.5}, "between": {"epochs": 2}, "steps": 2}}])
+    assert [one.ratio for one in read.steps if isinstance(one, Factorize)] == [0.25, 0.5]
+    with pytest.raises(RecipeError, match="got prune and factorize"):
+        Recipe.from_data([{"Progressive": {"prune": {"ratio": 0.5}, "factorize": {"ratio": 0.5}, "between": {}}}])

@@ -119,6 +119,7 @@ def row_run(one: Mapping[str, Any], row: Mapping[str, Any]) -> Run:
 def at(context: Context, name: str, make: Callable[[], tuple[nn.Module, Task]], target_name: str) -> dict[str, Any]:
     """One network on one runtime; what was measured is kept."""
     memory = context.kept / f"{name}-{target_name}.json"
+    memory.parent.mkdir(parents=True, exist_ok=True)
     if memory.is_file():
         return json.loads(memory.read_text(encoding="utf-8"))
     with torch.random.fork_rng(devices=[]):

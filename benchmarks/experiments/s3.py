@@ -76,7 +76,7 @@ def run(context: Context) -> Outcome:
     steps: dict[str, list[Any]] = {"int8 alone": [lissom.Fold(), lissom.Quantize()]}
     for times in TRIED:
         split = lissom.Factorize(parameters_ratio=times, exclude=("features.0", "out"))
-        steps[f"{times:g} times fewer, int8"] = [lissom.Fold(), split, AFTER, lissom.Quantize()]
+        steps[f"{times:g} times fewer, int8"] = [split, AFTER, lissom.Fold(), lissom.Quantize()]
     for name, recipe in steps.items():
         context.say(name)
         out = context.kept / name.replace(" ", "-").replace(",", "")

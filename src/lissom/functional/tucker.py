@@ -36,7 +36,7 @@ SWEEPS = 10
 SETTLED = 2e-4
 """Of the squared error: the gain of a sweep below which HOOI stops."""
 SINGLE = 1e-3
-"""Share of the energy left out from which on float32 is enough for U and V: roundings are a thousand times below."""
+"""Share of the energy left out from which on float32 is enough: roundings are a thousand times below."""
 
 
 class Tucker(NamedTuple):
@@ -73,22 +73,21 @@ def spectra(weight: Tensor, inputs: Tensor | None = None) -> tuple[Tensor, Tenso
 def tucker(weight: Tensor, ranks: tuple[int, int]) -> Tucker:
     """The plain decomposition at ranks (ro, ri)."""
     w = weight.double().flatten(2)
-    outputs, inputs, left_out = _alternated(w.float(), ranks)
+    found, left_out = _alternated(w.float(), ranks)
     if not left_out > SINGLE:
-        outputs, inputs, _ = _alternated(w, ranks)
-    outputs, inputs = outputs.double(), inputs.double()
-    core = torch.einsum("oik,oa,ib->abk", w, outputs, inputs)
+        found, _ = _alternated(w, ranks)
+    outputs, core, inputs = (part.double() for part in found)
     return Tucker(outputs, core.reshape(*ranks, *weight.shape[2:]), inputs)
 
 
-def _alternated(w: Tensor, ranks: tuple[int, int]) -> tuple[Tensor, Tensor, float]:
-    """U and V of a weight (out, in, kernel) in its type, and the share of its energy that they leave out."""
-    outs, ins, _ = w.shape
+def _alternated(w: Tensor, ranks: tuple[int, int]) -> tuple[Tucker, float]:
+    """Of a weight (out, in, kernel), in its type, and the share of its energy that is left out."""
+    outs, ins, kernel = w.shape
     rows = w.transpose(1, 2).reshape(-1, ins)  # (out kernel, in): all products below are of two matrices, as they lie
     sides = rows.reshape(outs, -1)
     total = float(rows.square().sum())
     inputs = _first(rows.T @ rows, ranks[1])
-    outputs, kept = inputs, -1.0
+    outputs, half, kept = inputs, rows, -1.0
     for _ in range(SWEEPS):
         given = (rows @ inputs).reshape(outs, -1)
         outputs = _first(given @ given.T, ranks[0])
@@ -98,7 +97,8 @@ def _alternated(w: Tensor, ranks: tuple[int, int]) -> tuple[Tensor, Tensor, floa
         before, kept = kept, float(((gram @ inputs) * inputs).sum())
         if kept - before <= SETTLED * (total - kept):
             break
-    return outputs, inputs, (total - kept) / total if total > 0 else 0.0
+    core = (half @ inputs).reshape(ranks[0], kernel, ranks[1]).transpose(1, 2)
+    return Tucker(outputs, core, inputs), (total - kept) / total if total > 0 else 0.0
 
 
 def _first(gram: Tensor, rank: int) -> Tensor:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import pydantic
 
 from lissom.transforms.base import Action
+from lissom.transforms.lowrank.evidence import Layer, Timing
+from lissom.transforms.lowrank.options import Choice
 from lissom.transforms.lowrank.parts import Method
 
 
@@ -29,3 +31,19 @@ class Split(Action):
     loss: float | None
     latency_ms: float | None = None
     latency_ms_after: float | None = None
+
+
+def split_of(layer: Layer, made: Choice, timed: Timing | None) -> Split:
+    """The action that makes this choice."""
+    return Split(
+        layer=layer.name,
+        method=made.method,
+        ranks=made.ranks,
+        macs=layer.shape.macs,
+        macs_after=made.macs,
+        parameters=layer.shape.parameters,
+        parameters_after=made.parameters,
+        loss=made.loss,
+        latency_ms=None if timed is None else timed.whole_ms,
+        latency_ms_after=None if timed is None else timed.parts_ms,
+    )

@@ -75,6 +75,8 @@ class Timing(Setting):
 class Study(Setting):
     layers: tuple[Layer, ...]
     refused: tuple[Refused, ...]
+    graph: Graph | None = None
+    """Of the model with its chains merged, where that was asked for."""
     timings: tuple[Timing, ...] = ()
     macs_ratio: float | None = None
     """At which the wished latency was measured."""

@@ -25,10 +25,11 @@ from lissom.target import Target
 from lissom.task import Batch, Task
 from lissom.task import Split as DataSplit
 from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Transform, Work, calibration_split, clone
-from lissom.transforms.lowrank.actions import Split
+from lissom.transforms.lowrank.actions import Split, split_of
 from lissom.transforms.lowrank.breakeven import drawn_, time_choices, timing_of
-from lissom.transforms.lowrank.evidence import Layer, Seen, Study, Timing, find_layers, look, weight_of, with_values
-from lissom.transforms.lowrank.options import Choice, Multiple, Unit, least_ranks
+from lissom.transforms.lowrank.evidence import Layer, Seen, Study, find_layers, look, weight_of, with_values
+from lissom.transforms.lowrank.merging import CHAINS, merged
+from lissom.transforms.lowrank.options import Multiple, Unit, least_ranks
 from lissom.transforms.lowrank.parts import Method, applies, build, makes_outputs, stages
 from lissom.transforms.lowrank.ranking import Ranked, Wish
 from lissom.transforms.lowrank.recovery import Pair, Recovery, recover_
@@ -72,6 +73,9 @@ class Factorize(Transform):
     `data_aware` weighs what is lost by the calibration data (or training data), unlabelled; `recovery` fits the last
     part of every layer to what the whole layer made. Both are done by "auto" where the task has data. `samples`
     examples are used.
+
+    `merge` puts layers that were split before together first and splits them anew: ranks fall, chains do not grow, and
+    a wish is relative to the merged model. `lissom.progressive` sets it.
     """
 
     stage: ClassVar[Stage] = "structure"
@@ -91,6 +95,7 @@ class Factorize(Transform):
     data_aware: bool | Literal["auto"] = "auto"
     recovery: Literal["auto"] | Recovery = "auto"
     samples: Annotated[int, pydantic.Field(ge=1)] = 512
+    merge: bool = False
 
     @pydantic.model_validator(mode="after")
     def _one_wish(self) -> Factorize:
@@ -108,6 +113,8 @@ class Factorize(Transform):
                 f"Factorize(method={self.method!r}) has no {what}: what a "
                 "rank loses is known only after its least squares. Give rank, ratio or a budget, or another method."
             )
+        if self.merge and self.method not in ("auto", *CHAINS):
+            raise ValueError(f"chains of {self.method} are not merged. Leave merge out, or take one of {CHAINS}.")
         return self
 
     @property
@@ -126,7 +133,11 @@ class Factorize(Transform):
             UsageError: a latency is asked for where nothing is measured.
             GoalError: the budget is out of reach with layers that are faster split.
         """
+        if self.merge:
+            model, trace = self._merged(model, trace, task)
         found = find_layers(model, trace.graph)
+        if self.merge:
+            found = found.model_copy(update={"graph": trace.graph})
         if self.needs():
             calibration_split(self.name, task)
         chosen = frozenset(layer.name for layer in found.layers) - self._excluded(trace.graph)
@@ -198,6 +209,7 @@ class Factorize(Transform):
             RecipeError: an `exclude` pattern matches nothing.
             GoalError: the budget is below what is left when every layer is at its least rank.
         """
+        graph = study.graph or graph
         excluded = self._excluded(graph)
         free = [layer for layer in study.layers if layer.name not in excluded]
         skipped = [
@@ -208,7 +220,7 @@ class Factorize(Transform):
         chosen, reasons = self._rank(graph, study, target)
         skipped += [Skip(layer=name, reason=reason) for name, reason in reasons.items()]
         actions = [
-            _action(layer, made, timing_of(layer, made, study.timings))
+            split_of(layer, made, timing_of(layer, made, study.timings))
             for layer in free
             if (made := chosen.get(layer.name)) is not None
         ]
@@ -233,6 +245,8 @@ class Factorize(Transform):
             VerificationError: the model reads something of a replaced layer that its parts do not have.
         """
         actions: list[Split] = plan.of(Split)
+        if self.merge:
+            model, trace = self._merged(model, trace, task)
         if not actions:
             return clone(model)
         study = find_layers(model, trace.graph)
@@ -253,10 +267,19 @@ class Factorize(Transform):
         return split
 
     def restructure(self, model: nn.Module, plan: Plan, trace: Trace, task: Task) -> nn.Module:
-        split = clone(model)
+        split = merged(model, self._excluded(trace.graph)) if self.merge else clone(model)
         for action in plan.of(Split):
             split.set_submodule(action.layer, build(split.get_submodule(action.layer), action.method, action.ranks))
         return split
+
+    def _merged(self, model: nn.Module, before: Trace, task: Task) -> tuple[nn.Module, Trace]:
+        """
+        Raises:
+            VerificationError: the model reads something of the parts that one layer does not have.
+        """
+        whole = merged(model, self._excluded(before.graph))
+        verify(model, whole, task.example, ())
+        return whole, trace(whole, task.example)
 
     def _recover_(
         self,
@@ -344,21 +367,6 @@ class Factorize(Transform):
         return self.break_even == "latency" or (
             self.break_even == "auto" and self._counts() != "parameters" and work.race is not None
         )
-
-
-def _action(layer: Layer, made: Choice, timed: Timing | None) -> Split:
-    return Split(
-        layer=layer.name,
-        method=made.method,
-        ranks=made.ranks,
-        macs=layer.shape.macs,
-        macs_after=made.macs,
-        parameters=layer.shape.parameters,
-        parameters_after=made.parameters,
-        loss=made.loss,
-        latency_ms=None if timed is None else timed.whole_ms,
-        latency_ms_after=None if timed is None else timed.parts_ms,
-    )
 
 
 def _width(weight: Any) -> int:

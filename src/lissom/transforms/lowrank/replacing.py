@@ -48,7 +48,7 @@ def replace_(model: nn.Module, whole: nn.Module, action: Split, centred: bool, s
 @torch.no_grad()
 def verify(whole: nn.Module, split: nn.Module, example: Batch, actions: Sequence[Split]) -> None:
     """The parts compute what they stand for: as the whole layers with the product of the factors as their weight."""
-    names = ", ".join(action.layer for action in actions)
+    names = ", ".join(action.layer for action in actions) or "chains that were"
     way_out = "Factorize(exclude=[...]) leaves layers whole."
     wanted = _outputs(whole, example)
     try:
