@@ -37,7 +37,7 @@ def test_what_a_split_makes_is_merged_to_the_same_function(name, method):
     ranks = (2, 3) if method == "tucker" else (2,)
     bias = layer.bias.detach() if layer.bias is not None else None
     split = build(layer, method, ranks)
-    fill_(split, fit(layer.weight.detach(), bias, method, ranks, Seen(), centred=False).weights, bias)
+    fill_(split, fit(layer.weight.detach(), bias, shape, method, ranks, Seen(), centred=False).weights, bias)
     model = nn.ModuleDict({"conv": split})
     whole = merged(model)["conv"]
     assert repr(whole) == repr(layer)

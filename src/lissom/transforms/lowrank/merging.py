@@ -8,7 +8,7 @@ one layer again, and whatever was learned since is in it. A chain is recognised 
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,10 @@ from lissom.functional.cp import Cp
 from lissom.functional.spatial import Spatial
 from lissom.functional.tucker import Tucker
 from lissom.transforms.base import clone
-from lissom.transforms.lowrank.parts import PLAIN, Method, applies, build, has_bias, shape_of
+from lissom.transforms.lowrank.parts import PLAIN, applies, build, has_bias, shape_of
 
-CHAINS: tuple[Method, ...] = ("svd", "spatial", "tucker", "cp")
+Chain = Literal["svd", "spatial", "tucker", "cp"]
+CHAINS: tuple[Chain, ...] = ("svd", "spatial", "tucker", "cp")
 """Methods whose parts multiply to a kernel."""
 
 
@@ -57,7 +58,7 @@ def _read(chain: nn.Sequential) -> nn.Module | None:
     return None
 
 
-def _splits(parts: list[nn.Module]) -> Iterator[tuple[Method, tuple[int, ...]]]:
+def _splits(parts: list[nn.Module]) -> Iterator[tuple[Chain, tuple[int, ...]]]:
     """The methods that make as many parts, and the ranks that these would be of."""
     first = cast(Tensor, parts[0].weight).shape[0]
     last = cast(Tensor, parts[-1].weight).shape[1]
@@ -99,7 +100,7 @@ def _acts(part: nn.Conv2d, axis: int) -> tuple[bool, ...]:
     return part.kernel_size[axis] > 1, part.stride[axis] > 1, padded
 
 
-def _product(method: Method, weights: list[Tensor]) -> Tensor:
+def _product(method: Chain, weights: list[Tensor]) -> Tensor:
     """What the parts stand for, (out, in, *kernel) up to its shape, float64."""
     one = [weight.double() for weight in weights]
     match method:
