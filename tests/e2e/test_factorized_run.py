@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import lissom
+from lissom import demo_project
 from lissom.errors import RecipeError
 from lissom.pipeline import read_result
 
@@ -58,6 +59,30 @@ def test_a_run_times_every_layer_beside_its_parts(tmp_path, monkeypatch):
     told = [skip.layer for skip in plan.skipped if "times as fast" in skip.reason]
     assert sorted(timed + told) == ["0", "2"]
     assert torch.equal(lissom.load(tmp_path, model)(*task.example_inputs), result.model(*task.example_inputs))
+
+
+@pytest.mark.slow
+def test_pruned_factorized_and_quantized_keeps_what_the_digits_need(tmp_path, monkeypatch):
+    """The whole order on real scans: small loss on the test split, measured on the runtime's own outputs."""
+    monkeypatch.setattr("lissom.pipeline.measuring.ROUNDS", 5)
+    model, task = demo_project.build()
+    steps = [
+        lissom.Fold(),
+        lissom.Prune(macs_ratio=1.3),
+        lissom.Factorize(macs_ratio=1.3, break_even="macs"),
+        lissom.Finetune(epochs=4, teacher="original"),
+        lissom.Quantize(),
+    ]
+    result = lissom.compress(
+        model, task, target="onnxruntime", recipe=lissom.Recipe(steps), out=tmp_path / "run", threads=1
+    )
+    assert result.plans[2].actions
+    assert result.before.metric.value - result.after.metric.value <= 0.03
+    assert result.ratios.macs >= 1.3 * 1.3
+    assert result.ratios.size > 1.5
+    x, _ = next(iter(task.test))
+    with torch.no_grad():
+        assert torch.equal(lissom.load(tmp_path / "run", model)(x), result.model(x))
 
 
 def test_parts_can_be_pruned_and_folded_like_other_layers():

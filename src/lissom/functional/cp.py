@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lissom.functional.svd import leading
 from lissom.functional.tucker import damped_inputs
 
 SWEEPS = 200
@@ -100,7 +101,7 @@ def _equal(factors: list[Tensor]) -> list[Tensor]:
 
 def _start(w: Tensor, axis: int, rank: int) -> Tensor:
     unfolded = w.movedim(axis, 0).flatten(1)
-    vectors = torch.linalg.svd(unfolded, full_matrices=False).U[:, :rank]
+    vectors = leading(unfolded, min(rank, *unfolded.shape))
     more = rank - vectors.shape[1]
     if more <= 0:
         return vectors

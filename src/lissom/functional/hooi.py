@@ -18,10 +18,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from lissom.functional.svd import decompose
+from lissom.functional.svd import leading, singular_values
 
 SWEEPS = 20
 SETTLED = 1e-8
@@ -46,7 +45,7 @@ def unfolding(tensor: Tensor, axis: int) -> Tensor:
 
 def spectra(tensor: Tensor) -> tuple[Tensor, ...]:
     """Singular values of all d unfoldings."""
-    return tuple(torch.linalg.svdvals(unfolding(tensor.double(), axis)) for axis in range(tensor.ndim))
+    return tuple(singular_values(unfolding(tensor, axis)) for axis in range(tensor.ndim))
 
 
 def hosvd(tensor: Tensor, ranks: Sequence[int]) -> Multilinear:
@@ -59,7 +58,7 @@ def hosvd(tensor: Tensor, ranks: Sequence[int]) -> Multilinear:
     if len(ranks) != len(sizes) or not all(1 <= rank <= size for rank, size in zip(ranks, sizes, strict=True)):
         raise ValueError(f"a tensor of {sizes} has one rank for each axis, from 1 to its size, got {tuple(ranks)}")
     whole = tensor.double()
-    factors = tuple(_leading(unfolding(whole, axis), rank) for axis, rank in enumerate(ranks))
+    factors = tuple(leading(unfolding(whole, axis), rank) for axis, rank in enumerate(ranks))
     return Multilinear(_moved(whole, factors), factors)
 
 
@@ -76,7 +75,7 @@ def hooi(tensor: Tensor, ranks: Sequence[int], sweeps: int = SWEEPS) -> Multilin
     for _ in range(sweeps):
         for axis, rank in enumerate(ranks):
             others = [None if k == axis else factor for k, factor in enumerate(factors)]
-            factors[axis] = _leading(unfolding(_moved(whole, others), axis), rank)
+            factors[axis] = leading(unfolding(_moved(whole, others), axis), rank)
         core = _moved(whole, factors)
         now = float(core.square().sum())
         found = Multilinear(core, tuple(factors))
@@ -92,10 +91,3 @@ def _moved(tensor: Tensor, factors: Sequence[Tensor | None]) -> Tensor:
         if factor is not None:
             tensor = (tensor.movedim(axis, -1) @ factor).movedim(-1, axis)
     return tensor
-
-
-def _leading(matrix: Tensor, rank: int) -> Tensor:
-    """The first left singular vectors, (rows, rank); beyond the rank of a wide matrix, any orthonormal ones."""
-    if matrix.shape[1] < rank:
-        return torch.linalg.svd(matrix, full_matrices=True).U[:, :rank]
-    return decompose(matrix)[0][:, :rank]
