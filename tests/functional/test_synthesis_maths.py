@@ -73,6 +73,17 @@ def test_gradients_are_those_of_finite_differences(loss: object) -> None:
     assert gradcheck(loss, (Z.clone().requires_grad_(),))
 
 
+def test_warping_moves_what_the_map_says_and_repeats_edges() -> None:
+    images = torch.randn(2, 3, 6, 8, generator=torch.Generator().manual_seed(2))
+    assert torch.allclose(maths.warped(images, torch.zeros(2, 2, 3)), images, atol=1e-6)
+    left = torch.zeros(2, 2, 3)
+    left[1, 0, 2] = 2 / 8
+    found = maths.warped(images, left)
+    assert torch.allclose(found[0], images[0], atol=1e-6)
+    assert torch.allclose(found[1, :, :, :-1], images[1, :, :, 1:], atol=1e-5)
+    assert torch.allclose(found[1, :, :, -1], images[1, :, :, -1], atol=1e-5)
+
+
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=40))
 def test_balance_is_one_where_classes_are_even_and_lies_between(classes: list[int]) -> None:
     found = maths.balance(torch.tensor(classes), 5)

@@ -115,6 +115,11 @@ def test_the_memory_keeps_the_newest_and_shows_them_after_each_new_batch(teacher
     assert sorted(kept.flatten(1).sum(1).tolist()) == sorted(torch.cat(new[1:]).flatten(1).sum(1).tolist())
     known = {tuple(row.tolist()) for row in torch.cat(new[:1]).flatten(1)}
     assert all(tuple(row.tolist()) in known for row in torch.cat(shown[1:3]).flatten(1))
+    moved = source(teacher, "noise", memory=32, replays=2, steps=9, warp=0.2)
+    for index, (batch, still) in enumerate(zip(moved.batches(0, 0, None), shown, strict=True)):
+        assert torch.equal(batch.args[0], still) == (index % 3 == 0)
+        with torch.no_grad():
+            assert torch.equal(batch.target, teacher(batch.args[0]).argmax(1))
 
 
 def test_inversion_meets_the_statistics_and_every_class(teacher: Net) -> None:
@@ -355,6 +360,7 @@ def test_a_recipe_trains_without_data(teacher: Net) -> None:
         ({"low": 1.0, "high": 1.0}, "low must be below high, got low=1, high=1"),
         ({"method": "noise", "confidence": 1.0}, "method='noise' optimizes nothing: leave confidence out"),
         ({"method": "generator", "replays": 2}, "replays=2 come from the memory, and there is none"),
+        ({"method": "generator", "warp": 0.1}, "warp=0.1 moves replayed images, and there are none"),
         ({"memory": 100}, "memory=100 and batch_size=128"),
     ],
 )
@@ -389,6 +395,8 @@ def test_inputs_that_cannot_be_made_are_named(teacher: Net) -> None:
     flat = Task(example_inputs=(torch.zeros(1, 6),))
     with pytest.raises(DataError, match=r"has the shape \(6,\) for each example. Take method='inversion'"):
         synthesize(nn.Linear(6, 3), flat, method="generator")
+    with pytest.raises(DataError, match=r"warp=0.1 moves images .* shape \(6,\) for each example"):
+        synthesize(nn.Linear(6, 3), flat, warp=0.1)
     lesson = settings(teacher="task", synthesis="inversion")
     with pytest.raises(DataError, match=r"Task\(teacher=...\) is a function. Give one module"):
         finetune(net(), empty(teacher=lambda x: x.mean((2, 3))), lesson)

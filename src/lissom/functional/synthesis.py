@@ -81,6 +81,16 @@ def disagreement(student: Tensor, teacher: Tensor) -> Tensor:
     return (student - teacher).abs().mean()
 
 
+def warped(images: Tensor, moves: Tensor) -> Tensor:
+    """Images `(n, c, h, w)` under affine maps `I + moves`, `(n, 2, 3)`, of coordinates in [-1, 1]; edges go on outside.
+
+    Bilinear; a move of (0, 0, 2 / w) in the first row shifts by one pixel to the left.
+    """
+    maps = torch.eye(2, 3, dtype=images.dtype, device=images.device) + moves
+    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
 def balance(classes: Tensor, count: int) -> float:
     """Entropy of the histogram of `(n,)` class indices over `count` classes, of the largest that n allow: in [0, 1].
 

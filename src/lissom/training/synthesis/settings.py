@@ -69,6 +69,8 @@ class Synthesis(Setting):
         updates: steps of optimization for one batch.
         memory: examples that are kept to be shown again; 0: none.
         replays: batches drawn from the memory after each new one.
+        warp: of images from the memory: largest entry that is added to the affine map of the coordinates (rotation,
+            scale, shear, and shift in halves of the image), drawn anew each time; 0: they are shown as they are.
         latent: numbers that a generator makes an example from.
         width: channels of a generator at full resolution.
         confidence, balance, activation, statistics, roughness, size: weights of the losses in
@@ -85,6 +87,7 @@ class Synthesis(Setting):
     updates: Annotated[int, pydantic.Field(ge=1)] | None = None
     memory: Annotated[int, pydantic.Field(ge=0)] | None = None
     replays: Annotated[int, pydantic.Field(ge=0)] | None = None
+    warp: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
     latent: Annotated[int, pydantic.Field(ge=1)] = 64
     width: Annotated[int, pydantic.Field(ge=1)] = 16
     confidence: NotNegative | None = None
@@ -112,6 +115,8 @@ class Synthesis(Setting):
             )
         if self.chosen("replays") and not self.chosen("memory"):
             raise ValueError(f"replays={self.replays} come from the memory, and there is none. Set memory")
+        if self.warp and not self.chosen("replays"):
+            raise ValueError(f"warp={self.warp:g} moves replayed images, and there are none. Set replays, or warp=0")
         return self
 
     def chosen(self, name: str) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lissom.errors import DataError
 from lissom.functional import synthesis as measures
+from lissom.functional.synthesis import warped
 from lissom.task import Batch, Task, default_feed
 from lissom.training.chance import generator_of
 from lissom.training.history import Pace, Signs
@@ -23,6 +24,7 @@ from lissom.training.teacher import teachers_of
 
 NARROW, ALIKE = 0.5, 0.05
 """Balance and spread below which inputs are called collapsed: a few classes, one example with small changes."""
+IMAGE_AXES = 3
 LOOKED_AT = 512
 """Examples that signs are taken from: distances of all pairs."""
 
@@ -41,6 +43,12 @@ class Source:
         self.examiner = Examiner(teacher, self.form, settings, self.device)
         self.maker = maker_of(settings, self.examiner, seed, self.device)
         self.most, self.replays = int(settings.chosen("memory")), int(settings.chosen("replays"))
+        flat = [shape for shape in self.form.shapes if len(shape) != IMAGE_AXES]
+        if settings.warp and flat:
+            raise DataError(
+                f"warp={settings.warp:g} moves images (channels, height, width), and an input has the shape {flat[0]} "
+                "for each example. Set warp=0."
+            )
         self.memory: list[Tensor] = []
         self.made = 0
         """Examples made so far; the memory is written in turns."""
@@ -59,7 +67,7 @@ class Source:
         for step in range(done, self.steps):
             chance = generator_of("synthesis", self.seed, epoch, step)
             if self.memory and step % (1 + self.replays):
-                yield self.labelled(self._remembered(chance))
+                yield self.labelled([self._moved(one, chance) for one in self._remembered(chance)])
             else:
                 yield self.labelled(self.new(self.settings.batch_size, chance, student))
 
@@ -102,6 +110,13 @@ class Source:
             place[: len(one)] = one
         learned = {name.removeprefix("maker/"): one for name, one in state.items() if name.startswith("maker/")}
         self.maker.load_(learned)
+
+    def _moved(self, images: Tensor, chance: torch.Generator) -> Tensor:
+        reach = self.settings.warp
+        if not reach:
+            return images
+        moves = reach * (2 * torch.rand(len(images), 2, 3, generator=chance) - 1)
+        return warped(images, moves.to(images))
 
     def _unseen(self, chance: torch.Generator) -> list[Tensor]:
         held = self.maker.state()
