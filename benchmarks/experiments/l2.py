@@ -4,9 +4,10 @@ A clip is a digit of 10 x 10 pixels that moves one pixel a frame over 6 frames o
 digit and which of four ways it goes, 40 in all, so that neither a frame nor the motion alone is enough. Digits of the
 training clips, of the validation clips and of the test clips are different ones. The network has three 3x3x3
 convolutions with normalizations and a linear layer; `Factorize(method="tt", rank=8)` makes five convolutions in a row
-of each, the linear layer stays. `Finetune` follows; its settings were chosen on the validation clips of seed 0.
+of the second and of the third, the first (one input channel) and the linear layer stay. `Finetune` with the original as
+teacher follows; its settings were chosen on validation clips of seed 0.
 
-Controls: the original trained on by the same `Finetune`, and SVD at the same number of parameters, trained the same.
+Control: the original trained on by the same `Finetune`.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ TITLE = "Tensor-Train of rank 8 in three-dimensional convolutions, moving digits
 NEEDS = ("data",)
 SEEDS = (0, 1, 2)
 RANK = 8
-CLIPS = {"train": 4000, "validation": 1000, "test": 2000}
+ENDS = ("conv1", "head")
+CLIPS = {"train": 6000, "validation": 1000, "test": 2000}
 FRAMES, SIDE, DIGIT = 6, 16, 10
 WAYS = ((0, 1), (0, -1), (1, 0), (-1, 0))
 EPOCHS = 6
-FINETUNE = lissom.Finetune(epochs=3, learning_rate=0.003, precision="float32", channels_last=False)
+FINETUNE = lissom.Finetune(epochs=8, learning_rate=0.01, teacher="original", precision="float32", channels_last=False)
 
 
 class ClipNet(nn.Module):
@@ -75,16 +77,13 @@ def run(context: Context) -> Outcome:
     for seed in SEEDS:
         task = task_of(sets, seed)
         model = trained(task, seed)
-        tt = lissom.Factorize(method="tt", rank=RANK, exclude=("head",))
+        tt = lissom.Factorize(method="tt", rank=RANK, exclude=ENDS)
         steps = transform(model, task, lissom.Recipe([tt, FINETUNE]), load_target("torch"), work=Work(seed=seed))
-        ratio = trace(model, task.example).graph.parameters / steps[0].plan.predicted.parameters
-        svd = lissom.Factorize(method="svd", parameters_ratio=ratio, exclude=("head",), round_to=1)
         made = {
             "original": model,
-            "original, trained": _last(model, task, [FINETUNE], seed),
+            "original, trained": _trained_on(model, task, seed),
             "tt, untrained": steps[0].model,
             "tt": steps[-1].model,
-            "svd at the same size": _last(model, task, [svd, FINETUNE], seed),
         }
         kept.append((model, steps[-1].model, task))
         for name, one in made.items():
@@ -133,7 +132,7 @@ def clips(images: lissom.data.Images, seed: int) -> tuple[Tensor, Tensor]:
     draws = torch.Generator().manual_seed(seed)
     digits = F.adaptive_avg_pool2d(images.pixels.float() / 255, DIGIT)[:, 0]
     ways = torch.randint(4, (len(digits),), generator=draws)
-    made = 0.2 * torch.randn(len(digits), FRAMES, SIDE, SIDE, generator=draws)
+    made = 0.1 * torch.randn(len(digits), FRAMES, SIDE, SIDE, generator=draws)
     free = SIDE - DIGIT - (FRAMES - 1)
     for index, (digit, way) in enumerate(zip(digits, ways.tolist(), strict=True)):
         start = []
@@ -180,8 +179,8 @@ def trained(task: Task, seed: int) -> nn.Module:
     return model.eval()
 
 
-def _last(model: nn.Module, task: Task, steps: list[lissom.Factorize | lissom.Finetune], seed: int) -> nn.Module:
-    return transform(model, task, lissom.Recipe(steps), load_target("torch"), work=Work(seed=seed))[-1].model
+def _trained_on(model: nn.Module, task: Task, seed: int) -> nn.Module:
+    return transform(model, task, lissom.Recipe([FINETUNE]), load_target("torch"), work=Work(seed=seed))[-1].model
 
 
 def _accuracy(model: nn.Module, task: Task, split: str) -> float:

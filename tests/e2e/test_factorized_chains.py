@@ -89,7 +89,7 @@ def test_cores_become_integers_like_other_layers(method, tmp_path):
     one = Quantize(corrections=())
     plan = one.plan(traced.graph, one.study(model, traced, task, table), table)
     rounded = {action.layer for action in plan.actions if action.kind == "store-weight"}
-    products = (nn.Linear, nn.Conv2d, nn.Conv3d)
+    products = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     assert rounded == {name for name, part in model.named_modules() if isinstance(part, products)}
     reasons = {skip.layer.partition("/")[0]: skip.reason for skip in plan.skipped}
     tables = [name for name, part in model.named_modules() if isinstance(part, nn.Embedding)]

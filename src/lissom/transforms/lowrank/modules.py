@@ -1,6 +1,6 @@
 """Layers that compute with cores. The cores are plain layers; what is here only reshapes between them.
 
-Every core is an `nn.Linear`, `nn.Conv*d` or `nn.Embedding` of its own, so that integers, pruning and runtimes take it
+Every core is an `nn.Conv*d`, `nn.Linear` or `nn.Embedding` of its own, so that integers, pruning and runtimes take it
 as any other. Outside of tracing, a linear layer or a table contracts its cores in the cheapest order for the number of
 rows at hand (`functional.contraction`). A traced program has its order for every batch size: core by core, which keeps
 the file as small as the cores are.
@@ -23,12 +23,13 @@ from lissom.functional.tensortrain import merged
 class ChainLinear(nn.Sequential):
     """A linear layer, (..., ins) to (..., outs), as cores (r_{k-1}, ok, ik, rk): Tensor-Train, ring or Kronecker.
 
-    Part k is an `nn.Linear` from r_{k-1} ik to ok rk values; the first of a ring makes r_0 of everything, the last one
-    reads them.
+    Part k goes from r_{k-1} ik to ok rk values; the first of a ring makes r_0 of everything, the last one reads them.
+    With the digits behind as its length, part k is an `nn.Conv1d` of one position and what it makes is what the next
+    one reads, with nothing to be moved; behind the last one nothing is left, and it is an `nn.Linear`.
     """
 
     def __init__(self, sizes: Sequence[Size], *, bias: bool, dtype: torch.dtype) -> None:
-        super().__init__(*(_linear(sizes, k, dtype) for k in range(len(sizes))))
+        super().__init__(*(_product(sizes, k, dtype) for k in range(len(sizes))))
         self.sizes = tuple(sizes)
         self.out_features = prod(size.outs for size in sizes)
         self.in_features = prod(size.ins for size in sizes)
@@ -39,23 +40,18 @@ class ChainLinear(nn.Sequential):
         way = _way(self.sizes, input.shape[:-1], lookup=False)
         sizes = [merged_size([self.sizes[k] for k in run]) for run in way]
         behind = self.in_features // sizes[0].ins
-        state = input.reshape(-1, 1, sizes[0].ins, behind).transpose(2, 3)
-        made = 1  # outputs so far, with the rank that a ring carries in front
-        for index, (run, size) in enumerate(zip(way, sizes, strict=True)):
-            state = self[run[0]](state) if len(run) == 1 else F.linear(state, self._matrix(run))
-            outs = size.outs * (around if index == 0 else 1)
-            if index + 1 == len(sizes):
-                break
-            after = sizes[index + 1].ins
-            behind //= after
-            state = state.reshape(-1, made, after, behind, outs, size.right).permute(0, 1, 4, 3, 5, 2)
-            made *= outs
-            if index + 2 == len(sizes) and around > 1:
-                made //= around
-                state = state.reshape(-1, around, made, 1, size.right, after).permute(0, 2, 3, 1, 4, 5)
-                state = state.reshape(-1, made, 1, around * size.right * after)
-            else:
-                state = state.reshape(-1, made, behind, size.right * after)
+        state = input.reshape(-1, sizes[0].ins, behind)  # (rows and outputs so far, rank and digit, digits behind)
+        made = around
+        for run, size, after in zip(way, sizes, sizes[1:], strict=False):
+            state = self[run[0]](state) if len(run) == 1 else torch.matmul(self._matrix(run), state)
+            made *= size.outs
+            behind //= after.ins
+            state = state.reshape(-1, size.right * after.ins, behind)
+        if around > 1:
+            state = state.reshape(-1, around, made // around, state.shape[1]).transpose(1, 2)
+        run = way[-1]
+        state = state.reshape(-1, sizes[-1].left * sizes[-1].ins * around)
+        state = self[run[0]](state) if len(run) == 1 else F.linear(state, self._matrix(run))
         state = state.reshape(*input.shape[:-1], self.out_features)
         return state if self.bias is None else state + self.bias
 
@@ -175,11 +171,13 @@ def table_rows(core: Tensor, *, last: bool) -> Tensor:
     return core.permute((1, 3, 0, 2) if last else (1, 0, 2, 3)).flatten(1)
 
 
-def _linear(sizes: Sequence[Size], k: int, dtype: torch.dtype) -> nn.Linear:
+def _product(sizes: Sequence[Size], k: int, dtype: torch.dtype) -> nn.Module:
     size, last = sizes[k], k + 1 == len(sizes)
     ins = size.ins * (1 if k == 0 else size.left) * (size.right if last else 1)
     outs = size.outs * (size.left if k == 0 else 1) * (1 if last else size.right)
-    return nn.Linear(ins, outs, bias=False, dtype=dtype)
+    if last:
+        return nn.Linear(ins, outs, bias=False, dtype=dtype)
+    return nn.Conv1d(ins, outs, 1, bias=False, dtype=dtype)
 
 
 def _way(sizes: Sequence[Size], places: Sequence[int], *, lookup: bool) -> tuple[range, ...]:
