@@ -12,7 +12,7 @@ import pytest
 import lissom
 
 NAMES = {
-    "Batch", "Factorize", "Finetune", "Fold", "Goal", "Graph", "LissomError", "Prune", "PruneDepth", "Quantize",
+    "Batch", "Factorize", "Finetune", "Fold", "Goal", "Graph", "LissomError", "Prune", "PruneDepth", "QAT", "Quantize",
     "Recipe", "Result", "Sparsify", "Synthesis", "Task",
     "analyze", "compress", "load", "monitor", "plan", "progressive", "synthesize",
     "data", "errors", "metrics",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lissom.transforms.lowrank import Factorize as Factorize
     from lissom.transforms.pruning import Prune as Prune
     from lissom.transforms.pruning import PruneDepth as PruneDepth
+    from lissom.transforms.quantization import QAT as QAT
     from lissom.transforms.quantization import Quantize as Quantize
     from lissom.transforms.sparsity import Sparsify as Sparsify
 
@@ -45,6 +46,7 @@ _HOMES = {
     "Goal": "lissom.goal",
     "Graph": "lissom.graph.graph",
     "LissomError": "lissom.errors",
+    "QAT": "lissom.transforms.quantization",
     "Quantize": "lissom.transforms.quantization",
     "Recipe": "lissom.recipe",
     "Result": "lissom.pipeline",

@@ -29,6 +29,8 @@ from lissom.functional.histogram import Histogram, Tally
 from lissom.functional.ranges import MeanRange, mean_of, range_of
 
 GRIDS = [Grid(dtype=dtype, symmetric=symmetric) for dtype, symmetric in product(("int8", "uint8"), (True, False))]
+FEW = [Grid(dtype="int8", symmetric=True, bits=4), Grid(dtype="uint8", symmetric=False, bits=4)]
+more_grids = pytest.mark.parametrize("grid", [*GRIDS, *FEW], ids=str)
 grid_names = pytest.mark.parametrize("grid", GRIDS, ids=lambda g: f"{g.dtype}-{'symmetric' if g.symmetric else 'free'}")
 SMALLEST = 2.0**-149
 numbers = st.one_of(
@@ -56,7 +58,7 @@ def heavy(kind: str, count: int = 20000, seed: int = 0) -> torch.Tensor:
 
 
 def rounded(values: np.ndarray, low: float, high: float, grid: Grid) -> np.ndarray:
-    made = affine(low, high, grid.dtype, symmetric=grid.symmetric)
+    made = affine(low, high, grid.dtype, symmetric=grid.symmetric, bits=grid.bits)
     q_min, q_max = made.limits
     return (np.clip(np.rint(values / made.scale) + made.zero_point, q_min, q_max) - made.zero_point) * made.scale
 
@@ -87,9 +89,9 @@ def exhaustive(seen: Histogram, grid: Grid) -> tuple[float, float]:
     """Every threshold, one by one, over the values as they lie."""
     positive = {seen.first + i: n for i, n in enumerate(seen.counts)}
     signed = not grid.symmetric and seen.low < 0 < seen.high
-    levels = 256
+    levels = {8: 256, 4: 16}[grid.bits]
     if grid.symmetric and not (grid.dtype == "uint8" and seen.low >= 0):
-        levels = 128
+        levels = {8: 128, 4: 8}[grid.bits]
     if signed:
         lowest, counts = seen.first, list(seen.counts)
     else:
@@ -122,7 +124,14 @@ def test_divergence_of_many_ranges_equals_the_loop(kind, grid):
 
 @pytest.mark.parametrize(
     ("kind", "grid"),
-    [("signed", GRIDS[0]), ("signed", GRIDS[3]), ("relu", GRIDS[0]), ("relu", GRIDS[2]), ("silu", GRIDS[3])],
+    [
+        ("signed", GRIDS[0]),
+        ("signed", GRIDS[3]),
+        ("relu", GRIDS[0]),
+        ("relu", GRIDS[2]),
+        ("silu", GRIDS[3]),
+        ("signed", FEW[0]),
+    ],
 )
 def test_entropy_equals_the_exhaustive_search_exactly(kind, grid):
     whole, _ = seen_in(heavy(kind, 3000))
@@ -167,7 +176,7 @@ def test_wrong_ranges_are_refused():
 # Squared error
 
 
-@grid_names
+@more_grids
 @pytest.mark.parametrize("kind", ["signed", "relu", "silu"])
 def test_squared_errors_equal_rounding_every_centre(kind, grid):
     seen, _ = seen_in(heavy(kind))
@@ -181,14 +190,14 @@ def test_squared_errors_equal_rounding_every_centre(kind, grid):
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
 
-@grid_names
+@more_grids
 @pytest.mark.parametrize("kind", ["signed", "relu", "silu"])
 def test_mean_squared_error_is_that_of_the_values(kind, grid):
     values = heavy(kind)
     seen, _ = seen_in(values)
     plain = values.double().numpy()
     for low, high in ((seen.low, seen.high), (seen.low / 7, seen.high / 7)):
-        made = affine(low, high, grid.dtype, symmetric=grid.symmetric)
+        made = affine(low, high, grid.dtype, symmetric=grid.symmetric, bits=grid.bits)
         wanted = float(((rounded(plain, low, high, grid) - plain) ** 2).mean())
         assert mean_squared_error(seen, made) == pytest.approx(wanted, rel=0.1)
     assert mean_squared_error(seen_in(torch.zeros(3))[0], made) == 0.0
@@ -219,11 +228,11 @@ def test_mse_clips_where_one_value_costs_all_others_more(grid):
     assert 4 < high < 40
 
 
-@grid_names
+@more_grids
 @given(st.lists(numbers, min_size=2, max_size=2))
 def test_grids_equal_affine(grid, bounds):
     low, high = sorted(bounds)
-    made = affine(low, high, grid.dtype, symmetric=grid.symmetric)
+    made = affine(low, high, grid.dtype, symmetric=grid.symmetric, bits=grid.bits)
     scales, zeros = grids(np.array([low]), np.array([high]), grid)
     assert (float(scales[0]), int(zeros[0])) == (made.scale, made.zero_point)
 
@@ -273,13 +282,13 @@ def test_average_is_the_mean_over_examples_in_any_order():
 # What every method keeps to
 
 
-@given(st.lists(numbers, min_size=1, max_size=50), st.sampled_from(GRIDS), st.sampled_from(METHODS))
+@given(st.lists(numbers, min_size=1, max_size=50), st.sampled_from([*GRIDS, *FEW]), st.sampled_from(METHODS))
 def test_every_range_makes_a_grid_that_rounds_as_it_should(values, grid, method):
     x = torch.tensor(values)
     seen, means = seen_in(x)
     low, high = calibrated(method, seen, means, grid)
     assert seen.low <= low <= high <= seen.high
-    made = affine(low, high, grid.dtype, symmetric=grid.symmetric)
+    made = affine(low, high, grid.dtype, symmetric=grid.symmetric, bits=grid.bits)
     assert 0 < made.scale < math.inf
     plain = x.double().numpy()
     once = rounded(plain, low, high, grid)

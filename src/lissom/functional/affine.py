@@ -12,33 +12,54 @@ u8 x s8 products stay inside what every kernel accumulates.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+import pydantic
 import torch
 from torch import Tensor
 
 from lissom.settings import Setting
 
 IntType = Literal["int8", "uint8"]
+ActivationBits = Literal[8, 4]
 
 LIMITS: dict[IntType, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255)}
 WEIGHT_LIMIT = 127
+NESTED = 17
+"""8-bit steps to one of 4 bits: (2^8 - 1) / (2^4 - 1)."""
 DEAD_CHANNEL = 2.0**-20
 SMALLEST_SCALE = 2.0**-96
 """Keeps 1 / s and s * s finite in float32, also for all-zero and denormal ranges."""
 LARGEST = float(torch.finfo(torch.float32).max)
 
 
+def limits_of(dtype: IntType, bits: ActivationBits) -> tuple[int, int]:
+    """Smallest and largest step: those of the type, or the 16 of a 4-bit integer kept in it."""
+    low, high = LIMITS[dtype]
+    return (low, high) if bits == 8 else (low // 16, high // 16)
+
+
+def middle_of(dtype: IntType, bits: ActivationBits) -> int:
+    """The zero point of a symmetric grid."""
+    return 0 if dtype == "int8" else 2 ** (bits - 1)
+
+
+def _eight(bits: object) -> bool:
+    return bits == 8
+
+
 class Affine(Setting):
-    """Per-tensor quantization parameters."""
+    """Per-tensor quantization parameters. With 4 `bits` the type is the same, and 16 of its steps are used."""
 
     dtype: IntType
     scale: float
     zero_point: int
+    # Left out of JSON where it is 8: plans without few bits stay as they were.
+    bits: Annotated[ActivationBits, pydantic.Field(exclude_if=_eight)] = 8
 
     @property
     def limits(self) -> tuple[int, int]:
-        return LIMITS[self.dtype]
+        return limits_of(self.dtype, self.bits)
 
     @property
     def low(self) -> float:
@@ -49,10 +70,21 @@ class Affine(Setting):
         return (self.limits[1] - self.zero_point) * self.scale
 
 
-def affine(low: float, high: float, dtype: IntType, *, symmetric: bool) -> Affine:
+def nested(numbers: Affine) -> Affine:
+    """The 8-bit grid with 17 steps to each of the 4-bit grid `numbers`, and the same ends.
+
+    Rounding to it first changes nothing: half way between two of the 16 steps lies between two of the 256, since 17 is
+    odd, and what the 256 clip the 16 would.
+    """
+    low, high = LIMITS[numbers.dtype]
+    zero = min(max(NESTED * numbers.zero_point, low), high)
+    return Affine(dtype=numbers.dtype, scale=_scale(numbers.scale / NESTED), zero_point=zero)
+
+
+def affine(low: float, high: float, dtype: IntType, *, symmetric: bool, bits: ActivationBits = 8) -> Affine:
     """The parameters that represent [low, high], widened to hold 0 exactly.
 
-    `symmetric` puts zero at the middle of the grid (0 for int8, 128 for uint8) and uses the larger magnitude; a
+    `symmetric` puts zero at the middle of the grid (0 for int8, 128 or 8 for uint8) and uses the larger magnitude; a
     range that is never negative on uint8 keeps zero point 0 either way.
 
     Raises:
@@ -62,15 +94,17 @@ def affine(low: float, high: float, dtype: IntType, *, symmetric: bool) -> Affin
         raise ValueError(f"a range needs finite float32 bounds with low <= high, got [{low}, {high}]")
     low, high = min(low, 0.0), max(high, 0.0)
     if low == high:
-        high = float(LIMITS[dtype][1])  # nothing but zeros: any grid holds them, and this one suits every kernel
-    q_min, q_max = LIMITS[dtype]
+        high = float(
+            limits_of(dtype, bits)[1]
+        )  # nothing but zeros: any grid holds them, and this one suits every kernel
+    q_min, q_max = limits_of(dtype, bits)
     if symmetric and not (dtype == "uint8" and low == 0.0):
-        middle = 0 if dtype == "int8" else 128
+        middle = middle_of(dtype, bits)
         scale = _scale(max(-low, high) / (q_max - middle))
-        return Affine(dtype=dtype, scale=scale, zero_point=middle)
+        return Affine(dtype=dtype, scale=scale, zero_point=middle, bits=bits)
     scale = _scale((high - low) / (q_max - q_min))
     zero = round(q_min - low / scale)
-    return Affine(dtype=dtype, scale=scale, zero_point=min(max(zero, q_min), q_max))
+    return Affine(dtype=dtype, scale=scale, zero_point=min(max(zero, q_min), q_max), bits=bits)
 
 
 def fake_quantize(values: Tensor, numbers: Affine) -> Tensor:

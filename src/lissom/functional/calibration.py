@@ -13,7 +13,7 @@ With the histogram h over bins of width w (`lissom.functional.histogram`), exact
   2^(1/2), then of 2^(1/8) and of 2^(1/32) around the best.
 - `entropy`: the least divergence between the clipped values and what the levels of the grid can say of them, over all
   thresholds t that are a multiple of w: the range is [low, high] cut to [-t, t]. See `lissom.functional.divergence`.
-  128 levels for magnitudes on a symmetric grid, 256 for a free zero point or uint8 without a sign.
+  128 levels for magnitudes on a symmetric grid, 256 for a free zero point or uint8 without a sign (4 bits: 8 and 16).
 
 All of them see exact zeros as what they are: values that every grid holds. Where several ranges are equally good, the
 widest is taken. Every range lies inside [low, high].
@@ -28,7 +28,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from lissom.functional.affine import LIMITS, SMALLEST_SCALE, Affine, IntType
+from lissom.functional.affine import SMALLEST_SCALE, ActivationBits, Affine, IntType, limits_of, middle_of
 from lissom.functional.divergence import divergences
 from lissom.functional.histogram import Histogram
 from lissom.functional.ranges import MeanRange
@@ -52,6 +52,11 @@ class Grid(Setting):
 
     dtype: IntType
     symmetric: bool
+    bits: ActivationBits = 8
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        return limits_of(self.dtype, self.bits)
 
 
 def calibrated(method: Method, seen: Histogram, means: MeanRange, grid: Grid, percentile: float = PERCENTILE) -> Bounds:
@@ -117,7 +122,9 @@ def by_entropy(seen: Histogram, grid: Grid) -> Bounds:
     """The range of least Kullback-Leibler divergence, over all thresholds at once."""
     if not seen.counts:
         return seen.low, seen.high
-    levels = 128 if grid.symmetric and not (grid.dtype == "uint8" and seen.low >= 0) else 256
+    levels = 2**grid.bits
+    if grid.symmetric and not (grid.dtype == "uint8" and seen.low >= 0):
+        levels //= 2
     if _one_bound(seen, grid):
         counts = _magnitudes(seen)
         stops = np.arange(levels, counts.size + 1)
@@ -142,7 +149,7 @@ def squared_errors(seen: Histogram, lows: Floats, highs: Floats, grid: Grid) -> 
     In units of the largest magnitude, squared: so that extreme values neither overflow nor vanish.
     """
     scales, zeros = grids(lows, highs, grid)
-    return _errors_on(seen, scales, zeros, LIMITS[grid.dtype])
+    return _errors_on(seen, scales, zeros, grid.limits)
 
 
 def mean_squared_error(seen: Histogram, numbers: Affine) -> float:
@@ -173,14 +180,14 @@ def _errors_on(seen: Histogram, scales: Floats, zeros: Floats, limits: tuple[int
 
 def grids(lows: Floats, highs: Floats, grid: Grid) -> tuple[Floats, Floats]:
     """Scale and zero point of every range, as `affine` gives them one by one."""
-    q_min, q_max = LIMITS[grid.dtype]
+    q_min, q_max = grid.limits
     lows, highs = np.minimum(lows, 0.0), np.maximum(highs, 0.0)
     highs = np.where(lows == highs, float(q_max), highs)
     free = _scales((highs - lows) / (q_max - q_min))
     zero_points = np.clip(np.rint(q_min - lows / free), q_min, q_max)
     if not grid.symmetric:
         return free, zero_points
-    middle = 0 if grid.dtype == "int8" else 128
+    middle = middle_of(grid.dtype, grid.bits)
     even = _scales(np.maximum(-lows, highs) / (q_max - middle))
     if grid.dtype == "int8":
         return even, np.zeros_like(even)

@@ -133,18 +133,23 @@ def _step(
     started = time.perf_counter()
     traced = trace(model, task.example)
     notes: dict[str, pydantic.JsonValue] = {}
-    work = replace(work, note=notes.__setitem__)
-    if folder is None:
+    settled: list[Plan] = []
+    work = replace(work, note=notes.__setitem__, settle=settled.append)
+
+    def carried_out() -> tuple[Plan, nn.Module]:
         made = one.plan(traced.graph, one.study(model, traced, task, target, work), target)
         after = one.apply(model, made, traced, task, work)
+        return (settled[-1] if settled else made), after
+
+    if folder is None:
+        made, after = carried_out()
         return Step(one, traced, made, after, time.perf_counter() - started, None, notes)
 
     weights = folder.state / f"{name}.safetensors"
     built: list[nn.Module] = []
 
     def compute() -> StepState:
-        made = one.plan(traced.graph, one.study(model, traced, task, target, work), target)
-        after = one.apply(model, made, traced, task, work)
+        made, after = carried_out()
         built.append(after)
         seconds = time.perf_counter() - started
         metric = validate(after, task) if measure else None

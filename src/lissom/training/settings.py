@@ -31,7 +31,7 @@ def _unset(value: object) -> bool:
     return value is None
 
 
-def _teacher(value: object) -> object:
+def named_teacher(value: object) -> object:
     """A list as it is; a name that does not exist, or a model, is refused with the way out."""
     for one in cast("list[object]", value) if isinstance(value, (list, tuple)) else [value]:
         if callable(one):
@@ -111,7 +111,7 @@ class Training(Setting):
     ratio: Annotated[float | None, pydantic.Field(gt=0, lt=1, exclude_if=_unset)] = None
     teacher: Annotated[
         TeacherName | tuple[TeacherName, ...] | None,
-        pydantic.BeforeValidator(_teacher),
+        pydantic.BeforeValidator(named_teacher),
         pydantic.Field(exclude_if=_unset),
     ] = None
     temperature: Annotated[Positive | None, pydantic.Field(exclude_if=_unset)] = None

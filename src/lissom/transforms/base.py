@@ -67,6 +67,10 @@ def _ignore(_: float) -> None:
     pass
 
 
+def _ignore_plan(_: Plan) -> None:
+    pass
+
+
 def _unheard(_: str, __: JsonValue) -> None:
     pass
 
@@ -80,7 +84,8 @@ class Work:
     a model runs on the target than the one that the recipe was given, measured; `race` times parts of it side by side.
     Both are None where nothing is measured.
     `original` is that model, None where a transform is carried out by itself. `note` hears what the work found out that
-    no plan could know, under a name: it is saved with the step and stands in the report.
+    no plan could know, under a name: it is saved with the step and stands in the report. `settle` hears the plan with
+    the numbers that were learned while it was carried out; it is kept in place of the first one.
     """
 
     folder: Path | None = None
@@ -90,6 +95,7 @@ class Work:
     race: Race | None = None
     original: nn.Module | None = None
     note: Callable[[str, JsonValue], None] = _unheard
+    settle: Callable[[Plan], None] = _ignore_plan
 
 
 ALONE = Work()

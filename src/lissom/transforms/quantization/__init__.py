@@ -1,5 +1,6 @@
-"""`Quantize`: post-training int8, static or dynamic, placed by the target's table."""
+"""`Quantize`: int8 or fewer bits, static or dynamic, placed by the target's table, after training or trained."""
 
+from lissom.transforms.quantization.learning import QAT as QAT
 from lissom.transforms.quantization.planning import layer_bits as layer_bits
 from lissom.transforms.quantization.planning import planned_precision as planned_precision
 from lissom.transforms.quantization.precision import stored_as as stored_as

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+import pydantic
 
 from lissom.functional.affine import Affine, IntType
 from lissom.functional.calibration import Method
@@ -11,8 +13,12 @@ from lissom.functional.weightgrid import Bits
 from lissom.target import Granularity
 from lissom.transforms.base import Action
 
-Fit = Literal["nearest", "gptq", "adaround"]
+Fit = Literal["nearest", "gptq", "adaround", "learned"]
 """How the steps of a weight are chosen."""
+
+
+def _none(value: object) -> bool:
+    return value is None
 
 
 class Equalize(Action):
@@ -38,7 +44,8 @@ class ShiftBias(Action):
 class RoundActivation(Action):
     """Round `value` (a node of the traced graph) for its readers; `layer` computed it.
 
-    `range` is what was seen, and `method` set the part of it that `numbers` represent.
+    `range` is what was seen, and `method` set the part of it that `numbers` represent. `learned` is what training made
+    of them.
     """
 
     kind: Literal["round-activation"] = "round-activation"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
@@ -47,6 +54,12 @@ class RoundActivation(Action):
     numbers: Affine
     range: Range
     method: Method = "minmax"
+    learned: Annotated[Affine | None, pydantic.Field(exclude_if=_none)] = None
+
+    @property
+    def grid(self) -> Affine:
+        """What the value is rounded by."""
+        return self.learned or self.numbers
 
 
 class RoundDynamically(Action):

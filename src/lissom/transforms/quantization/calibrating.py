@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from lissom.errors import DataError
-from lissom.functional.affine import Affine, affine
+from lissom.functional.affine import ActivationBits, Affine, affine
 from lissom.functional.calibration import METHODS, Grid, Method, calibrated, mean_squared_error
 from lissom.functional.ranges import Range
 from lissom.graph.graph import Graph
@@ -32,9 +32,9 @@ DOUBT = 0.2
 Calibration = Literal["auto", "minmax", "average", "percentile", "mse", "entropy"]
 
 
-def grid_of(seen: Range, table: Integers) -> Grid:
+def grid_of(seen: Range, table: Integers, bits: ActivationBits = 8) -> Grid:
     """The grid that the target wants for a value: another one where it is never negative."""
-    return Grid(dtype=table.nonnegative if seen.low >= 0 else table.signed, symmetric=table.symmetric)
+    return Grid(dtype=table.nonnegative if seen.low >= 0 else table.signed, symmetric=table.symmetric, bits=bits)
 
 
 def range_at(statistics: Statistics, root: str) -> Range:
@@ -52,14 +52,21 @@ def range_at(statistics: Statistics, root: str) -> Range:
     return seen
 
 
-def numbers_by(statistics: Statistics, root: str, method: Method, table: Integers, percentile: float) -> Affine:
+def numbers_by(
+    statistics: Statistics,
+    root: str,
+    method: Method,
+    table: Integers,
+    percentile: float,
+    bits: ActivationBits = 8,
+) -> Affine:
     """Scale and zero point that `method` gives to `root`.
 
     Raises:
         DataError: the data gave no values there, or no histograms were made.
     """
     seen = range_at(statistics, root)
-    grid = grid_of(seen, table)
+    grid = grid_of(seen, table, bits)
     low, high = seen.low, seen.high
     if method != "minmax":
         histogram, means = statistics.histograms.get(root), statistics.means.get(root)
@@ -69,16 +76,20 @@ def numbers_by(statistics: Statistics, root: str, method: Method, table: Integer
                 "only. Make them with Quantize.study or observe(..., histograms=True)."
             )
         low, high = calibrated(method, histogram, means, grid, percentile)
-    return affine(low, high, grid.dtype, symmetric=grid.symmetric)
+    return affine(low, high, grid.dtype, symmetric=grid.symmetric, bits=bits)
 
 
 def ways(
-    statistics: Statistics, points: Iterable[Point], table: Integers, percentile: float
+    statistics: Statistics, points: Iterable[tuple[Point, ActivationBits]], table: Integers, percentile: float
 ) -> dict[str, dict[str, Affine]]:
-    """What every method gives to every root that was seen."""
-    roots = dict.fromkeys(point.root for point in points if point.root in statistics.ranges)
+    """What every method gives to every root that was seen, on the coarsest of its grids."""
+    roots: dict[str, ActivationBits] = {}
+    for point, bits in points:
+        if point.root in statistics.ranges:
+            roots[point.root] = min(bits, roots.get(point.root, bits))
     return {
-        root: {method: numbers_by(statistics, root, method, table, percentile) for method in METHODS} for root in roots
+        root: {method: numbers_by(statistics, root, method, table, percentile, bits) for method in METHODS}
+        for root, bits in roots.items()
     }
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+from lissom.functional.affine import ActivationBits
 from lissom.functional.overflow import saturates_here
 from lissom.functional.weightgrid import Bits
 from lissom.graph.graph import Graph, Node
@@ -105,7 +106,12 @@ def planned_precision(plan: Plan) -> dict[str, str]:
 
 
 def activation(
-    graph: Graph, point: Point, study: Statistics, target: Target, how: tuple[Calibration, float]
+    graph: Graph,
+    point: Point,
+    study: Statistics,
+    target: Target,
+    how: tuple[Calibration, float],
+    bits: ActivationBits = 8,
 ) -> RoundActivation:
     """The rounding of a value; `how` is the calibration and the percentile of the one of this name.
 
@@ -119,7 +125,7 @@ def activation(
         layer=placement.label(node) if node else point.value,
         value=point.value,
         readers=tuple((reader.node, reader.position) for reader in point.readers),
-        numbers=calibrating.numbers_by(study, point.root, method, table, how[1]),
+        numbers=calibrating.numbers_by(study, point.root, method, table, how[1], bits),
         range=seen,
         method=method,
     )

@@ -10,22 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar
 
-import pydantic
 from torch import nn
 
 from lissom.errors import DataError
-from lissom.functional.calibration import PERCENTILE
 from lissom.functional.weightgrid import Bits
 from lissom.graph.graph import Graph, Node
 from lissom.graph.sample import Sample
 from lissom.graph.statistics import Statistics, observe
 from lissom.graph.trace import Trace
 from lissom.graph.trials import trial_errors
-from lissom.settings import only_wish
 from lissom.target import Target
 from lissom.task import Split, Task
+from lissom.training.finetune import check
 from lissom.transforms.base import ALONE, Action, Plan, Skip, Stage, Transform, Work, calibration_split
 from lissom.transforms.quantization import calibrating, placement, planning
 from lissom.transforms.quantization.actions import (
@@ -38,13 +36,10 @@ from lissom.transforms.quantization.actions import (
     ShiftBias,
     StoreWeight,
 )
-from lissom.transforms.quantization.calibrating import Calibration
 from lissom.transforms.quantization.corrections import (
-    CORRECTIONS,
     ENOUGH,
     EXAMPLES,
     FITTED,
-    RESCALINGS,
     ROUNDINGS,
     Bench,
     Corrected,
@@ -59,51 +54,27 @@ from lissom.transforms.quantization.corrections import (
 )
 from lissom.transforms.quantization.equalizing import find_pairs
 from lissom.transforms.quantization.guarding import Judge, check_judged, guarded
+from lissom.transforms.quantization.learning import learned, seconds
+from lissom.transforms.quantization.options import Options
 from lissom.transforms.quantization.placement import KINDS, Point
 from lissom.transforms.quantization.precision import (
-    HALF,
-    INTEGER,
-    SURE,
-    BitsWish,
-    Confidence,
-    DropBound,
     Precision,
-    RatioBound,
     explained,
     floats,
     halves,
-    precisions,
     wanted,
 )
 from lissom.transforms.quantization.searching import searched
 from lissom.transforms.quantization.shop import Shop
+from lissom.transforms.quantization.widths import with_bits
 from lissom.transforms.quantization.writing import fitted_shifts, write, write_fitted
 
 TRIED = 16
 """Examples on which calibration methods are compared."""
 
 
-class Quantize(Transform):
-    """Post-training int8.
-
-    `mode="static"` needs calibration data (`Task.calibration`, else `Task.train`), of which `samples` examples are
-    used; `mode="dynamic"` needs none and quantizes linear layers only. `calibration` sets the ranges of static mode
-    (`lissom.functional.calibration`); "auto" takes for each value the method whose rounding changes the outputs of its
-    readers least, on a few of the examples. `percentile` is that of the method of this name. `exclude` holds patterns
-    of layers that stay in float (`"conv1"`, `"layer3.*"`).
-
-    `precision` is the bits of all layers, or of those that a pattern names (`{"*attention*": 8, "*.ffn.*": 16}`, later
-    patterns win, others have 8): 32 float, 16 weights stored as float16, 8 integers, 4 integers with 4-bit weights,
-    "auto" what a search finds under one bound: `size_ratio` or `latency_ratio` (before / after), or `max_drop`.
-
-    `max_drop` bounds the drop of the metric on validation data: its upper limit at `confidence`. Without a search, the
-    fewest layers are put back in float (4-bit ones in 8 bits first).
-
-    `weight_bits` is how many bits the steps of a weight have; the plan says how many they take in the target's file
-    (`StoreWeight.stored`). `corrections` are kept where they lower the error on held-out examples: `"auto"` tries
-    equalization, smoothing and bias correction for 8 bits, and GPTQ in place of the last for fewer. `overflow_fix`
-    keeps 8-bit products from saturating where kernels sum two in 16 bits: on x86 without VNNI ("auto"), or anywhere.
-    """
+class Quantize(Options, Transform):
+    """Integers, after training or trained; every field of `options`."""
 
     stage: ClassVar[Stage] = "quantize"
     actions: ClassVar[dict[str, type[Action]]] = {
@@ -116,63 +87,14 @@ class Quantize(Transform):
         "halve-weight": HalveWeight,
     }
 
-    mode: Literal["static", "dynamic"] = "static"
-    calibration: Calibration = "auto"
-    percentile: Annotated[float, pydantic.Field(gt=0, le=100)] = PERCENTILE
-    samples: Annotated[int, pydantic.Field(ge=1)] = 512
-    exclude: tuple[str, ...] = ()
-    weight_bits: Bits = 8
-    precision: BitsWish = INTEGER
-    max_drop: DropBound = None
-    confidence: Confidence = SURE
-    size_ratio: RatioBound = None
-    latency_ratio: RatioBound = None
-    corrections: Literal["auto"] | tuple[Correction, ...] = "auto"
-    overflow_fix: planning.OverflowFix = "auto"
-
-    @pydantic.model_validator(mode="after")
-    def _precision_fits(self) -> Self:
-        if self.weight_bits != 8 and self.precision != 8:
-            raise ValueError(
-                f"weight_bits={self.weight_bits} is for all layers, and precision says it layer by layer; leave one of "
-                "them out. precision={'*': 4} is weight_bits=4"
-            )
-        if self._auto:
-            only_wish(self, ("max_drop", "size_ratio", "latency_ratio"), "It bounds the search for bits.")
-        elif self.size_ratio is not None or self.latency_ratio is not None:
-            raise ValueError("size_ratio and latency_ratio bound the search for bits; write precision='auto' with them")
-        elif self.max_drop is not None and self.precision == HALF:
-            raise ValueError("max_drop puts integer layers back in float, and precision=16 makes none")
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _corrections_fit(self) -> Self:
-        if self.corrections == "auto":
-            return self
-        if self.mode == "dynamic" and self.corrections:
-            raise ValueError(f"corrections={list(self.corrections)} need calibration data; use mode='static'")
-        if all(name in self.corrections for name in ROUNDINGS):
-            raise ValueError("'gptq' and 'adaround' both choose the rounding; give one of them in corrections")
-        return self
+    @property
+    def expected_seconds(self) -> float:
+        return 1.0 + seconds(self.training)
 
     def needs(self) -> frozenset[Split]:
         judged: frozenset[Split] = frozenset({"validation"} if self.max_drop is not None else ())
         observed: frozenset[Split] = frozenset({"calibration"} if self._observes else ())
-        return judged | observed
-
-    @property
-    def _auto(self) -> bool:
-        return "auto" in precisions(self.precision)
-
-    @property
-    def _decides(self) -> bool:
-        """Whether bits are found by trying, so that any layer may end up in float."""
-        return self._auto or self.max_drop is not None
-
-    @property
-    def _observes(self) -> bool:
-        """Whether activations are looked at: not where they are rounded at run time, or none is."""
-        return self.mode == "static" and self.precision != HALF
+        return judged | observed | (self.training.needs if self.training else set())
 
     def watch(self, graph: Graph, target: Target) -> Collection[str]:
         return {point.root for point in self._points(graph, target)} if self._observes else ()
@@ -187,7 +109,10 @@ class Quantize(Transform):
     ) -> Statistics | None:
         if self._decides and self.max_drop is not None:
             check_judged(task, self.max_drop)
-        before = replace(work, tick=lambda share: work.tick(0.3 * share)) if self._decides else work
+        if self.training:
+            check(model, task, self.training)
+        share_of = 0.3 if self._decides else 1.0 / self.expected_seconds
+        before = replace(work, tick=lambda share: work.tick(share_of * share))
         found: Statistics | None = None
         if self._observes:
             found = self._corrected(trace, task, target, self._seen(trace, task, target, before), before)
@@ -237,7 +162,10 @@ class Quantize(Transform):
 
     def _trials(self, trace: Trace, seen: Statistics, sample: Sample, target: Target) -> dict[str, dict[str, float]]:
         points = [p for p in self._points(trace.graph, target) if p.root in seen.ranges]
-        ways = calibrating.ways(seen, points, target.integers, self.percentile)
+        widths = with_bits(
+            trace.graph, points, {node.name for node in self._chosen(trace.graph, target)[0]}, self.activation_bits
+        )
+        ways = calibrating.ways(seen, widths, target.integers, self.percentile)
         tried = trial_errors(trace, sample, calibrating.probes(trace.graph, points), ways)
         return calibrating.estimates(seen, tried, ways)
 
@@ -273,21 +201,6 @@ class Quantize(Transform):
         work.note("corrections", [trial.note() for trial in trials])
         return found
 
-    @property
-    def _names(self) -> tuple[Correction, ...]:
-        """Corrections to try, in order."""
-        if self.corrections != "auto":
-            return tuple(name for name in CORRECTIONS if name in self.corrections)
-        if self.mode == "dynamic":
-            return ()
-        few = self.weight_bits < 8 or not {4, "auto"}.isdisjoint(precisions(self.precision))
-        return (*RESCALINGS, "gptq" if few else "bias")
-
-    @property
-    def _fit(self) -> Fit:
-        names = self._names
-        return "gptq" if "gptq" in names else "adaround" if "adaround" in names else "nearest"
-
     def _halves(self, trace: Trace, task: Task, examples: int) -> Halves | None:
         """Examples to fit and to judge on; None where there are too few."""
         examples = min(self.samples, examples)
@@ -314,8 +227,9 @@ class Quantize(Transform):
                     "Task(train=...), or use Quantize(mode='dynamic'), which needs none."
                 )
             found = placement.points(graph, chosen, target)
+            widths = with_bits(graph, found, {node.name for node in chosen}, self.activation_bits)
             how = (self.calibration, self.percentile)
-            rounded = [planning.activation(graph, point, study, target, how) for point in found]
+            rounded = [planning.activation(graph, point, study, target, how, bits) for point, bits in widths]
             actions += rounded
             if target.integers.integer_bias:
                 actions += planning.biases(graph, chosen, rounded)
@@ -346,6 +260,10 @@ class Quantize(Transform):
         )
 
     def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task, work: Work = ALONE) -> nn.Module:
+        if self.training:
+            done = 1.0 / self.expected_seconds
+            work = replace(work, tick=lambda share, tick=work.tick: tick(done + (1.0 - done) * share))
+            return learned(trace, plan, task, self.training, work.original or model, work)
         model, trials = self._rounded(trace, plan, task)
         if trials:
             work.note("rounding", [trial.note() for trial in trials])
@@ -374,9 +292,6 @@ class Quantize(Transform):
         """Bits of every candidate by node name: what the work found, else what the recipe says."""
         found, _ = wanted(graph, self.precision, self.exclude)
         return {**found, **study.precisions} if isinstance(study, Findings) else found
-
-    def _fit_of(self, steps: Bits) -> Fit:
-        return "nearest" if steps == 8 and self.corrections == "auto" else self._fit
 
     def _chosen(self, graph: Graph, target: Target, study: Statistics | None = None) -> tuple[list[Node], list[Skip]]:
         """Nodes to quantize, and the others with the reason; those that are halved are in neither."""

@@ -24,6 +24,7 @@ from lissom.functional.affine import (
     Affine,
     IntType,
     fake_quantize_groups,
+    nested,
     quantize_weight,
     round_bias,
     weight_scales,
@@ -50,18 +51,47 @@ def _(x: torch.Tensor, group: int) -> torch.Tensor:
 
 
 def round_value_(module: GraphModule, value: str, readers: tuple[Reader, ...], numbers: Affine) -> None:
-    """Insert quantize and dequantize after `value` for the given readers only."""
+    """Insert quantize and dequantize after `value` for the given readers only.
+
+    Kernels give 8 bits and clip at the ends of the type. Fewer steps are made of those (`affine.nested`): rounded to 8
+    bits by the kernel, clipped, rounded again. ONNX Runtime would make one pair of two that follow each other, on
+    another grid, were there nothing between them.
+    """
     nodes = {node.name: node for node in module.graph.nodes}
     source = nodes[value]
-    low, high = LIMITS[numbers.dtype]
-    fixed = (numbers.scale, numbers.zero_point, low, high, DTYPES[numbers.dtype])
-    with module.graph.inserting_after(_last_placeholder(module) if source.op == "placeholder" else source):
-        quantized = module.graph.call_function(OPS.quantize_per_tensor.default, (source, *fixed))
+    fixed = _fixed(numbers)
+    inside, after = source, _last_placeholder(module) if source.op == "placeholder" else source
+    if numbers.bits < 8:
+        first = _fixed(nested(numbers))
+        for function, args in (
+            (OPS.quantize_per_tensor.default, first),
+            (OPS.dequantize_per_tensor.default, first),
+            (torch.ops.aten.clamp.default, (numbers.low, numbers.high)),
+        ):
+            with module.graph.inserting_after(after):
+                inside = after = module.graph.call_function(function, (inside, *args))
+    with module.graph.inserting_after(after):
+        quantized = module.graph.call_function(OPS.quantize_per_tensor.default, (inside, *fixed))
     # One dequantize for each reader: partitioners claim an operator with the restored inputs it owns.
     for reader in readers:
         with module.graph.inserting_after(quantized):
             restored = module.graph.call_function(OPS.dequantize_per_tensor.default, (quantized, *fixed))
         _redirect(nodes, source, restored, reader)
+
+
+def _fixed(numbers: Affine) -> tuple[float, int, int, int, torch.dtype]:
+    """What quantize and dequantize get beside the value."""
+    return (numbers.scale, numbers.zero_point, *LIMITS[numbers.dtype], DTYPES[numbers.dtype])
+
+
+def insert_after_(module: GraphModule, value: str, readers: tuple[Reader, ...], submodule: str) -> None:
+    """Let the given readers of `value` have what `submodule` makes of it."""
+    nodes = {node.name: node for node in module.graph.nodes}
+    source = nodes[value]
+    with module.graph.inserting_after(_last_placeholder(module) if source.op == "placeholder" else source):
+        made = module.graph.call_module(submodule, (source,))
+    for reader in readers:
+        _redirect(nodes, source, made, reader)
 
 
 def round_dynamically_(module: GraphModule, node: str, granularity: Granularity, group: int, dtype: IntType) -> None:

@@ -31,22 +31,22 @@ def write(trace: Trace, plan: Plan) -> GraphModule:
     Raises:
         FailureError: a weight holds NaN or infinite values.
     """
-    module = _inputs_rounded(trace, plan)
+    module = inputs_rounded(trace, plan)
     few = [action for action in plan.of(StoreWeight) if action.bits < 8]
-    return _stored(module, plan, {w.parameter: rewrite.round_weight_(module, w.parameter, w.bits) for w in few})
+    return stored(module, plan, {w.parameter: rewrite.round_weight_(module, w.parameter, w.bits) for w in few})
 
 
 def write_fitted(trace: Trace, plan: Plan, halves: Halves, *, biases: bool) -> GraphModule:
     """The rounded model, weights fitted to data as the plan says; with `biases`, they take up the mean error left."""
-    module = _inputs_rounded(trace, plan)
+    module = inputs_rounded(trace, plan)
     before = equalized(trace, plan.of(Equalize)).module
     fitted = refit_(before, module, _jobs(trace.graph, plan, biases=biases), halves.fit)
-    return _stored(module, plan, fitted.scales)
+    return stored(module, plan, fitted.scales)
 
 
 def fitted_shifts(trace: Trace, plan: Plan, halves: Halves) -> tuple[ShiftBias, ...]:
     """What takes the mean error out of every product that has a bias of its own, weights as the plan says."""
-    module = _inputs_rounded(trace, plan)
+    module = inputs_rounded(trace, plan)
     before = equalized(trace, plan.of(Equalize)).module
     fitted = refit_(before, module, _jobs(trace.graph, plan, biases=True), halves.fit)
     readers = {name: trace.graph.by_name[trace.graph.tensor_by_name[name].used_by[0]] for name in fitted.shifts}
@@ -56,7 +56,7 @@ def fitted_shifts(trace: Trace, plan: Plan, halves: Halves) -> tuple[ShiftBias, 
     )
 
 
-def _inputs_rounded(trace: Trace, plan: Plan) -> GraphModule:
+def inputs_rounded(trace: Trace, plan: Plan) -> GraphModule:
     """A copy of the graph with all that comes before the rounding of weights."""
     module = clone(equalized(trace, plan.of(Equalize)).module)
     with torch.no_grad():
@@ -65,13 +65,13 @@ def _inputs_rounded(trace: Trace, plan: Plan) -> GraphModule:
             held.add_(torch.tensor(shifted.shift, dtype=held.dtype))
     for rounded in plan.of(RoundActivation):
         readers = tuple(Reader(node, position) for node, position in rounded.readers)
-        rewrite.round_value_(module, rounded.value, readers, rounded.numbers)
+        rewrite.round_value_(module, rounded.value, readers, rounded.grid)
     for dynamic in plan.of(RoundDynamically):
         rewrite.round_dynamically_(module, dynamic.node, dynamic.granularity, dynamic.group, dynamic.dtype)
     return module
 
 
-def _stored(module: GraphModule, plan: Plan, scales: dict[str, Tensor]) -> GraphModule:
+def stored(module: GraphModule, plan: Plan, scales: dict[str, Tensor]) -> GraphModule:
     """Biases and weights in their final form; `scales` of the weights that are on their grid already."""
     spared = [w.parameter for w in plan.of(StoreWeight) if w.pairs_fit and w.parameter not in scales]
     scales = {**scales, **{name: rewrite.spared_scales(module, name) for name in spared}}

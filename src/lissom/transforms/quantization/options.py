@@ -1,0 +1,164 @@
+"""What a recipe can say about quantization."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+import pydantic
+
+from lissom.functional.affine import ActivationBits
+from lissom.functional.calibration import PERCENTILE
+from lissom.functional.weightgrid import Bits
+from lissom.settings import Setting, only_wish
+from lissom.transforms.quantization import planning
+from lissom.transforms.quantization.actions import Fit
+from lissom.transforms.quantization.calibrating import Calibration
+from lissom.transforms.quantization.corrections import CORRECTIONS, RESCALINGS, ROUNDINGS, Correction
+from lissom.transforms.quantization.learning import QAT
+from lissom.transforms.quantization.precision import (
+    HALF,
+    INTEGER,
+    SURE,
+    BitsWish,
+    Confidence,
+    DropBound,
+    RatioBound,
+    precisions,
+)
+
+
+def _eight(bits: object) -> bool:
+    return bits == 8
+
+
+def _none(value: object) -> bool:
+    return value is None
+
+
+class Options(Setting):
+    """Fields of `Quantize`.
+
+    `mode="static"` needs calibration data (`Task.calibration`, else `Task.train`), of which `samples` examples are
+    used; `mode="dynamic"` needs none and quantizes linear layers only. `calibration` sets the ranges of static mode
+    (`lissom.functional.calibration`); "auto" takes for each value the method whose rounding changes the outputs of its
+    readers least, on a few of the examples. `percentile` is that of the method of this name. `exclude` holds patterns
+    of layers that stay in float (`"conv1"`, `"layer3.*"`).
+
+    `precision` is the bits of all layers, or of those that a pattern names (`{"*attention*": 8, "*.ffn.*": 16}`, later
+    patterns win, others have 8): 32 float, 16 weights stored as float16, 8 integers, 4 integers with 4-bit weights,
+    "auto" what a search finds under one bound: `size_ratio` or `latency_ratio` (before / after), or `max_drop`.
+
+    `max_drop` bounds the drop of the metric on validation data: its upper limit at `confidence`. Without a search, the
+    fewest layers are put back in float (4-bit ones in 8 bits first).
+
+    `weight_bits` is how many bits the steps of a weight have; the plan says how many they take in the target's file
+    (`StoreWeight.stored`). `corrections` are kept where they lower the error on held-out examples: `"auto"` tries
+    equalization, smoothing and bias correction for 8 bits, and GPTQ in place of the last for fewer. `overflow_fix`
+    keeps 8-bit products from saturating where kernels sum two in 16 bits: on x86 without VNNI ("auto"), or anywhere.
+
+    `activation_bits=4` gives what convolutions and linear layers read 16 steps; sums, poolings, and what enters and
+    leaves the model keep 8 bits. `training` fine-tunes the rounded model, step sizes and weights together (`learning`);
+    of the corrections, those that rescale channels come before it.
+    """
+
+    mode: Literal["static", "dynamic"] = "static"
+    calibration: Calibration = "auto"
+    percentile: Annotated[float, pydantic.Field(gt=0, le=100)] = PERCENTILE
+    samples: Annotated[int, pydantic.Field(ge=1)] = 512
+    exclude: tuple[str, ...] = ()
+    weight_bits: Bits = 8
+    precision: BitsWish = INTEGER
+    max_drop: DropBound = None
+    confidence: Confidence = SURE
+    size_ratio: RatioBound = None
+    latency_ratio: RatioBound = None
+    # Left out of JSON where they are not set: recipes without them keep their ids.
+    activation_bits: Annotated[ActivationBits, pydantic.Field(exclude_if=_eight)] = 8
+    training: Annotated[QAT | None, pydantic.Field(exclude_if=_none)] = None
+    corrections: Literal["auto"] | tuple[Correction, ...] = "auto"
+    overflow_fix: planning.OverflowFix = "auto"
+
+    @pydantic.model_validator(mode="after")
+    def _precision_fits(self) -> Self:
+        if self.weight_bits != 8 and self.precision != 8:
+            raise ValueError(
+                f"weight_bits={self.weight_bits} is for all layers, and precision says it layer by layer; leave one of "
+                "them out. precision={'*': 4} is weight_bits=4"
+            )
+        if self._auto:
+            only_wish(self, ("max_drop", "size_ratio", "latency_ratio"), "It bounds the search for bits.")
+        elif self.size_ratio is not None or self.latency_ratio is not None:
+            raise ValueError("size_ratio and latency_ratio bound the search for bits; write precision='auto' with them")
+        elif self.max_drop is not None and self.precision == HALF:
+            raise ValueError("max_drop puts integer layers back in float, and precision=16 makes none")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _learns_fixed_steps(self) -> Self:
+        if self.mode == "dynamic" and self.activation_bits != 8:
+            raise ValueError(
+                f"activation_bits={self.activation_bits} has fixed steps, and mode='dynamic' leaves the steps to the "
+                "runtime, in 8 bits; use mode='static'"
+            )
+        if not self.training:
+            return self
+        if self.mode == "dynamic":
+            raise ValueError("training learns fixed step sizes, and mode='dynamic' has none; use mode='static'")
+        if self._decides or self.precision == HALF:
+            raise ValueError(
+                "training begins when the bits of every layer are known; give them with weight_bits or rules of "
+                "precision, and leave max_drop and precision='auto' or 16 out"
+            )
+        for name in () if self.corrections == "auto" else self.corrections:
+            if name not in RESCALINGS:
+                raise ValueError(
+                    f"{name!r} fits what training learns anew; leave it out of corrections, or leave training out"
+                )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _corrections_fit(self) -> Self:
+        if self.corrections == "auto":
+            return self
+        if self.mode == "dynamic" and self.corrections:
+            raise ValueError(f"corrections={list(self.corrections)} need calibration data; use mode='static'")
+        if all(name in self.corrections for name in ROUNDINGS):
+            raise ValueError("'gptq' and 'adaround' both choose the rounding; give one of them in corrections")
+        return self
+
+    @property
+    def _auto(self) -> bool:
+        return "auto" in precisions(self.precision)
+
+    @property
+    def _decides(self) -> bool:
+        """Whether bits are found by trying, so that any layer may end up in float."""
+        return self._auto or self.max_drop is not None
+
+    @property
+    def _observes(self) -> bool:
+        """Whether activations are looked at: not where they are rounded at run time, or none is."""
+        return self.mode == "static" and self.precision != HALF
+
+    @property
+    def _names(self) -> tuple[Correction, ...]:
+        """Corrections to try, in order."""
+        if self.corrections != "auto":
+            return tuple(name for name in CORRECTIONS if name in self.corrections)
+        if self.mode == "dynamic":
+            return ()
+        if self.training:
+            return RESCALINGS
+        few = self.weight_bits < 8 or not {4, "auto"}.isdisjoint(precisions(self.precision))
+        return (*RESCALINGS, "gptq" if few else "bias")
+
+    @property
+    def _fit(self) -> Fit:
+        if self.training:
+            return "learned"
+        names = self._names
+        return "gptq" if "gptq" in names else "adaround" if "adaround" in names else "nearest"
+
+    def _fit_of(self, steps: Bits) -> Fit:
+        few = steps < 8 or self.training is not None or self.corrections != "auto"
+        return self._fit if few else "nearest"
