@@ -39,7 +39,7 @@ HIDDEN = 512
 LEFT = 0.15
 DROP_PT = 0.5
 DENSE = Training(epochs=10, learning_rate=0.1, weight_decay=5e-4)
-AFTER = Training(epochs=4, learning_rate=0.02, weight_decay=5e-4)
+AFTER = Training(epochs=4, learning_rate=0.005, weight_decay=5e-4, clip_norm=1.0)
 TAUGHT: dict[str, Any] = {"teacher": "original", "temperature": 4.0}
 ENDS = ("features.0", "classifier.6")
 TITLE = f"85 % of the parameters of a VGG-16 for CIFAR-10 factorized away, {AFTER.epochs} epochs"
