@@ -11,6 +11,7 @@ from benchmarks.experiments.q6 import accuracy
 from benchmarks.protocol import compressed
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
 from benchmarks.vit import Length, trained
+from lissom.export.catalogue import runtime_of
 from lissom.measure.judge import written_bytes
 from lissom.pipeline.transforming import transform
 from lissom.recipe import Recipe
@@ -28,9 +29,7 @@ HAND = {"*": 16, "blocks.*.attention.*": 8}
 WAYS = {
     "by hand": Quantize(precision=HAND),
     "by search": Quantize(precision="auto", max_drop=DROP_PT / 100),
-    "by search, bare difference": Quantize(precision="auto", max_drop=DROP_PT / 100, confidence=0.5),
     "8 bits everywhere": Quantize(),
-    "8 bits, guarded": Quantize(max_drop=DROP_PT / 100),
     "16 bits everywhere": Quantize(precision=16),
 }
 GOAL = Goal(
@@ -79,8 +78,6 @@ def one(way: str, model: nn.Module, task: Task, quantize: Quantize, context: Con
     started = time.perf_counter()
     step = transform(model, task, Recipe([quantize]), load_target(TARGET))[-1]
     seconds = time.perf_counter() - started
-    from lissom.export.catalogue import runtime_of
-
     name = way.replace(" ", "-").replace(",", "")
     written = runtime_of(load_target(TARGET)).export(step.model, task.example, TARGET, context.scratch, name)
     stored: dict[str, int] = {}
