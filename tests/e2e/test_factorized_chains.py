@@ -81,6 +81,7 @@ def test_runtimes_compute_what_torch_does_for_every_batch(target, method, tmp_pa
     assert artifact.size_bytes < 4 * sum(p.numel() for p in model.parameters()) + 60_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_cores_become_integers_like_other_layers(method, tmp_path):
     model, task = split(method), clips()[1]

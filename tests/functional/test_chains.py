@@ -137,6 +137,16 @@ def test_a_ring_is_never_worse_than_its_start_and_never_better_than_its_cuts(siz
     assert best - 1e-9 * squared(t) <= other <= one + 1e-9 * squared(t)
 
 
+@given(shapes)
+@settings(max_examples=30)
+def test_ranks_of_a_ring_rise_together_and_end_where_nothing_is_left_out(sizes):
+    found = [ring.ring_ranks(sizes, rank) for rank in range(1, 30)]
+    assert all(a <= b for one, other in pairwise(found) for a, b in zip(one, other, strict=True))
+    t = normal(*sizes)
+    whole = ring.ring_svd(t, ring.ring_ranks(sizes, math.prod(sizes)))
+    torch.testing.assert_close(ring.joined(whole), t)
+
+
 def test_the_entries_are_traces_of_products():
     cores = ring.ring(normal(3, 4, 2), (2, 1, 3))
     whole = ring.joined(cores)

@@ -402,3 +402,15 @@ def test_the_last_part_of_a_train_is_the_least_squares_on_the_data():
     assert errors[0] > 1.01 * least
     assert errors[1] == pytest.approx(least, rel=1e-3)
     assert errors[2] < errors[1] * (1 + 1e-3)
+
+
+def test_a_ring_spends_its_budget():
+    """Though of its loss only a lower bound is known, which must not rise with the ranks."""
+    left = [
+        made(Factorize(parameters_ratio=ratio, method="ring", exclude=("inner", "out", "bias", "item")), *rater())[1]
+        for ratio in (1.2, 2)
+    ]
+    sizes = [plan.actions[0].parameters_after for plan in left]
+    assert sizes == sorted(set(sizes), reverse=True)
+    for ratio, plan in zip((1.2, 2), left, strict=True):
+        assert plan.predicted.parameters > 0.8 * rater()[1].graph.parameters / ratio

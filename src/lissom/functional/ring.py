@@ -35,14 +35,17 @@ RIDGE = 1e-9
 def ring_ranks(sizes: Sequence[int], rank: int) -> tuple[int, ...]:
     """(r_0, .., r_{d-1}): as near to `rank` as the unfoldings of such a tensor have singular values.
 
+    r_0 divides what the first axis has, so that the largest ranks leave nothing out, and is at most its square root.
+    No rank falls where `rank` rises.
+
     Raises:
         ValueError: fewer than two axes, or a rank below 1.
     """
     if len(sizes) < 2 or rank < 1:
         raise ValueError(f"a ring has at least two axes and ranks of at least 1, got {len(sizes)} axes, rank {rank}")
     first = min(sizes[0], math.prod(sizes[1:]))
-    after = min(rank, first)
-    around = max(1, min(rank, first // after))
+    around = max(d for d in range(1, math.isqrt(first) + 1) if first % d == 0 and d <= rank)
+    after = min(rank, first // around)
     found = [around, after]
     for k in range(1, len(sizes) - 1):
         right = math.prod(sizes[k + 1 :]) * around

@@ -54,8 +54,9 @@ def axes(shape: Shape, method: Chain) -> tuple[int, ...]:
 def largest(shape: Shape, method: Chain) -> tuple[int, ...]:
     """The ranks at which the layer is given back exactly; of a ring, the one for all."""
     sizes = axes(shape, method)
-    cuts = tuple(min(prod(sizes[:k]), prod(sizes[k:])) for k in range(1, len(sizes)))
-    return (max(cuts),) if method == "ring" else cuts
+    if method == "ring":
+        return (max(ring_ranks(sizes, prod(sizes))),)
+    return tuple(min(prod(sizes[:k]), prod(sizes[k:])) for k in range(1, len(sizes)))
 
 
 def at_rank(shape: Shape, method: Chain, rank: int) -> tuple[int, ...]:

@@ -153,7 +153,7 @@ def _loss(method: Method, ranks: Sequence[int], tails: Sequence[Sequence[float]]
         ranks = [ranks[0]] * len(tails)
     each = [tail[min(rank, len(tail) - 1)] for rank, tail in zip(ranks, tails, strict=True)]
     if method in ("cp", "ring"):
-        return max(each) + UNKNOWN / (1 + ranks[0])
+        return max(each) + UNKNOWN / (1 + sum(ranks) / len(ranks))
     return min(1.0, sum(each))
 
 
