@@ -279,7 +279,11 @@ def bad_gradient(outputs: Tensor, target: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("more", "loop", "said"),
     [
-        ({"train": None}, {}, "Training needs training data, and the task has none. Give Task(train=...), or let inputs"),
+        (
+            {"train": None},
+            {},
+            "Training needs training data, and the task has none. Give Task(train=...), or let inputs",
+        ),
         ({"loss": None}, {}, "the task has no loss. Give Task(loss=...) a function (outputs, targets) -> mean loss"),
         ({"metric": None}, {"patience": 2}, "patience=2 stops by the validation metric, and the task has no a metric"),
         ({"validation": None}, {"patience": 2}, "the task has no validation data. Give Task(validation=..., metric=.."),
