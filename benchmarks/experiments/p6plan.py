@@ -25,6 +25,7 @@ from torch import nn
 
 import lissom
 from benchmarks.context import Context
+from benchmarks.protocol import one_thread
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
 from benchmarks.zoo_models import ready_torchvision
 from lissom.graph.trace import trace
@@ -66,12 +67,8 @@ def networks() -> dict[str, Callable[[], nn.Module]]:
 
 
 def run(context: Context) -> Outcome:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return compare(context)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def compare(context: Context) -> Outcome:

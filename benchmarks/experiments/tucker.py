@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.context import Context
 from benchmarks.models import resnet50
+from benchmarks.protocol import one_thread
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
 from lissom.functional.tucker import tucker
 from lissom.measure.latency import paired_ratio
@@ -43,12 +44,8 @@ def goal() -> Goal:
 
 
 def run(context: Context) -> Outcome:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return compare(context)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def compare(context: Context) -> Outcome:

@@ -29,7 +29,6 @@ def test_a_row_is_certified_exactly_when_no_neighbours_saturate(steps: np.ndarra
     found = worst_pair(torch.from_numpy(steps), largest)
     rows = [neighbours(row) for row in steps]
     assert found.rows == sum(any(saturates(*pair, largest) for pair in row) for row in rows)
-    assert found.safe is (found.rows == 0)
     assert found.highest == max(largest * (max(a, 0) + max(b, 0)) for row in rows for a, b in row)
     assert found.lowest == min(largest * (min(a, 0) + min(b, 0)) for row in rows for a, b in row)
 
@@ -50,22 +49,22 @@ def test_scales_are_widened_until_the_row_is_safe_and_no_further(seed: int, larg
     weight = torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(seed))
     scales = weight_scales(weight, 0)
     found = safe_scales(weight, scales, largest)
-    assert worst_pair(torch.round(weight / found[:, None, None]), largest).safe
+    assert not worst_pair(torch.round(weight / found[:, None, None]), largest).rows
     for row, (wide, plain) in enumerate(zip(found.tolist(), scales.tolist(), strict=True)):
         one = weight[row : row + 1]
         if wide == plain:
-            assert worst_pair(torch.round(one / plain), largest).safe
+            assert not worst_pair(torch.round(one / plain), largest).rows
         else:
             limit = round(127 * plain / wide)
             assert 63 <= limit < 127
-            assert not worst_pair(torch.round(one / (plain * 127 / (limit + 1))), largest).safe
+            assert worst_pair(torch.round(one / (plain * 127 / (limit + 1))), largest).rows
 
 
 def test_seven_bits_are_safe_for_all_inputs_and_eight_are_not() -> None:
-    assert worst_pair(torch.full((1, 4), 63), 255).safe
-    assert worst_pair(torch.full((1, 4), -63), 255).safe
+    assert not worst_pair(torch.full((1, 4), 63), 255).rows
+    assert not worst_pair(torch.full((1, 4), -63), 255).rows
     assert worst_pair(torch.full((1, 4), 127), 255).rows == 1
-    assert worst_pair(torch.full((1, 4), 127), 129).safe  # 127 * 2 * 129 = 32766
+    assert not worst_pair(torch.full((1, 4), 127), 129).rows  # 127 * 2 * 129 = 32766
     assert safe_scales(torch.ones(1, 4), torch.tensor([1 / 127]), 255)[0] == pytest.approx(1 / 64)
 
 

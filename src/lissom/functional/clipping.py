@@ -1,4 +1,4 @@
-"""How much of a tensor falls outside an integer grid, from its histogram or its values.
+"""How much of a tensor falls outside an integer grid, from its histogram.
 
     clipped share = #{x : round(x / s) + z outside [q_min, q_max]} / N
     SQNR          = 10 log10( mean x^2 / mean (x - Q(x))^2 )                      dB
@@ -12,9 +12,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lissom.functional.affine import Affine
 from lissom.functional.calibration import mean_squared_error
@@ -34,11 +32,6 @@ def clipped_share(seen: Histogram, numbers: Affine) -> float:
     centres, counts = _bins(seen)
     low, high = edges(numbers)
     return int(counts[(centres < low) | (centres > high)].sum()) / seen.count if seen.count else 0.0
-
-
-def clipped_count(values: Tensor, low: float, high: float) -> int:
-    """How many values lie outside [low, high]; NaN counts as outside."""
-    return int(values.numel() - torch.count_nonzero((values >= low) & (values <= high)))
 
 
 def rounding_sqnr_db(seen: Histogram, numbers: Affine) -> float | None:

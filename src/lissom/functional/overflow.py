@@ -39,10 +39,6 @@ class Pair:
     rows: int
     """Rows with a pair that saturates."""
 
-    @property
-    def safe(self) -> bool:
-        return not self.rows
-
 
 def worst_pair(steps: Tensor, largest_input: int) -> Pair:
     """The largest and smallest sum of two neighbouring products in any row of `steps` (out, in, ...), whole numbers.

@@ -334,8 +334,6 @@ class LayerSaturation(Setting):
     layer: str
     op: str
     input_dtype: str
-    largest_input: int
-    """Largest unsigned input step that the grid allows."""
     highest: int
     lowest: int
     """Extreme sums of two products."""

@@ -152,7 +152,6 @@ def _layers(traced: Trace, plan: Plan, simulated: GraphModule, batch: Batch) -> 
                 layer=node.layer or node.name,
                 op=node.op,
                 input_dtype=numbers.dtype,
-                largest_input=LARGEST_INPUT,
                 highest=pair.highest,
                 lowest=pair.lowest,
                 rows=steps[node.name].shape[0],
