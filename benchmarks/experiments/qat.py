@@ -93,7 +93,7 @@ def compared(context: Context, model: nn.Module, task: Task, training: QAT, seed
         ),
         seeds=(seed,),
         runs=tuple(
-            Run(name=name, figures={"accuracy %": one["accuracy %"], "seconds": round(one["seconds"], 1)})
+            Run(name=name, figures={"accuracy %": one["accuracy %"], "seconds": round(one["seconds"], 3)})
             for name, one in found.items()
         ),
     )
