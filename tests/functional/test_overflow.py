@@ -34,9 +34,11 @@ def test_a_row_is_certified_exactly_when_no_neighbours_saturate(steps: np.ndarra
 
 
 def neighbours(row: np.ndarray) -> list[tuple[int, int]]:
-    """Input channels 2j and 2j + 1 at one place of the kernel, or consecutive places of a single channel."""
+    """Input channels 2j and 2j + 1 at one place of the kernel, and in the channels of all places in one line."""
     flat = row.reshape(row.shape[0], -1)
-    lines = [flat[0]] if row.shape[0] == 1 else [flat[:, place] for place in range(flat.shape[1])]
+    lines = [flat.T.reshape(-1)]
+    if row.shape[0] > 1:
+        lines += [flat[:, place] for place in range(flat.shape[1])]
     found: list[tuple[int, int]] = []
     for line in lines:
         filled = [*(int(v) for v in line), 0]

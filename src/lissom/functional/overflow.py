@@ -6,9 +6,11 @@ two neighbouring products and saturates the sum to 16 bits:
     saturate16(x1 w1 + x2 w2)            exact for all x1, x2 in [0, X]  if and only if
     X (max(w1, 0) + max(w2, 0)) <= 32767   and   X (min(w1, 0) + min(w2, 0)) >= -32768
 
-Neighbours are weights 2j and 2j + 1 of consecutive input channels at one place of the kernel, in which order oneDNN and
-MLAS pack them (blocks of four input channels). Where there is one input channel (depthwise), the places of the kernel
-take their part. Steps of 7 bits, |w| <= 63, are safe for every X up to 255, since 2 * 63 * 255 = 32130; but few rows
+Neighbours are weights 2j and 2j + 1 of consecutive input channels at one place of the kernel, as oneDNN packs them
+(blocks of four input channels, the last one filled with zeros). MLAS, and oneDNN where there are groups, lay the
+channels of all places one after the other without filling: with an odd number of channels the last one of a place
+is the neighbour of the first one of the next. Both are certified. Where there is one input channel, the places of
+the kernel take their part. `tests/contract/test_overflow_runtimes.py` finds the pairs that a runtime saturates. Steps of 7 bits, |w| <= 63, are safe for every X up to 255, since 2 * 63 * 255 = 32130; but few rows
 need as much: `safe_scales` widens the scale of a row only until the row is certified.
 
 Reference: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, PMADDUBSW.
@@ -88,15 +90,20 @@ def _extremes(steps: Tensor, largest_input: int) -> tuple[Tensor, Tensor]:
         raise ValueError(f"unsigned inputs are at least 0, got {largest_input}")
     if steps.ndim < 2:
         raise ValueError(f"weights of a product have the shape (out, in, ...), got {tuple(steps.shape)}")
-    rows = steps.to(torch.int64)
-    rows = rows.reshape(rows.shape[0], rows.shape[1], -1)
-    rows = rows if rows.shape[1] == 1 else rows.movedim(1, 2)
-    rows = torch.nn.functional.pad(rows, (0, rows.shape[-1] % 2))
-    pairs = rows.reshape(steps.shape[0], -1, 2)
+    places = steps.to(torch.int64).reshape(steps.shape[0], steps.shape[1], -1).movedim(1, 2)
+    pairs = _neighbours(places.flatten(1))
+    if places.shape[2] > 1 and places.shape[2] % 2:
+        pairs = torch.cat([pairs, _neighbours(places).flatten(1, 2)], 1)
     if not pairs.shape[1]:
         return pairs.new_zeros(pairs.shape[0]), pairs.new_zeros(pairs.shape[0])
     highest, lowest = pairs.clamp_min(0).sum(-1).amax(1), pairs.clamp_max(0).sum(-1).amin(1)
     return highest * largest_input, lowest * largest_input
+
+
+def _neighbours(line: Tensor) -> Tensor:
+    """(..., n) to (..., (n + 1) // 2, 2), the last one beside a zero."""
+    filled = torch.nn.functional.pad(line, (0, line.shape[-1] % 2))
+    return filled.reshape(*line.shape[:-1], filled.shape[-1] // 2, 2)
 
 
 def _leaves(highest: Tensor, lowest: Tensor) -> Tensor:
