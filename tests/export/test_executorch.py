@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -97,3 +100,38 @@ def test_inputs_that_are_no_tensors_are_refused_by_name(tmp_path):
     with pytest.raises(ExportError, match="tensors only, and factor"):
         ExecuTorch().export(Scaled(), Batch((torch.randn(2, 3), 2.0)), "executorch", tmp_path, "m")
     assert not list(tmp_path.iterdir())
+
+
+ALTERNATING = """
+import sys
+from pathlib import Path
+
+import torch
+
+from lissom.export.base import Artifact, run
+from lissom.export.catalogue import runtime_of
+from lissom.target import load_target
+from lissom.task import Batch
+
+folder = Path(sys.argv[1])
+artifact = Artifact.model_validate_json((folder / "artifact.json").read_text())
+runtime = runtime_of(load_target("executorch"))
+x = Batch((torch.ones(3, 16),))
+for _ in range(100):
+    first = runtime.load(artifact, folder, 2)
+    wanted = run(first, artifact, x)[0].clone()
+    second = runtime.load(artifact, folder, 1)
+    for runner in (first, second, first):
+        torch.testing.assert_close(run(runner, artifact, x)[0], wanted)
+"""
+
+
+def test_two_numbers_of_threads_in_one_process(tmp_path):
+    """A method that outlives its thread pool reads freed memory, which ends the process sooner or later."""
+    net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
+    artifact = ExecuTorch().export(net, Batch((torch.ones(2, 16),)), "executorch", tmp_path, "m")
+    (tmp_path / "artifact.json").write_text(artifact.model_dump_json())
+    done = subprocess.run(
+        [sys.executable, "-c", ALTERNATING, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -98,25 +98,59 @@ class ExecuTorch(Runtime):
         )
 
     def load(self, artifact: Artifact, folder: Path, threads: int) -> Runner:
-        from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool  # pyright: ignore
-        from executorch.runtime import Runtime as Loader
-
-        # One pool serves the whole process; loading sets its size, and runs look it up anew each time.
-        _unsafe_reset_threadpool(threads)
-        program = Loader.get().load_program(folder / artifact.files[0])
-        method = program.load_method("forward")
-        if method is None:
-            raise RunFolderError(f"{artifact.files[0]} holds no forward method: export the model again.")
-
-        def call(inputs: Sequence[Array], kept: object = program) -> list[Array]:
-            # `kept`: the method borrows the program's memory.
-            found = method.execute([torch.from_numpy(a) for a in inputs])
-            return [t.numpy() for t in found if isinstance(t, torch.Tensor)]
-
-        return call
+        return _Method(folder / artifact.files[0], threads)
 
     def kernels(self, artifact: Artifact, folder: Path) -> tuple[Kernel, ...]:
         return artifact.kernels or ()
+
+
+class _Pool:
+    """The threads that ExecuTorch computes with: one pool for the whole process, as the runtime has it.
+
+    Methods keep a pointer to the pool that they were loaded under. Once it has been replaced they must not run again:
+    the process would crash, or read freed memory.
+    """
+
+    def __init__(self) -> None:
+        self.replaced = 0
+
+    def sized_(self, threads: int) -> int:
+        """Gives the pool that size; a number that changes whenever the pool was replaced."""
+        from executorch.extension.pybindings import portable_lib  # pyright: ignore
+
+        library: Any = portable_lib
+        if library._threadpool_get_thread_count() != threads:
+            library._unsafe_reset_threadpool(threads)
+            self.replaced += 1
+        return self.replaced
+
+
+_POOL = _Pool()
+
+
+class _Method:
+    """`forward` of one file, loaded again whenever another method has changed the number of threads."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self.path, self.threads = path, threads
+        self._load_()
+
+    def _load_(self) -> None:
+        from executorch.runtime import Runtime as Loader
+
+        self.pool = _POOL.sized_(self.threads)
+        # The method borrows the program's memory.
+        self.program = Loader.get().load_program(self.path)
+        method = self.program.load_method("forward")
+        if method is None:
+            raise RunFolderError(f"{self.path.name} holds no forward method: export the model again.")
+        self.method = method
+
+    def __call__(self, inputs: Sequence[Array]) -> list[Array]:
+        if _POOL.sized_(self.threads) != self.pool:
+            self._load_()
+        found = self.method.execute([torch.from_numpy(a) for a in inputs])
+        return [t.numpy() for t in found if isinstance(t, torch.Tensor)]
 
 
 def _pinned(specs: Sequence[TensorSpec], size: int) -> list[TensorSpec]:

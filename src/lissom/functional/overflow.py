@@ -10,8 +10,9 @@ Neighbours are weights 2j and 2j + 1 of consecutive input channels at one place 
 (blocks of four input channels, the last one filled with zeros). MLAS, and oneDNN where there are groups, lay the
 channels of all places one after the other without filling: with an odd number of channels the last one of a place
 is the neighbour of the first one of the next. Both are certified. Where there is one input channel, the places of
-the kernel take their part. `tests/contract/test_overflow_runtimes.py` finds the pairs that a runtime saturates. Steps of 7 bits, |w| <= 63, are safe for every X up to 255, since 2 * 63 * 255 = 32130; but few rows
-need as much: `safe_scales` widens the scale of a row only until the row is certified.
+the kernel take their part. `tests/contract/test_overflow_runtimes.py` finds the pairs that a runtime saturates.
+Steps of 7 bits, |w| <= 63, are safe for every X up to 255, since 2 * 63 * 255 = 32130; but few rows need as much:
+`safe_scales` widens the scale of a row only until the row is certified.
 
 Reference: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, PMADDUBSW.
 """
