@@ -97,6 +97,8 @@ class Target(Setting):
     halves: Literal["storage", "none"]
     """What 16 bits do for a layer: `storage` halves its weights in the file and computes in float32 as before; `none`
     where the runtime would turn them into float32 at every call."""
+    patterns: tuple[str, ...] = ()
+    """Patterns of zeros, as "2:4", that it has kernels for; zeros in any other cost what numbers do."""
     integers: Integers
     dynamic: Dynamic
     weights: Weights = Weights()

@@ -25,7 +25,7 @@ from lissom.transforms.folding import Fold
 from lissom.transforms.lowrank import Factorize
 from lissom.transforms.pruning import Prune
 from lissom.transforms.quantization import Quantize
-from lissom.transforms.sparsity import Shares, Sparsify
+from lissom.transforms.sparsity import Sparsify, Study
 from small_models import MODELS, build, call, fingerprint, same
 
 TRANSFORMS: Mapping[str, Transform] = {
@@ -37,6 +37,7 @@ TRANSFORMS: Mapping[str, Transform] = {
     "finetune": Finetune(epochs=2, learning_rate=0.01, precision="float32", channels_last=False),
     "sparse": Sparsify(scope="global"),
     "sparsegpt": Sparsify(criterion="sparsegpt"),
+    "2:4": Sparsify(pattern="2:4"),
     "prune": Prune(ratio=0.4, recovery="none"),
     "factors": Factorize(energy=0.8),
     "recovered": Prune(ratio=0.3, criterion="reconstruction", scope="local"),
@@ -110,7 +111,7 @@ def test_planning_gets_no_weights(transform):
     """Its arguments are data: a plan can be made where the model is not."""
     parameters = list(inspect.signature(TRANSFORMS[transform].plan).parameters)
     assert parameters == ["graph", "study", "target"]
-    for kind in (Graph, Statistics, Pace, Shares, Target):
+    for kind in (Graph, Statistics, Pace, Study, Target):
         assert not any("torch" in str(field.annotation) for field in kind.model_fields.values())
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lissom.graph.apart import ALLOWED_GAP
 from lissom.graph.channels import find_channels
 from lissom.graph.trace import trace
 from lissom.task import Batch
-from lissom.transforms.pruning.surgery import ALLOWED_GAP, Pruned, prune
+from lissom.transforms.pruning.surgery import Pruned, prune
 
 
 def halved(model: nn.Module, *inputs: Tensor) -> Pruned:

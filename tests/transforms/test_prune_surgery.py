@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from lissom.errors import VerificationError
+from lissom.graph.apart import ALLOWED_GAP
 from lissom.graph.axes import Atom
 from lissom.graph.channels import Channels, Group, find_channels
 from lissom.graph.coupling_table import RULES
@@ -24,7 +25,7 @@ from lissom.graph.resize import REWRITES, Sizes
 from lissom.graph.trace import trace
 from lissom.task import Batch
 from lissom.transforms.base import clone
-from lissom.transforms.pruning.surgery import ALLOWED_GAP, Pruned, difference, prune
+from lissom.transforms.pruning.surgery import Pruned, difference, prune
 from small_models import MODELS, build, call, fingerprint, same, settled, traced
 
 

@@ -18,7 +18,7 @@ from lissom.recipe import Recipe
 from lissom.target import load_target
 from lissom.task import Batch, Task
 from lissom.transforms.base import Plan, Work
-from lissom.transforms.sparsity import Shares, Sparsify, ZeroWeights
+from lissom.transforms.sparsity import Sparsify, Study, ZeroWeights
 from small_models import MODELS, build, call
 
 TARGET = load_target("torch")
@@ -245,7 +245,7 @@ def test_the_plan_replays_and_progress_is_told():
     made = trace(model, task.example)
     ticks: list[float] = []
     study = one.study(model, made, task, TARGET)
-    plan = one.plan(made.graph, Shares.model_validate_json(study.model_dump_json()), TARGET)
+    plan = one.plan(made.graph, Study.model_validate_json(study.model_dump_json()), TARGET)
     first = one.apply(model, plan, made, task, Work(tick=ticks.append))
     assert ticks == sorted(ticks)
     assert ticks[-1] == 1.0

@@ -102,6 +102,8 @@ def _build(path: Path, artifact: Artifact, batch: int) -> bytes:
     if not parser.parse_from_file(str(path)):
         raise ExportError(f"TensorRT cannot read the ONNX file: {parser.get_error(0).desc()}")
     config = builder.create_builder_config()
+    # Lets the builder try its kernels for 2:4; it takes them only for weights that have the pattern, where they win.
+    config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     if not artifact.fixed:
         profile = builder.create_optimization_profile()
         for spec in artifact.inputs:

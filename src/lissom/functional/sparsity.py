@@ -13,11 +13,13 @@ SparseGPT   W_ij^2 / [H^-1]_jj         Frantar and Alistarh 2023 (arXiv:2301.007
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from lissom.functional.nm import Pattern, keep_n_of_m
 
 SLACK = 1e-9
 """Weights: what 0.7 * 10 may be off by in floating point."""
@@ -74,6 +76,38 @@ def sparse_gpt(weight: Tensor, moments: Tensor, zeros: int, *, block: int = 128,
     puts its weights first in line instead of always zeroing them, so that the number of zeros is the one asked for.
     """
     n = weight.shape[1]
+
+    def keep(cost: Tensor, start: int) -> Tensor:
+        return keep_largest(cost, zeros * (start + cost.shape[1]) // n - zeros * start // n)
+
+    return _swept(weight, moments, keep, span=block, block=block, damping=damping)
+
+
+def sparse_gpt_pattern(
+    weight: Tensor, moments: Tensor, pattern: Pattern, *, block: int = 128, damping: float = 0.01
+) -> Tensor:
+    """As `sparse_gpt`, with at most N weights in every M neighbouring columns: the mask of a group is chosen, row by
+    row, when its first column is reached, from weights that already make up for what went before (section 3.3)."""
+
+    def keep(cost: Tensor, _: int) -> Tensor:
+        return keep_n_of_m(cost, pattern)
+
+    whole = max(1, block // pattern.m) * pattern.m
+    return _swept(weight, moments, keep, span=pattern.m, block=whole, damping=damping)
+
+
+def _swept(
+    weight: Tensor,
+    moments: Tensor,
+    keep: Callable[[Tensor, int], Tensor],
+    *,
+    span: int,
+    block: int,
+    damping: float,
+) -> Tensor:
+    """Columns from left to right; `keep` chooses the mask of `span` of them from the costs (rows, span) and the first
+    one's number. Updates outside a block of columns are made once per block."""
+    n = weight.shape[1]
     left = weight.detach().double().clone()
     hessian = moments.double().clone()
     diagonal = hessian.diagonal()
@@ -81,21 +115,21 @@ def sparse_gpt(weight: Tensor, moments: Tensor, zeros: int, *, block: int = 128,
     diagonal[dead] = 1.0
     diagonal += damping * diagonal[~dead].mean() if not dead.all() else 0.0
     factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
-    done = 0
     for start in range(0, n, block):
         stop = min(start + block, n)
         now, own = left[:, start:stop], factor[start:stop, start:stop]
-        cost = (now / own.diagonal()).square()
-        cost[:, dead[start:stop]] = 0.0
-        due = zeros * stop // n
-        keep = keep_largest(cost, due - done)
-        done = due
+        kept = torch.ones_like(now, dtype=torch.bool)
         errors = torch.zeros_like(now)
         for j in range(stop - start):
-            gone = torch.where(keep[:, j], 0.0, now[:, j])
+            if j % span == 0:
+                some = slice(j, min(j + span, stop - start))
+                cost = (now[:, some] / own.diagonal()[some]).square()
+                cost[:, dead[start:stop][some]] = 0.0
+                kept[:, some] = keep(cost, start + j)
+            gone = torch.where(kept[:, j], 0.0, now[:, j])
             errors[:, j] = gone / own[j, j]
             now[:, j:] -= torch.outer(errors[:, j], own[j, j:])
-            now[~keep[:, j], j] = 0.0
+            now[~kept[:, j], j] = 0.0
         left[:, stop:] -= errors @ factor[start:stop, stop:]
     return left
 

@@ -24,6 +24,7 @@ from torch.fx import GraphModule, Interpreter
 from torch.fx import Node as FxNode
 
 from lissom.errors import GoalError, VerificationError
+from lissom.graph.apart import ALLOWED_GAP, apart, outputs, tensors_in
 from lissom.graph.blocks import Block, find_blocks
 from lissom.graph.channels import find_channels
 from lissom.graph.graph import Graph
@@ -37,7 +38,7 @@ from lissom.task import Batch, Split, Task, contiguous, fitting
 from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Transform, Work, calibration_split, clone
 from lissom.transforms.pruning.own_class import unlike
 from lissom.transforms.pruning.recovery import Pair, Recovery, recover_
-from lissom.transforms.pruning.surgery import ALLOWED_GAP, ALREADY, EXPORTED, apart, outputs, take_, tensors_in
+from lissom.transforms.pruning.surgery import ALREADY, EXPORTED, take_
 
 BUDGETS = ("macs_ratio", "parameters_ratio")
 WISHES = ("ratio", *BUDGETS)

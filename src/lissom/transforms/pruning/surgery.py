@@ -8,7 +8,6 @@ rewritten graph, operator by operator and constant by constant, is it handed bac
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -19,10 +18,11 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from lissom.errors import VerificationError
+from lissom.graph.apart import ALLOWED_GAP, apart, outputs, tensors_in
 from lissom.graph.channels import Channels, find_channels, listed_names
 from lissom.graph.masked import Masked
 from lissom.graph.resize import Kept, Sizes, resize_, slice_parameters_
-from lissom.graph.trace import TRACE_BATCH, Trace, evaluation
+from lissom.graph.trace import TRACE_BATCH, Trace
 from lissom.task import Batch, contiguous, repeated
 from lissom.transforms.base import ALONE, clone
 from lissom.transforms.pruning.constants import fold_constants_
@@ -33,8 +33,6 @@ from lissom.transforms.pruning.recovery import Pair, Recovery, recover_
 EXPORTED = "exported_because"
 """Name of the note (`Work.note`) that says why a model came back as an exported graph."""
 ALREADY = "the model is an exported graph"
-ALLOWED_GAP = 1e-4
-"""Of the largest output: what float32 sums in another order may differ by, through a deep network."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,40 +129,9 @@ def difference(traced: Trace, sizes: Sizes, pruned: nn.Module, example: Batch) -
     return worst
 
 
-def outputs(module: nn.Module, batch: Batch) -> list[torch.Tensor]:
-    """What a module makes in evaluation mode, flat."""
-    with evaluation(module):
-        return tensors_in(module(*batch.args, **batch.kwargs))
-
-
-def apart(wanted: torch.Tensor, got: torch.Tensor) -> float:
-    """Largest gap as a share of the largest value; infinite for other shapes, and other numbers that are not floats."""
-    if wanted.shape != got.shape:
-        return math.inf
-    if wanted.numel() and wanted.is_floating_point():
-        return _gap(wanted.double(), got.double())
-    return 0.0 if torch.equal(wanted, got) else math.inf
-
-
-def _gap(wanted: torch.Tensor, got: torch.Tensor) -> float:
-    """As a share of the largest finite value; infinite where one is NaN or infinite and the other is not the same."""
-    finite = wanted.isfinite() & got.isfinite()
-    same = (wanted == got) | (wanted.isnan() & got.isnan())
-    if not bool((finite | same).all()):
-        return math.inf
-    if not bool(finite.any()):
-        return 0.0
-    scale = float(wanted[finite].abs().max().clamp_min(1e-30))
-    return float((wanted[finite] - got[finite]).abs().max()) / scale
-
-
 def _batch_for(traced: Trace, example: Batch) -> Batch:
     example = contiguous(example)
     return repeated(example, max(TRACE_BATCH, example.size)) if traced.graph.dynamic_batch else example
-
-
-def tensors_in(made: object) -> list[torch.Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, torch.Tensor)]
 
 
 def _blame(traced: Trace, sizes: Sizes, example: Batch) -> str:
