@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lissom.graph.apart import ALLOWED_GAP
+from lissom.graph.agreement import ALLOWED_GAP
 from lissom.graph.channels import find_channels
 from lissom.graph.trace import trace
 from lissom.task import Batch

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from lissom.errors import VerificationError
-from lissom.graph.apart import ALLOWED_GAP
+from lissom.graph.agreement import ALLOWED_GAP
 from lissom.graph.axes import Atom
 from lissom.graph.channels import Channels, Group, find_channels
 from lissom.graph.coupling_table import RULES

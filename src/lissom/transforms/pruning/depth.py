@@ -24,7 +24,7 @@ from torch.fx import GraphModule, Interpreter
 from torch.fx import Node as FxNode
 
 from lissom.errors import GoalError, VerificationError
-from lissom.graph.apart import ALLOWED_GAP, apart, outputs, tensors_in
+from lissom.graph.agreement import ALLOWED_GAP, apart, outputs, tensors_in
 from lissom.graph.blocks import Block, find_blocks
 from lissom.graph.channels import find_channels
 from lissom.graph.graph import Graph

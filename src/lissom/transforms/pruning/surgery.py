@@ -18,7 +18,7 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from lissom.errors import VerificationError
-from lissom.graph.apart import ALLOWED_GAP, apart, outputs, tensors_in
+from lissom.graph.agreement import ALLOWED_GAP, apart, outputs, tensors_in
 from lissom.graph.channels import Channels, find_channels, listed_names
 from lissom.graph.masked import Masked
 from lissom.graph.resize import Kept, Sizes, resize_, slice_parameters_

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lissom.errors import VerificationError
 from lissom.functional.nm import Pattern, by_inputs
 from lissom.functional.permutation import best_order
-from lissom.graph.apart import ALLOWED_GAP, apart, outputs
+from lissom.graph.agreement import ALLOWED_GAP, apart, outputs
 from lissom.graph.axes import Indices
 from lissom.graph.channels import Channels, Group, Member, find_channels, listed_names
 from lissom.graph.trace import Trace
@@ -132,10 +132,10 @@ def _spans(member: Member, pattern: Pattern) -> list[int] | str:
 
 
 def _columns(scores: Tensor, spans: list[int] | str, count: int) -> Tensor:
-    """The scores of a reader as (rows, channels), in shares of their sum."""
+    """The scores of the weights of a reader that read the channels, (rows, channels), in shares of their sum."""
     rows = by_inputs(scores)
     parts = torch.cat([rows[:, int(start) : int(start) + count] for start in spans])
-    return parts / scores.sum().clamp_min(1e-30)
+    return parts / parts.sum().clamp_min(1e-30)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +147,8 @@ class _Held:
 
     @classmethod
     def of(cls, model: nn.Module, trace: Trace) -> _Held:
-        read = listed_names(trace)
+        used = {tensor.name for tensor in trace.graph.tensors if tensor.used_by}
+        read = {name for name, listed in listed_names(trace).items() if listed in used}
         unread = {name: tuple(p.shape) for name, p in model.named_parameters() if name not in read}
         return cls(frozenset(model.state_dict()), unread)
 
