@@ -74,6 +74,12 @@ def groups_of(weight: Tensor, m: int) -> Tensor:
     return weight.movedim(1, -1).unfold(-1, m, m)
 
 
+def share_kept(after: nn.Module, before: nn.Module, names: tuple[str, ...]) -> float:
+    """Of the sum of magnitudes of each weight, the mean over these."""
+    sums = [[float(m.get_parameter(name).detach().abs().sum()) for m in (after, before)] for name in names]
+    return sum(now / all_ for now, all_ in sums) / len(sums)
+
+
 # ---- masks ---------------------------------------------------------------------------------------------------------
 
 
@@ -147,11 +153,7 @@ def test_an_order_keeps_more_and_every_other_layer_says_why_not():
         assert sorted(action.order) == list(range(len(action.order)))
         if action.readers == ("both.weight",):
             continue  # the share is that of its first eight inputs
-        kept, given = (
-            sum(float((m.get_parameter(n).abs().sum() / model.get_parameter(n).abs().sum()).detach()) for n in action.readers)
-            / len(action.readers)
-            for m in (after, plain)
-        )
+        kept, given = (share_kept(made, model, action.readers) for made in (after, plain))
         assert kept == pytest.approx(action.after, rel=1e-5)
         assert given == pytest.approx(action.before, rel=1e-5)
         assert kept > given
