@@ -67,18 +67,25 @@ class Weights(Setting):
     """Bits that a weight takes in the file: the smallest number of these that holds its steps."""
     ops: tuple[StoredKind, ...] = ()
     """Kinds of layer that it restores weights of while activations stay in float."""
-    matmul_bits: tuple[Bits, ...] = ()
-    """Bits for which it multiplies by stored weights of a linear layer as they are, with its own operator for it."""
+    group_bits: tuple[Bits, ...] = ()
+    """Bits that steps of linear layers and look-ups with groups can have in the file."""
+    kept: tuple[StoredKind, ...] = ()
+    """Kinds whose kernel reads the integers themselves, so that they stay small in memory too; others are restored
+    when the file is loaded."""
+    operators: Literal["standard", "microsoft"] = "standard"
+    """How an ONNX file says so: DequantizeLinear in blocks, or com.microsoft's MatMulNBits and GatherBlockQuantized."""
+    short_groups: bool = False
+    """The last group of a row may be shorter than the others."""
 
-    def stored(self, bits: Bits, group: int | None = None) -> Bits:
-        """Bits that steps of `bits` take in the file; `group` is that of a linear layer with groups."""
-        own = self.matmul_bits if group is not None and blocks_fit(group) else ()
-        return min(size for size in (*self.bits, *own) if size >= bits)
+    def stored(self, bits: Bits) -> Bits:
+        """Bits that steps of `bits` take in the file, where activations are rounded as well."""
+        return min(size for size in self.bits if size >= bits)
 
-
-def blocks_fit(group: int) -> bool:
-    """Whether `group` is a block of ONNX Runtime's MatMulNBits: a power of two, at least 16."""
-    return group >= 16 and group & (group - 1) == 0
+    def holds(self, kind: StoredKind) -> tuple[Bits, ...]:
+        """Bits that weights of a kind can have while activations stay in float."""
+        if kind not in self.ops:
+            return ()
+        return self.bits if kind == "conv" else self.group_bits
 
 
 class Target(Setting):

@@ -24,10 +24,12 @@ from lissom.errors import ExportError
 from lissom.export.attention import plain_attention_
 from lissom.export.base import Artifact, artifact_of, input_specs, output_specs, writing
 from lissom.export.onnx_graph import rewrite_
+from lissom.export.onnx_weights import restore
 from lissom.export.origin import explain, mark_
 from lissom.graph.trace import export_program
 from lissom.target import load_target
 from lissom.task import Batch
+from lissom.transforms.quantization.grouped import RESTORE
 from lissom.transforms.quantization.rewrite import OPS
 
 EXTERNAL_DATA_FROM = 1_900_000_000
@@ -52,13 +54,18 @@ def _dynamic_quantize(x: Any, group: int) -> Any:
     return op.Identity(x)
 
 
+def _dequantize_groups(steps: Any, scale: Any, zero: Any, group: int, bits: int) -> Any:
+    return restore(steps, scale, *([] if zero is None else [zero]), group=group, bits=bits)
+
+
 def translations() -> dict[Any, Any]:
-    """ONNX for the operators of dynamic quantization, which torch.onnx does not know."""
+    """ONNX for the operators of dynamic quantization and of stored weights, which torch.onnx does not know."""
     return {
         OPS.choose_qparams.tensor: _choose_qparams,
         OPS.quantize_per_tensor.tensor: _quantize,
         OPS.dequantize_per_tensor.tensor: _dequantize,
         torch.ops.lissom.dynamic_quantize.default: _dynamic_quantize,
+        RESTORE: _dequantize_groups,
     }
 
 

@@ -12,13 +12,16 @@ from torch.fx import Node as FxNode
 
 from lissom.export.base import TensorSpec
 from lissom.export.onnx_packing import packed_
+from lissom.export.onnx_weights import weights_
 from lissom.export.origin import origin
 from lissom.graph.cost import MACS
 from lissom.graph.describe import op_name
 from lissom.target import Target
 
 FX_NODE = "pkg.torch.onnx.fx_node"
-PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulNBits"})
+ACTIVATIONS = ("lissom.activations", "float32")
+"""Written into a file whose integer weights are multiplied by activations that nothing rounds."""
 FOLDED = re.compile(r"batch_norm|^(getitem|mul|add|pad|constant_pad_nd)$")
 """Operators that the exporter merges into the product before them."""
 
@@ -37,10 +40,13 @@ def rewrite_(
     _transpose_int8_weights_(graph)
     _pool_globally_(graph)
     packed_(model, target.weights.bits)
+    stored = weights_(model, target)
     RemoveUnusedNodesPass()(model)
     _name_nodes_(graph, program)
     _name_ends_(graph, inputs, outputs)
     _clean_(model)
+    if stored:
+        model.metadata_props.update([ACTIVATIONS])
     _shape_(graph.inputs, inputs)
     _shape_(graph.outputs, outputs)
 

@@ -14,6 +14,7 @@ KINDS: dict[str, Kind] = {
     "ConvTranspose": "product",
     "Gemm": "product",
     "MatMul": "product",
+    "MatMulNBits": "product",
     "Add": "add",
     "AveragePool": "pool",
     "GlobalAveragePool": "pool",

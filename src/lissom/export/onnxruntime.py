@@ -34,7 +34,10 @@ INTEGER_OPS: dict[str, Kind] = {
     "QLinearAveragePool": "pool",
     "QLinearGlobalAveragePool": "pool",
 }
+STORED = "MatMulNBits"
+"""A product of float activations and integer weights."""
 FLOAT_OPS: dict[str, Kind] = {
+    STORED: "product",
     "Conv": "product",
     "FusedConv": "product",
     "ConvTranspose": "product",
@@ -124,6 +127,8 @@ def _kernels(graph: onnx.GraphProto, names: Names) -> Iterator[Kernel]:
         precision = "int8" if node.op_type in INTEGER_OPS else "float32"
         if precision == "int8" and (node.op_type.startswith("DynamicQuantize") or dynamic & set(node.input)):
             precision = "int8 dynamic"
+        if node.op_type == STORED:
+            precision = f"int{next(one.i for one in node.attribute if one.name == 'bits')} weights"
         weight = next((name for name in node.input if name in weights and "weight" in name), "")
         traced = names.traced(node.name, kind)
         source = weight or traced or node.name

@@ -14,6 +14,7 @@ from torch import nn
 
 from lissom.export.base import Array, Artifact, Availability, Kernel, Kind, Runner, Runtime
 from lissom.export.onnx import write_onnx
+from lissom.export.onnx_graph import ACTIVATIONS
 from lissom.export.onnx_names import Names
 from lissom.task import Batch
 
@@ -28,6 +29,7 @@ LAYERS: dict[str, Kind] = {
     "Reduce": "pool",
 }
 INTEGERS = frozenset({"i8", "u8"})
+STORED = {"i4": "int4", "u4": "int4", "i8": "int8", "u8": "int8"}
 PASSED = frozenset({"Transpose", "Reorder", "Reshape", "Convert", "Subgraph"})
 """Between a weight and the layer that reads it."""
 
@@ -46,7 +48,8 @@ class OpenVino(Runtime):
         return write_onnx(model, example, target, folder, stem)
 
     def load(self, artifact: Artifact, folder: Path, threads: int) -> Runner:
-        compiled = _compile(_read(folder / artifact.files[0]), threads)
+        model = _read(folder / artifact.files[0])
+        compiled = _compile(model, threads, rounds=not _is_float(model))
         request = compiled.create_infer_request()
         outputs = list(compiled.outputs)
 
@@ -59,11 +62,13 @@ class OpenVino(Runtime):
     def kernels(self, artifact: Artifact, folder: Path) -> tuple[Kernel, ...]:
         path = folder / artifact.files[0]
         names = Names(onnx.load(path, load_external_data=False).graph)
-        compiled = _compile(_read(path), 1).get_runtime_model()
-        return tuple(k for operation in compiled.get_ordered_ops() for k in _kernels(operation, names))
+        model = _read(path)
+        floats = _is_float(model)
+        compiled = _compile(model, 1, rounds=not floats).get_runtime_model()
+        return tuple(k for operation in compiled.get_ordered_ops() for k in _kernels(operation, names, floats))
 
 
-def _kernels(operation: Any, names: Names) -> Iterator[Kernel]:
+def _kernels(operation: Any, names: Names, floats: bool) -> Iterator[Kernel]:
     kind = LAYERS.get(_text(operation, "layerType"))
     if kind is None:
         return
@@ -75,7 +80,7 @@ def _kernels(operation: Any, names: Names) -> Iterator[Kernel]:
         yield Kernel(
             source=names.parameter(_name(weight)) or own or operation.get_friendly_name(),
             op=_text(operation, "layerType"),
-            precision=_product_precision(operation, weight),
+            precision=_product_precision(operation, weight, floats),
             # A linear layer may only be known by its bias, and a shared weight only by its reader.
             node=own or (parsed[0][0] if parsed else ""),
         )
@@ -87,12 +92,15 @@ def _kernels(operation: Any, names: Names) -> Iterator[Kernel]:
             yield Kernel(source=traced, op=op, precision=precision, node=traced, kind=absorbs[0])
 
 
-def _product_precision(operation: Any, weight: Any) -> str:
+def _product_precision(operation: Any, weight: Any, floats: bool) -> str:
+    """`floats`: nothing rounds activations at run time."""
     ports = operation.inputs()
     left = _type(ports[0])
     right = _text(weight, "outputPrecisions") if weight is not None else _type(ports[1])
     if left in INTEGERS and right in INTEGERS:
         return "int8"
+    if floats and left == "f32" and right in STORED:
+        return f"{STORED[right]} weights"
     if left == "f32" and right in INTEGERS and _text(operation, "layerType") == "FullyConnected":
         width = int(ports[1].get_partial_shape()[-1].get_length())
         return "int8 dynamic" if rounds_its_input(width) else "float32"
@@ -155,7 +163,15 @@ def _read(path: Path) -> Any:
     return openvino.Core().read_model(str(path))
 
 
-def _compile(model: Any, threads: int) -> Any:
+def _is_float(model: Any) -> bool:
+    """Whether the file says that activations are not to be rounded."""
+    key, value = ACTIVATIONS
+    place = ["framework", key]
+    return bool(model.has_rt_info(place)) and str(model.get_rt_info(place).value) == value
+
+
+def _compile(model: Any, threads: int, *, rounds: bool = True) -> Any:
+    """`rounds`: inputs of layers whose weights are integers are rounded at run time, where the processor gains."""
     import openvino
 
     return openvino.Core().compile_model(
@@ -165,6 +181,6 @@ def _compile(model: Any, threads: int) -> Any:
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": DYNAMIC_GROUP,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": DYNAMIC_GROUP if rounds else 0,
         },
     )

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, TensorArgument
+from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 import lissom.transforms.quantization.rewrite  # noqa: F401  # pyright: ignore[reportUnusedImport]  registers operators
@@ -35,9 +36,12 @@ from lissom.export.base import (
     writing,
 )
 from lissom.export.kernels import kind_of
+from lissom.functional.weightgrid import restored_groups
 from lissom.graph.describe import op_name
 from lissom.graph.trace import export_program
 from lissom.task import Batch
+from lissom.transforms.base import clone
+from lissom.transforms.quantization.grouped import RESTORE
 
 PLAIN = re.compile(
     r"[^/]+/(data/weights/weight_\d+|data/constants/tensor_\d+|models/model\.json"
@@ -54,7 +58,7 @@ class Torch(Runtime):
         return Availability(found=True, version=importlib.metadata.version("torch"))
 
     def export(self, model: nn.Module, example: Batch, target: str, folder: Path, stem: str) -> Artifact:
-        program, dynamic = export_program(model, example)
+        program, dynamic = export_program(_plain(model), example)
         program.example_inputs = None
         with writing(folder) as scratch:
             path = scratch / f"{stem}.pt2"
@@ -98,6 +102,18 @@ class Torch(Runtime):
             for node in program.graph.nodes
             if node.op == "call_function" and (kind := kind_of(op_name(node))) is not None
         )
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """Stored weights restored by torch's own operators, so that the file needs no others."""
+    if not isinstance(model, GraphModule) or all(node.target is not RESTORE for node in model.graph.nodes):
+        return model
+    made = clone(model)
+    for node in made.graph.nodes:
+        if node.target is RESTORE:
+            node.target, node.args = restored_groups, node.args[:4]
+    made.recompile()
+    return made
 
 
 def _arguments(program: ExportedProgram, inputs: Sequence[Array]) -> tuple[Any, Any]:

@@ -130,13 +130,29 @@ def clipped_grid(
     return grid(weight, bits, group=group, symmetric=symmetric, shrink=best)
 
 
-def low_bit_grid(weight: Tensor, bits: Bits, importance: Tensor | None = None) -> Grid:
-    """One symmetric run per row of `weight` (rows, n): the whole range for 8 bits, the best-clipped for fewer.
+def low_bit_grid(
+    weight: Tensor,
+    bits: Bits,
+    importance: Tensor | None = None,
+    *,
+    group: int | None = None,
+    symmetric: bool = True,
+) -> Grid:
+    """The grid of `weight` (rows, n): the whole range of every run for 8 bits, the best-clipped for fewer.
 
     Raises:
         ValueError: see `grid`.
     """
-    return grid(weight, 8) if bits == 8 else clipped_grid(weight, bits, importance=importance)
+    if bits == 8:
+        return grid(weight, 8, group=group, symmetric=symmetric)
+    return clipped_grid(weight, bits, group=group, symmetric=symmetric, importance=importance)
+
+
+def restored_groups(steps: Tensor, scale: Tensor, zero: Tensor | None, group: int) -> Tensor:
+    """What whole `steps` (rows, ...) stand for, same shape, float32; `scale` and `zero` are (rows, runs)."""
+    flat = steps.flatten(1).to(scale.dtype)
+    shifted = flat if zero is None else flat - _spread(zero, group, flat.shape[1])
+    return (shifted * _spread(scale, group, flat.shape[1])).reshape(steps.shape)
 
 
 def _runs(values: Tensor, group: int) -> Tensor:

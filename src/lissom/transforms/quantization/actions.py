@@ -89,6 +89,23 @@ class StoreWeight(Action):
     pairs_fit: bool = False
 
 
+class StoreGroups(Action):
+    """Keep `parameter` as integers of `bits`, restored in float for the `nodes` that read it; activations stay float.
+
+    A row is what belongs to one output (or one entry of a table). Every `group` weights of it share a scale, and a zero
+    point unless `symmetric`; None for one scale a row. With `kept` the runtime's kernel reads the integers themselves.
+    """
+
+    kind: Literal["store-groups"] = "store-groups"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
+    parameter: str
+    nodes: tuple[str, ...]
+    bits: Bits
+    group: int | None
+    symmetric: bool
+    kept: bool
+    fit: Fit = "nearest"
+
+
 class HalveWeight(Action):
     """Keep `parameter` as float16; `nodes` read it, turned back into float32."""
 

@@ -36,7 +36,7 @@ from lissom.transforms.quantization.equalizing import (
     smoothing,
 )
 
-Correction = Literal["equalize", "smooth", "gptq", "adaround", "bias"]
+Correction = Literal["equalize", "smooth", "awq", "gptq", "adaround", "bias"]
 CORRECTIONS: tuple[Correction, ...] = get_args(Correction)
 """In the order in which they are tried."""
 RESCALINGS: tuple[Correction, ...] = ("equalize", "smooth")

@@ -25,6 +25,7 @@ from lissom.transforms.quantization.precision import (
     RatioBound,
     precisions,
 )
+from lissom.transforms.quantization.weightonly import Form, Group
 
 
 def _eight(bits: object) -> bool:
@@ -35,11 +36,19 @@ def _none(value: object) -> bool:
     return value is None
 
 
+GROUP: Group = 64
+WEIGHTS: tuple[Correction, ...] = ("awq", "gptq")
+"""Corrections of stored weights, in order."""
+
+
 class Options(Setting):
     """Fields of `Quantize`.
 
     `mode="static"` needs calibration data (`Task.calibration`, else `Task.train`), of which `samples` examples are
-    used; `mode="dynamic"` needs none and quantizes linear layers only. `calibration` sets the ranges of static mode
+    used; `mode="dynamic"` needs none and quantizes linear layers only; `mode="weights"` stores weights in integers and
+    computes in float (`weightonly`), with one scale for `group` weights, and a zero point unless `symmetric`.
+
+    `calibration` sets the ranges of static mode
     (`lissom.functional.calibration`); "auto" takes for each value the method whose rounding changes the outputs of its
     readers least, on a few of the examples. `percentile` is that of the method of this name. `exclude` holds patterns
     of layers that stay in float (`"conv1"`, `"layer3.*"`).
@@ -61,7 +70,7 @@ class Options(Setting):
     of the corrections, those that rescale channels come before it.
     """
 
-    mode: Literal["static", "dynamic"] = "static"
+    mode: Literal["static", "dynamic", "weights"] = "static"
     calibration: Calibration = "auto"
     percentile: Annotated[float, pydantic.Field(gt=0, le=100)] = PERCENTILE
     samples: Annotated[int, pydantic.Field(ge=1)] = 512
@@ -75,6 +84,8 @@ class Options(Setting):
     # Left out of JSON where they are not set: recipes without them keep their ids.
     activation_bits: Annotated[ActivationBits, pydantic.Field(exclude_if=_eight)] = 8
     training: Annotated[QAT | None, pydantic.Field(exclude_if=_none)] = None
+    group: Annotated[Group | None, pydantic.Field(exclude_if=lambda value: value == GROUP)] = GROUP
+    symmetric: Annotated[bool, pydantic.Field(exclude_if=bool)] = True
     corrections: Literal["auto"] | tuple[Correction, ...] = "auto"
     overflow_fix: planning.OverflowFix = "auto"
 
@@ -117,6 +128,25 @@ class Options(Setting):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        if self.mode != "weights":
+            for name, value, default in (("group", self.group, GROUP), ("symmetric", self.symmetric, True)):
+                if value != default:
+                    raise ValueError(f"{name}={value} is of mode='weights', and this is mode={self.mode!r}")
+            if self.corrections != "auto" and "awq" in self.corrections:
+                raise ValueError("'awq' scales inputs of stored weights; it is of mode='weights'")
+            return self
+        if self.activation_bits != 8 or self.training or self._decides or self.precision != INTEGER:
+            raise ValueError(
+                "mode='weights' leaves activations in float and gives all weights weight_bits; leave activation_bits, "
+                "training, precision and max_drop out, and name what stays in float in exclude"
+            )
+        for name in () if self.corrections == "auto" else self.corrections:
+            if name not in WEIGHTS:
+                raise ValueError(f"{name!r} is not of mode='weights', which has {', '.join(map(repr, WEIGHTS))}")
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _corrections_fit(self) -> Self:
         if self.corrections == "auto":
             return self
@@ -141,12 +171,18 @@ class Options(Setting):
         return self.mode == "static" and self.precision != HALF
 
     @property
+    def _form(self) -> Form:
+        return Form(self.weight_bits, self.group, self.symmetric)
+
+    @property
     def _names(self) -> tuple[Correction, ...]:
         """Corrections to try, in order."""
         if self.corrections != "auto":
             return tuple(name for name in CORRECTIONS if name in self.corrections)
         if self.mode == "dynamic":
             return ()
+        if self.mode == "weights":
+            return WEIGHTS if self.weight_bits < 8 else ()
         if self.training:
             return RESCALINGS
         few = self.weight_bits < 8 or not {4, "auto"}.isdisjoint(precisions(self.precision))

@@ -21,6 +21,7 @@ from lissom.transforms.quantization.actions import (
     RoundBias,
     RoundDynamically,
     ShiftBias,
+    StoreGroups,
     StoreWeight,
 )
 from lissom.transforms.quantization.calibrating import Calibration
@@ -96,13 +97,24 @@ def predicted(graph: Graph, actions: Sequence[Action]) -> Cost:
             tensor = graph.tensor_by_name[action.parameter]
             bits, scales = (action.stored, 4 * tensor.shape[0]) if isinstance(action, StoreWeight) else (16, 0)
             size += math.ceil(tensor.bytes * bits / 32) + scales - tensor.bytes
+        elif isinstance(action, StoreGroups):
+            size += _grouped_bytes(graph, action) - graph.tensor_by_name[action.parameter].bytes
     return Cost(macs=graph.macs, parameters=graph.parameters, bytes=size)
 
 
+def _grouped_bytes(graph: Graph, action: StoreGroups) -> int:
+    rows, *rest = graph.tensor_by_name[action.parameter].shape
+    width = math.prod(rest)
+    runs = rows * math.ceil(width / (action.group or max(width, 1)))
+    return math.ceil((rows * width + (0 if action.symmetric else runs)) * action.bits / 8) + 4 * runs
+
+
 def planned_precision(plan: Plan) -> dict[str, str]:
-    """Products of the traced graph to the precision the plan gives them: `int8` or `int8 dynamic`."""
+    """Products of the traced graph to the precision the plan gives them: `int8`, `int8 dynamic`, or `int4 weights`
+    where a kernel restores them as it multiplies."""
     static = {node: "int8" for action in plan.of(StoreWeight) for node in action.nodes}
-    return {**static, **{action.node: "int8 dynamic" for action in plan.of(RoundDynamically)}}
+    kept = {node: f"int{a.bits} weights" for a in plan.of(StoreGroups) if a.kept for node in a.nodes}
+    return {**static, **kept, **{action.node: "int8 dynamic" for action in plan.of(RoundDynamically)}}
 
 
 def activation(
@@ -143,7 +155,7 @@ def layer_bits(plan: Plan) -> list[tuple[str, str, str]]:
     stored, computed = stored_as(plan), planned_precision(plan)
     found = {
         node: (action.layer, stored[node], computed.get(node, "float32"))
-        for action in (*plan.of(StoreWeight), *plan.of(HalveWeight))
+        for action in (*plan.of(StoreWeight), *plan.of(StoreGroups), *plan.of(HalveWeight))
         for node in action.nodes[:1]
     }
     return list(dict.fromkeys(found.values()))

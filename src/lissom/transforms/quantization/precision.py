@@ -17,7 +17,7 @@ from lissom.graph.select import select
 from lissom.target import Target
 from lissom.transforms.base import Plan, Skip
 from lissom.transforms.quantization import placement
-from lissom.transforms.quantization.actions import HalveWeight, StoreWeight
+from lissom.transforms.quantization.actions import HalveWeight, StoreGroups, StoreWeight
 
 Precision = Literal[32, 16, 8, 4]
 Auto = Literal["auto"]
@@ -156,4 +156,8 @@ def stored_as(plan: Plan) -> dict[str, str]:
         finer = "" if action.bits == action.stored else f", {action.bits}-bit steps"
         name = f"int{action.stored}{finer}"
         found.update(dict.fromkeys(action.nodes, name))
+    for action in plan.of(StoreGroups):
+        runs = f", groups of {action.group}" if action.group else ""
+        kind = "int" if action.symmetric else "uint"
+        found.update(dict.fromkeys(action.nodes, f"{kind}{action.bits}{runs}"))
     return found

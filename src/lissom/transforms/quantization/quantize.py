@@ -25,7 +25,7 @@ from lissom.target import Target
 from lissom.task import Split, Task
 from lissom.training.finetune import check
 from lissom.transforms.base import ALONE, Action, Plan, Skip, Stage, Transform, Work, calibration_split
-from lissom.transforms.quantization import calibrating, placement, planning
+from lissom.transforms.quantization import calibrating, placement, planning, weightonly
 from lissom.transforms.quantization.actions import (
     Equalize,
     Fit,
@@ -34,6 +34,7 @@ from lissom.transforms.quantization.actions import (
     RoundBias,
     RoundDynamically,
     ShiftBias,
+    StoreGroups,
     StoreWeight,
 )
 from lissom.transforms.quantization.corrections import (
@@ -84,6 +85,7 @@ class Quantize(Options, Transform):
         "round-dynamically": RoundDynamically,
         "round-bias": RoundBias,
         "store-weight": StoreWeight,
+        "store-groups": StoreGroups,
         "halve-weight": HalveWeight,
     }
 
@@ -93,7 +95,8 @@ class Quantize(Options, Transform):
 
     def needs(self) -> frozenset[Split]:
         judged: frozenset[Split] = frozenset({"validation"} if self.max_drop is not None else ())
-        observed: frozenset[Split] = frozenset({"calibration"} if self._observes else ())
+        fitted = self.mode == "weights" and self.corrections not in ("auto", ())
+        observed: frozenset[Split] = frozenset({"calibration"} if self._observes or fitted else ())
         return judged | observed | (self.training.needs if self.training else set())
 
     def watch(self, graph: Graph, target: Target) -> Collection[str]:
@@ -114,6 +117,8 @@ class Quantize(Options, Transform):
         share_of = 0.3 if self._decides else 1.0 / self.expected_seconds
         before = replace(work, tick=lambda share: work.tick(share_of * share))
         found: Statistics | None = None
+        if self.mode == "weights":
+            return self._scaled(trace, task, target, before)
         if self._observes:
             found = self._corrected(trace, task, target, self._seen(trace, task, target, before), before)
         return self._decided(trace, task, target, found, work) if self._decides else found
@@ -209,12 +214,47 @@ class Quantize(Options, Transform):
         few = found.examples < ENOUGH if self.corrections == "auto" else not (found.fit and found.judge)
         return None if few else found
 
+    def _scaled(self, trace: Trace, task: Task, target: Target, work: Work) -> Statistics | None:
+        """Scales of the inputs of stored weights; None where there are no data to fit anything to."""
+        there = task.has("calibration") or task.has("train") or self.corrections != "auto"
+        halves = self._halves(trace, task, EXAMPLES) if self._names and there else None
+        if halves is None:
+            why = "no corrections are asked for" if not self._names else "there are too few calibration examples"
+            work.note("nearest", f"weights are rounded to the nearest: {why}")
+            return None
+        if "awq" not in self._names:
+            return Statistics(ranges={}, examples=halves.examples)
+        chosen, _ = self._weighed(trace.graph, target)
+        found, trials = weightonly.rescaled(
+            trace, halves, self._form, chosen, lambda found: self.plan(trace.graph, found, target)
+        )
+        work.note("corrections", [trial.note() for trial in trials])
+        return found
+
+    def _weighed(self, graph: Graph, target: Target) -> tuple[list[Node], list[Skip]]:
+        return weightonly.partition(graph, target, self._form, floats(self._bits(graph)))
+
+    def _stored(self, graph: Graph, study: Statistics | None, target: Target) -> Plan:
+        chosen, skipped = self._weighed(graph, target)
+        fit = self._fit_of(self.weight_bits) if study is not None else "nearest"
+        scalings = study.corrected.equalizations if isinstance(study, Findings) else ()
+        actions = (*scalings, *weightonly.actions(graph, chosen, target, self._form, fit))
+        return Plan(
+            transform=self.name,
+            settings=self.model_dump(mode="json"),
+            actions=actions,
+            skipped=tuple(skipped),
+            predicted=planning.predicted(graph, actions),
+        )
+
     def plan(self, graph: Graph, study: Statistics | None, target: Target) -> Plan:
         """
         Raises:
             RecipeError: a pattern of `exclude` or `precision` matches nothing.
             DataError: static mode without statistics.
         """
+        if self.mode == "weights":
+            return self._stored(graph, study, target)
         bits = self._bits(graph, study)
         chosen, skipped = self._chosen(graph, target, study)
         actions: list[Action] = []
@@ -272,7 +312,8 @@ class Quantize(Options, Transform):
     def _rounded(self, trace: Trace, plan: Plan, task: Task) -> tuple[nn.Module, list[Trial]]:
         """The plan carried out, roundings fitted where that helps, and what was tried."""
         nearest = write(trace, plan)
-        fits: set[Fit] = {action.fit for action in plan.of(StoreWeight)} - {"nearest"}
+        held = (*plan.of(StoreWeight), *plan.of(StoreGroups))
+        fits: set[Fit] = {action.fit for action in held} - {"nearest"}
         halves = self._halves(trace, task, FITTED) if fits else None
         if halves is None:
             return nearest, []
@@ -280,7 +321,7 @@ class Quantize(Options, Transform):
         names: list[Correction] = [name for name in self._names if name in fits or name == "bias"]
         for name in names:
             candidate = write_fitted(trace, plan, halves, biases=name == "bias")
-            trial = compared(trace, halves, name, len(plan.of(StoreWeight)), best, candidate)
+            trial = compared(trace, halves, name, len(held), best, candidate)
             trials.append(trial)
             best = candidate if trial.accepted else best
         return best, trials

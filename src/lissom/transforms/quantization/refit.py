@@ -20,7 +20,7 @@ from torch.fx import Node as FxNode
 from torch.utils import _pytree as pytree
 
 from lissom.functional.bias import bias_shift
-from lissom.functional.gptq import gptq
+from lissom.functional.gptq import gptq_by_row
 from lissom.functional.leastsquares import solve_through_origin
 from lissom.functional.overflow import LARGEST_INPUT, safe_scales
 from lissom.functional.rounding import Rows, adaround
@@ -48,14 +48,21 @@ class Job:
     fit: Fit = "nearest"
     bias: str | None = None
     pairs_fit: bool = False
+    group: int | None = None
+    symmetric: bool = True
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """Scales of the weights that were put on their grid, and what was added to biases, by parameter."""
+    """Grids of the weights that were put on them, and what was added to biases, by parameter."""
 
-    scales: dict[str, Tensor]
+    grids: dict[str, Grid]
     shifts: dict[str, Tensor]
+
+    @property
+    def scales(self) -> dict[str, Tensor]:
+        """Of weights with one run an output."""
+        return {name: grid.scale[:, 0] for name, grid in self.grids.items()}
 
 
 @torch.no_grad()
@@ -74,13 +81,13 @@ def refit_(
     walk = _Walk(before, after, pieces)
     for node in list(after.graph.nodes):
         walk.step(node, jobs.get(node.name))
-    return Fitted(walk.scales, walk.shifts)
+    return Fitted(walk.grids, walk.shifts)
 
 
 class _Walk:
     def __init__(self, before: GraphModule, after: GraphModule, pieces: Sequence[Batch]) -> None:
         self.after = after
-        self.scales: dict[str, Tensor] = {}
+        self.grids: dict[str, Grid] = {}
         self.shifts: dict[str, Tensor] = {}
         self._twins: dict[str, FxNode] = {node.name: node for node in before.graph.nodes}
         self._last_before, self._last = last_uses(before), last_uses(after)
@@ -108,11 +115,11 @@ class _Walk:
         names = [argument.name for argument in schema_of(cast(Any, node.target)).arguments]
         given: dict[str, Any] = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
         weight = attribute(self.after, job.weight)
-        if job.weight not in self.scales:
+        if job.weight not in self.grids:
             call = _Call(op_name(node), {**given, "weight": weight}, cast(FxNode, given["input"]))
             made, steps = self._rounded(call, twin, job)
             weight.copy_(made.restored(steps).reshape(weight.shape))
-            self.scales[job.weight] = made.scale[:, 0]
+            self.grids[job.weight] = made
         if job.bias:
             wanted = [before.env[twin] for before, _ in self._runs]
             axis = _channels(op_name(node), wanted[0], weight)
@@ -125,7 +132,7 @@ class _Walk:
     def _rounded(self, call: _Call, twin: FxNode, job: Job) -> tuple[Grid, Tensor]:
         weight = cast(Tensor, call.given["weight"]).flatten(1)
         if job.fit == "nearest" or weight.shape[1] > WIDEST:
-            made = low_bit_grid(weight, job.bits)
+            made = low_bit_grid(weight, job.bits, group=job.group, symmetric=job.symmetric)
             if job.pairs_fit:
                 scale = safe_scales(cast(Tensor, call.given["weight"]), made.scale[:, 0], LARGEST_INPUT)
                 made = replace(made, scale=scale[:, None])
@@ -139,8 +146,9 @@ class _Walk:
                 found.append((made, adaround(part, made, self._drawn(call, twin))))
             else:
                 fitted = solve_through_origin(inputs, cross, part, RIDGE)
-                made = low_bit_grid(fitted, job.bits, inputs.diagonal().float())
-                found.append((made, gptq(fitted, inputs, made, by_energy=True)))
+                energy = inputs.diagonal().float()
+                made = low_bit_grid(fitted, job.bits, energy, group=job.group, symmetric=job.symmetric)
+                found.append((made, gptq_by_row(fitted, inputs, made)))
         first = found[0][0]
         scale, zero = torch.cat([g.scale for g, _ in found]), torch.cat([g.zero for g, _ in found])
         return Grid(scale, zero, first.low, first.high, first.group), torch.cat([s for _, s in found])

@@ -141,10 +141,10 @@ def store_weight_(module: GraphModule, parameter: str, axis: int, scales: torch.
         "zero_point": torch.zeros(scales.shape, dtype=torch.int64),
     }
     limits = (axis, -WEIGHT_LIMIT, WEIGHT_LIMIT, torch.int8)
-    _replace_(module, parameter, state, OPS.dequantize_per_channel.default, limits, {})
+    hold_(module, parameter, state, OPS.dequantize_per_channel.default, limits, {})
 
 
-def _replace_(
+def hold_(
     module: GraphModule,
     parameter: str,
     state: Mapping[str, torch.Tensor],
@@ -189,7 +189,7 @@ def halve_weight_(module: GraphModule, parameter: str) -> None:
             f"The weight {parameter} does not fit into 16 bits: its largest magnitude is {float(weight.abs().max()):g},"
             f" that of float16 {torch.finfo(torch.float16).max:g}. Give its layer 32 bits in Quantize(precision=...)."
         )
-    _replace_(module, parameter, {"half": half}, torch.ops.aten._to_copy.default, (), {"dtype": torch.float32})
+    hold_(module, parameter, {"half": half}, torch.ops.aten._to_copy.default, (), {"dtype": torch.float32})
 
 
 def round_bias_(

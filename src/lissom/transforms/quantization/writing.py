@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from lissom.functional.weightgrid import Grid
 from lissom.graph.graph import Graph
 from lissom.graph.lockstep import attribute
 from lissom.graph.trace import Trace
 from lissom.transforms.base import Plan, clone
-from lissom.transforms.quantization import rewrite
+from lissom.transforms.quantization import grouped, rewrite
 from lissom.transforms.quantization.actions import (
     Equalize,
     HalveWeight,
@@ -18,6 +22,7 @@ from lissom.transforms.quantization.actions import (
     RoundBias,
     RoundDynamically,
     ShiftBias,
+    StoreGroups,
     StoreWeight,
 )
 from lissom.transforms.quantization.corrections import Halves, equalized
@@ -41,7 +46,7 @@ def write_fitted(trace: Trace, plan: Plan, halves: Halves, *, biases: bool) -> G
     module = inputs_rounded(trace, plan)
     before = equalized(trace, plan.of(Equalize)).module
     fitted = refit_(before, module, _jobs(trace.graph, plan, biases=biases), halves.fit)
-    return stored(module, plan, fitted.scales)
+    return stored(module, plan, fitted.scales, fitted.grids)
 
 
 def fitted_shifts(trace: Trace, plan: Plan, halves: Halves) -> tuple[ShiftBias, ...]:
@@ -71,14 +76,18 @@ def inputs_rounded(trace: Trace, plan: Plan) -> GraphModule:
     return module
 
 
-def stored(module: GraphModule, plan: Plan, scales: dict[str, Tensor]) -> GraphModule:
-    """Biases and weights in their final form; `scales` of the weights that are on their grid already."""
+def stored(
+    module: GraphModule, plan: Plan, scales: Mapping[str, Tensor], grids: Mapping[str, Grid] = MappingProxyType({})
+) -> GraphModule:
+    """Biases and weights in their final form; `scales` and `grids` of the weights that are on their grid already."""
     spared = [w.parameter for w in plan.of(StoreWeight) if w.pairs_fit and w.parameter not in scales]
     scales = {**scales, **{name: rewrite.spared_scales(module, name) for name in spared}}
     for bias in plan.of(RoundBias):
         rewrite.round_bias_(module, bias.parameter, bias.weight, bias.scale, scales.get(bias.weight))
     for weight in plan.of(StoreWeight):
         rewrite.store_weight_(module, weight.parameter, weight.axis, scales.get(weight.parameter))
+    for own in plan.of(StoreGroups):
+        grouped.store_groups_(module, own, grids.get(own.parameter) or grouped.nearest_grid(module, own))
     for half in plan.of(HalveWeight):
         rewrite.halve_weight_(module, half.parameter)
     rewrite.finish_(module)
@@ -93,4 +102,8 @@ def _jobs(graph: Graph, plan: Plan, *, biases: bool) -> dict[str, Job]:
             own = bias is not None and graph.tensor_by_name[bias].used_by == (name,)
             fit = action.fit if len(action.nodes) == 1 else "nearest"
             found[name] = Job(action.parameter, action.bits, fit, bias if own else None, action.pairs_fit)
+    for action in plan.of(StoreGroups):
+        if action.fit != "nearest":
+            (name,) = action.nodes
+            found[name] = Job(action.parameter, action.bits, action.fit, group=action.group, symmetric=action.symmetric)
     return found
