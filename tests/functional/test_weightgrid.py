@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from torchao.quantization.quant_primitives import MappingType, choose_qparams_affine, quantize_affine
 
 from lissom.functional.affine import quantize_weight, weight_scales
-from lissom.functional.weightgrid import SHRINKS, clipped_grid, grid, low_bit_grid, weight_limit
+from lissom.functional.weightgrid import (
+    SHRINKS,
+    clipped_grid,
+    grid,
+    low_bit_grid,
+    restored_groups,
+    weight_limit,
+)
 
 BITS = (8, 4, 3, 2)
 weights = st.builds(
@@ -98,3 +105,27 @@ def test_nothing_but_zeros_and_broken_weights():
         grid(torch.tensor([[float("nan")]]), 4)
     with pytest.raises(ValueError, match="at least one weight, got 0"):
         grid(torch.ones(1, 2), 4, group=0)
+
+
+@given(weights, st.sampled_from(BITS), st.sampled_from([None, 1, 4, 32]), st.booleans())
+def test_a_rounded_weight_is_on_its_grid_already(weight, bits, group, symmetric):
+    made = low_bit_grid(weight, bits, group=group, symmetric=symmetric)
+    once = made.rounded(weight)
+    assert torch.equal(made.rounded(once), once)
+
+
+@given(weights, st.sampled_from(BITS), st.sampled_from([(1, 2), (2, 4), (4, 16), (4, None)]))
+def test_finer_groups_have_no_larger_steps(weight, bits, groups):
+    fine, coarse = (grid(weight, bits, group=group) for group in groups)
+    assert bool((fine.scales(weight.shape[1]) <= coarse.scales(weight.shape[1])).all())
+
+
+@given(weights, st.sampled_from(BITS), st.sampled_from([None, 1, 4, 32]), st.booleans())
+def test_steps_are_restored_as_the_grid_does_in_any_shape(weight, bits, group, symmetric):
+    made = grid(weight, bits, group=group, symmetric=symmetric)
+    steps = made.steps(weight)
+    kept = steps.to(torch.int8 if symmetric else torch.uint8).reshape(len(weight), -1, 1)
+    zero = None if symmetric else made.zero.to(torch.uint8)
+    found = restored_groups(kept, made.scale, zero, made.group)
+    assert found.shape == kept.shape
+    assert torch.equal(found.flatten(1), made.restored(steps))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Interpreter
 
 from lissom.functional.affine import affine, quantize_weight, weight_scales
 from lissom.functional.gptq import gptq
@@ -152,3 +155,44 @@ def test_a_weight_with_two_readers_is_rounded_once_to_the_nearest():
     weight = made.module.get_parameter("conv.weight").detach().flatten(1)
     torch.testing.assert_close(module.get_parameter("conv.weight").flatten(1), clipped_grid(weight, 4).rounded(weight))
     assert fitted.shifts == {}
+
+
+def moments_of(values: Tensor) -> tuple[Tensor, Tensor]:
+    rows = values.movedim(1, -1).flatten(0, -2).double()
+    return rows.mean(0), rows.std(0, correction=0)
+
+
+@pytest.mark.parametrize("fit", ["nearest", "gptq"])
+def test_channels_get_back_the_mean_and_deviation_that_they_had(fit):
+    net, x = Net().eval(), correlated(40)
+    made = trace(net, Batch((x[:2],)))
+    todo = {name: replace(job, rescale=True) for name, job in jobs(made, 3, fit, bias=True).items()}
+    module = rounded(made, 0.1)
+    steps = refit_(made.module, module, todo, [Batch((x[:20],)), Batch((x[20:],))])
+    name = {"conv2d": "first.weight", "conv2d_1": "second.weight"}
+    for node, weight in name.items():
+        wanted, got = (Interpreter(m, garbage_collect_values=False) for m in (made.module, module))
+        for one in (wanted, got):
+            one.run(x, enable_io_processing=False)
+        values = [next(v for n, v in one.env.items() if n.name == node) for one in (wanted, got)]
+        for before, after in zip(*map(moments_of, values), strict=True):
+            torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+        held = dict(module.named_parameters())[weight].detach().flatten(1)
+        scales = steps.scales[weight][:, None]
+        torch.testing.assert_close(held / scales, (held / scales).round(), rtol=0, atol=1e-4)
+
+
+def test_normalizations_that_were_not_folded_get_the_statistics_of_what_they_read():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    x = correlated(40)
+    made = trace(net, Batch((x[:2],)))
+    module = clone(made.module)
+    todo = {"conv2d": Job("0.weight", 2)}
+    refit_(made.module, module, todo, [Batch((x,))], {"batch_norm": ("1.running_mean", "1.running_var")})
+    with torch.no_grad():
+        read = F.conv2d(x, module.get_parameter("0.weight"))
+    mean, deviation = moments_of(read)
+    torch.testing.assert_close(module.get_buffer("1.running_mean").double(), mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(module.get_buffer("1.running_var").double().sqrt(), deviation, rtol=1e-4, atol=1e-5)
+    assert torch.equal(made.module.get_buffer("1.running_mean"), torch.zeros(8))

@@ -8,6 +8,7 @@ and a product of constants, which the runtimes fold when they load the file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -213,7 +214,7 @@ def _put(
     graph: ir.Graph,
     old: ir.Node,
     op: str,
-    inputs: list[ir.Value | None],
+    inputs: Sequence[ir.Value | None],
     numbers: dict[str, int],
     domain: str = MICROSOFT,
 ) -> None:

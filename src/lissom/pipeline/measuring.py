@@ -263,7 +263,7 @@ def _notes(
     split: str,
     metrics: Sequence[MetricValue | None],
 ) -> Iterator[str]:
-    floats = [one.layer for one in layers.layers if one.planned.startswith("int8") and not one.ran.startswith("int8")]
+    floats = [one.layer for one in layers.layers if one.planned.startswith("int") and not one.ran.startswith("int")]
     if floats:
         yield (
             f"{len(floats)} layers were quantized but do not run in integers on this runtime: {', '.join(floats[:8])}"

@@ -36,7 +36,7 @@ from lissom.transforms.quantization.equalizing import (
     smoothing,
 )
 
-Correction = Literal["equalize", "smooth", "awq", "gptq", "adaround", "bias"]
+Correction = Literal["equalize", "smooth", "awq", "gptq", "adaround", "bias", "reestimate"]
 CORRECTIONS: tuple[Correction, ...] = get_args(Correction)
 """In the order in which they are tried."""
 RESCALINGS: tuple[Correction, ...] = ("equalize", "smooth")

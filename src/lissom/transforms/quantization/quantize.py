@@ -177,7 +177,7 @@ class Quantize(Options, Transform):
     def _corrected(self, trace: Trace, task: Task, target: Target, seen: Statistics, work: Work) -> Statistics:
         """What was seen, after the corrections that help and that a plan can hold."""
         # A bias makes up for the rounding that was chosen, so it comes after a rounding that is fitted.
-        later = ROUNDINGS if self._fit == "nearest" else (*ROUNDINGS, "bias")
+        later = (*ROUNDINGS, "reestimate") if self._fit == "nearest" else (*ROUNDINGS, "bias", "reestimate")
         names: list[Correction] = [name for name in self._names if name not in later]
         halves = self._halves(trace, task, EXAMPLES) if names else None
         if halves is None:
@@ -314,16 +314,21 @@ class Quantize(Options, Transform):
         nearest = write(trace, plan)
         held = (*plan.of(StoreWeight), *plan.of(StoreGroups))
         fits: set[Fit] = {action.fit for action in held} - {"nearest"}
-        halves = self._halves(trace, task, FITTED) if fits else None
+        names: list[Correction] = [
+            name for name in self._names if name in fits or name == "reestimate" or (fits and name == "bias")
+        ]
+        halves = self._halves(trace, task, FITTED) if names and held else None
         if halves is None:
             return nearest, []
-        best, trials = nearest, list[Trial]()
-        names: list[Correction] = [name for name in self._names if name in fits or name == "bias"]
+        best, trials, fitted = nearest, list[Trial](), False
         for name in names:
-            candidate = write_fitted(trace, plan, halves, biases=name == "bias")
+            fitted = fitted or name in fits
+            moves = "biases" if name == "bias" else "statistics" if name == "reestimate" else "none"
+            candidate = write_fitted(trace, plan, halves, fitted=fitted, moves=moves)
             trial = compared(trace, halves, name, len(held), best, candidate)
             trials.append(trial)
             best = candidate if trial.accepted else best
+            fitted = fitted and (trial.accepted or name not in fits)
         return best, trials
 
     def restructure(self, model: nn.Module, plan: Plan, trace: Trace, task: Task) -> nn.Module:

@@ -3,7 +3,8 @@
 Every layer is fitted to what it computes in the original, from the inputs that it gets in the rounded network with all
 layers before it already fitted. GPTQ starts from the weights that do this best in float (`functional.leastsquares`,
 pulled to the given ones), AdaRound from the given ones (`functional.gptq`, `functional.rounding`). The bias takes up
-the mean error that is left (`functional.bias`).
+the mean error that is left (`functional.bias`), or bias and scales give every channel the mean and deviation that it
+had (`functional.reestimation`); normalizations that were not folded get the statistics of what they read now.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -23,6 +25,7 @@ from lissom.functional.bias import bias_shift
 from lissom.functional.gptq import gptq_by_row
 from lissom.functional.leastsquares import solve_through_origin
 from lissom.functional.overflow import LARGEST_INPUT, safe_scales
+from lissom.functional.reestimation import channel_moments, reestimated
 from lissom.functional.rounding import Rows, adaround
 from lissom.functional.weightgrid import Bits, Grid, low_bit_grid
 from lissom.graph.describe import op_name, schema_of
@@ -39,15 +42,21 @@ DRAWN = 8192
 """Rows of a layer's matrix product that AdaRound learns from."""
 
 
+Statistics = tuple[str, str]
+"""Buffers of a normalization: its mean and its variance."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """What is fitted where a product is computed: how its `weight` is rounded, and which `bias` moves, if any."""
+    """What is fitted where a product is computed: how its `weight` is rounded, and which `bias` moves, if any; with
+    `rescale` the weight's scales move too."""
 
     weight: str
     bits: Bits
     fit: Fit = "nearest"
     bias: str | None = None
     pairs_fit: bool = False
+    rescale: bool = False
     group: int | None = None
     symmetric: bool = True
 
@@ -71,15 +80,19 @@ def refit_(
     after: GraphModule,
     jobs: Mapping[str, Job],
     pieces: Sequence[Batch],
+    norms: Mapping[str, Statistics] = MappingProxyType({}),
 ) -> Fitted:
     """Fit the products `jobs` (by node) of `after` in place; its activations are rounded, its weights not yet.
 
     A weight that several products read is rounded where the first of them is computed; fits are for a single reader.
+    `norms` are normalizations that get new statistics.
 
     `before` is the float graph, whose nodes have the same names. All values of `pieces` are held until they were read.
     """
     walk = _Walk(before, after, pieces)
     for node in list(after.graph.nodes):
+        if node.name in norms:
+            walk.renormalize(node, norms[node.name])
         walk.step(node, jobs.get(node.name))
     return Fitted(walk.grids, walk.shifts)
 
@@ -111,6 +124,13 @@ class _Walk:
             for gone in self._last_before.get(twin, ()) if twin is not None else ():
                 before.env.pop(gone, None)
 
+    def renormalize(self, node: FxNode, held: Statistics) -> None:
+        """Give a normalization the mean and variance of what it reads in the rounded graph."""
+        mean, variance = channel_moments([after.env[node.args[0]] for _, after in self._runs], 1)
+        for name, found in zip(held, (mean, variance), strict=True):
+            kept = attribute(self.after, name)
+            kept.copy_(found.to(kept.dtype))
+
     def _fit(self, node: FxNode, twin: FxNode, job: Job) -> None:
         names = [argument.name for argument in schema_of(cast(Any, node.target)).arguments]
         given: dict[str, Any] = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
@@ -125,7 +145,14 @@ class _Walk:
             axis = _channels(op_name(node), wanted[0], weight)
             got = [run(after, node, keep=False) for _, after in self._runs]
             bias = attribute(self.after, job.bias)
-            moved = (bias + bias_shift(wanted, got, axis)).to(bias.dtype)
+            if job.rescale:
+                factor, found = reestimated(wanted, got, bias, axis)
+                scales = factor.to(weight.dtype)[:, None]
+                self.grids[job.weight] = replace(self.grids[job.weight], scale=self.grids[job.weight].scale * scales)
+                weight.copy_((weight.flatten(1) * scales).reshape(weight.shape))
+            else:
+                found = bias + bias_shift(wanted, got, axis)
+            moved = found.to(bias.dtype)
             self.shifts[job.bias] = moved - bias
             bias.copy_(moved)
 

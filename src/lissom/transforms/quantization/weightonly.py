@@ -19,7 +19,7 @@ from torch.fx import GraphModule, Interpreter
 from torch.fx import Node as FxNode
 
 from lissom.functional.awq import awq_scales
-from lissom.functional.weightgrid import Bits, grid
+from lissom.functional.weightgrid import Bits, Grid, low_bit_grid
 from lissom.graph.graph import Graph, Node
 from lissom.graph.lockstep import attribute
 from lissom.graph.statistics import Statistics, run_over
@@ -165,9 +165,9 @@ def scalings(trace: Trace, pairs: Iterable[Pair], batches: Iterable[Batch], form
     watcher = _Inputs(trace.module, {pair.readers[0][1] for pair in pairs})
     run_over(watcher, trace.graph, batches)
 
-    def make(weight: Tensor) -> Any:
+    def make(weight: Tensor) -> Grid:
         group = form.group if form.group and weight.shape[1] > form.group else None
-        return grid(weight, form.bits, group=group, symmetric=form.symmetric)
+        return low_bit_grid(weight, form.bits, group=group, symmetric=form.symmetric)
 
     def scale(module: GraphModule, pair: Pair) -> Tensor | None:
         count, total, moments = watcher.found[pair.readers[0][1]]

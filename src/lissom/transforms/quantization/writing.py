@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -41,12 +42,20 @@ def write(trace: Trace, plan: Plan) -> GraphModule:
     return stored(module, plan, {w.parameter: rewrite.round_weight_(module, w.parameter, w.bits) for w in few})
 
 
-def write_fitted(trace: Trace, plan: Plan, halves: Halves, *, biases: bool) -> GraphModule:
-    """The rounded model, weights fitted to data as the plan says; with `biases`, they take up the mean error left."""
+def write_fitted(
+    trace: Trace, plan: Plan, halves: Halves, *, fitted: bool = True, moves: Literal["none", "biases", "statistics"]
+) -> GraphModule:
+    """The rounded model, weights `fitted` to data as the plan says, or to the nearest.
+
+    Biases take up the mean error that is left; with "statistics" every channel gets the mean and deviation that it had,
+    and normalizations that were not folded those of what they read.
+    """
     module = inputs_rounded(trace, plan)
     before = equalized(trace, plan.of(Equalize)).module
-    fitted = refit_(before, module, _jobs(trace.graph, plan, biases=biases), halves.fit)
-    return stored(module, plan, fitted.scales, fitted.grids)
+    again = moves == "statistics"
+    jobs = _jobs(trace.graph, plan, biases=moves != "none", fitted=fitted, rescale=again)
+    found = refit_(before, module, jobs, halves.fit, _statistics(trace.graph) if again else {})
+    return stored(module, plan, found.scales, found.grids)
 
 
 def fitted_shifts(trace: Trace, plan: Plan, halves: Halves) -> tuple[ShiftBias, ...]:
@@ -94,16 +103,33 @@ def stored(
     return module
 
 
-def _jobs(graph: Graph, plan: Plan, *, biases: bool) -> dict[str, Job]:
+def _statistics(graph: Graph) -> dict[str, tuple[str, str]]:
+    """Buffers of every batch normalization that has some of its own."""
+    found = {node.name: (node.parameter(3), node.parameter(4)) for node in graph.nodes if node.op == "batch_norm"}
+    return {
+        name: (mean, variance)
+        for name, (mean, variance) in found.items()
+        if mean and variance and all(graph.tensor_by_name[one].used_by == (name,) for one in (mean, variance))
+    }
+
+
+def _jobs(graph: Graph, plan: Plan, *, biases: bool, fitted: bool = True, rescale: bool = False) -> dict[str, Job]:
     found: dict[str, Job] = {}
     for action in plan.of(StoreWeight):
         for name in action.nodes:
             bias = graph.by_name[name].parameter(2) if biases else None
             own = bias is not None and graph.tensor_by_name[bias].used_by == (name,)
-            fit = action.fit if len(action.nodes) == 1 else "nearest"
-            found[name] = Job(action.parameter, action.bits, fit, bias if own else None, action.pairs_fit)
+            alone = len(action.nodes) == 1
+            found[name] = Job(
+                action.parameter,
+                action.bits,
+                action.fit if alone and fitted else "nearest",
+                bias if own else None,
+                action.pairs_fit,
+                rescale=rescale and alone,
+            )
     for action in plan.of(StoreGroups):
-        if action.fit != "nearest":
+        if action.fit != "nearest" and fitted:
             (name,) = action.nodes
             found[name] = Job(action.parameter, action.bits, action.fit, group=action.group, symmetric=action.symmetric)
     return found
