@@ -62,9 +62,9 @@ class Options(Setting):
 
     `weight_bits` is how many bits the steps of a weight have; the plan says how many they take in the target's file
     (`StoreWeight.stored`). `corrections` are kept where they lower the error on held-out examples: `"auto"` tries
-    equalization, smoothing and bias correction for 8 bits, GPTQ in place of the last for fewer, AWQ and GPTQ for weights
-    alone. `overflow_fix`
-    keeps 8-bit products from saturating where kernels sum two in 16 bits: on x86 without VNNI ("auto"), or anywhere.
+    equalization, smoothing and bias correction for 8 bits, GPTQ in place of the last for fewer, AWQ and GPTQ for
+    weights alone. `overflow_fix` keeps 8-bit products from saturating where kernels sum two in 16 bits: on x86 without
+    VNNI ("auto"), or anywhere.
 
     `activation_bits=4` gives what convolutions and linear layers read 16 steps; sums, poolings, and what enters and
     leaves the model keep 8 bits. `training` fine-tunes the rounded model, step sizes and weights together (`learning`);

@@ -126,7 +126,7 @@ class _Walk:
 
     def renormalize(self, node: FxNode, held: Statistics) -> None:
         """Give a normalization the mean and variance of what it reads in the rounded graph."""
-        mean, variance = channel_moments([after.env[node.args[0]] for _, after in self._runs], 1)
+        mean, variance = channel_moments([after.env[cast(FxNode, node.args[0])] for _, after in self._runs], 1)
         for name, found in zip(held, (mean, variance), strict=True):
             kept = attribute(self.after, name)
             kept.copy_(found.to(kept.dtype))
