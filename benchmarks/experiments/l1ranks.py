@@ -11,17 +11,16 @@ network is. The arithmetic of VGG-16 stands beside them.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import nn
 
 import lissom
+from benchmarks.answers import difference, percent, right
 from benchmarks.cifar import trained
 from benchmarks.context import Context
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
-from lissom.graph.trace import Trace, evaluation, trace
+from lissom.graph.trace import Trace, trace
 from lissom.target import load_target
 from lissom.task import Batch, Task
 from lissom.transforms.lowrank import Factorize
@@ -61,8 +60,8 @@ def run(context: Context) -> Outcome:
     done: dict[str, list[int]] = json.loads(memory.read_text()) if memory.exists() else {}
     memory.parent.mkdir(parents=True, exist_ok=True)
     if "original" not in done:
-        done["original"] = _right(model, task)
-    runs = [Run(name="original", figures={"accuracy %": _percent(done["original"])})]
+        done["original"] = right(model, task.batches("validation", limit=IMAGES))
+    runs = [Run(name="original", figures={"accuracy %": percent(done["original"])})]
     value: dict[str, Figure] = {}
     for method in METHODS:
         for ratio in RATIOS:
@@ -73,21 +72,23 @@ def run(context: Context) -> Outcome:
                     key = f"{method} {ratio}, {'aware' if aware else 'plain'}, recovery {recovery}"
                     if key not in done:
                         one = plain.model_copy(update={"data_aware": aware, "recovery": recovery})
-                        done[key] = _right(one.apply(model, plan, traced, task), task)
+                        done[key] = right(
+                            one.apply(model, plan, traced, task), task.batches("validation", limit=IMAGES)
+                        )
                         memory.write_text(json.dumps(done))
-                    context.say(f"{key}: {_percent(done[key]):.2f} %")
+                    context.say(f"{key}: {percent(done[key]):.2f} %")
                     macs = round(traced.graph.macs / plan.predicted.macs, 3)
-                    figures: dict[str, float | str] = {"accuracy %": _percent(done[key]), "MACs ratio": macs}
+                    figures: dict[str, float | str] = {"accuracy %": percent(done[key]), "MACs ratio": macs}
                     runs.append(Run(name=key, figures=figures))
             for recovery, note in (("none", ""), ("reconstruct", ", recovered")):
                 names = [f"{method} {ratio}, {kind}, recovery {recovery}" for kind in ("aware", "plain")]
-                value[_figure(method, ratio) + note] = _difference(done[names[0]], done[names[1]])
+                value[_figure(method, ratio) + note] = difference(done[names[0]], done[names[1]])
     value |= _vgg()
     return Outcome(
         goal=goal(),
         value=value,
         reference=(),
-        control=(Beside(what="the original", value=_percent(done["original"]), unit="%", source="the same run"),),
+        control=(Beside(what="the original", value=percent(done["original"]), unit="%", source="the same run"),),
         seeds=(0,),
         runs=tuple(runs),
     )
@@ -95,28 +96,6 @@ def run(context: Context) -> Outcome:
 
 def _figure(method: str, ratio: float) -> str:
     return f"aware over plain, {method} {ratio}"
-
-
-def _percent(right: Sequence[int]) -> float:
-    return round(100 * sum(right) / len(right), 2)
-
-
-def _right(model: nn.Module, task: Task) -> list[int]:
-    """1 for every image whose class is found, else 0."""
-    found: list[int] = []
-    with torch.no_grad(), evaluation(model):
-        for batch in task.batches("validation", limit=IMAGES):
-            found += (model(*batch.args).argmax(1) == batch.target).int().tolist()
-    return found
-
-
-def _difference(one: Sequence[int], other: Sequence[int]) -> Figure:
-    gaps = 100.0 * (np.array(one) - np.array(other))
-    drawn = np.random.default_rng(0).integers(0, len(gaps), (2000, len(gaps)))
-    low, high = np.percentile(gaps[drawn].mean(1), (2.5, 97.5))
-    return Figure(
-        value=round(float(gaps.mean()), 2), unit="points", low=round(float(low), 2), high=round(float(high), 2)
-    )
 
 
 def _vgg() -> dict[str, Figure]:
