@@ -3,7 +3,7 @@
 MiniLM (6 layers, 384 wide; Wang et al. 2020, arXiv:2002.10957) reads a sentence; the mean of what it makes of the
 tokens goes through one linear layer to two classes. It is fine-tuned here for `EPOCHS` from a seed and kept. Each of
 `RATIOS` gives ranks to all 36 linear layers of the encoder; plain and data-aware factors are then made for the same
-plan, without and with the default recovery, from `LOOKED_AT` unlabelled sentences of the training split that are long
+plan, without recovery, from `LOOKED_AT` unlabelled sentences of the training split that are long
 enough for no padding. Accuracy is on the test split, which nothing has looked at; intervals are of the paired
 difference, by bootstrap over sentences. There is no kernel for Tucker-2 to split.
 
@@ -64,8 +64,14 @@ class Sentences:
     ids: Tensor
     labels: Tensor
 
+    @property
+    def lengths(self) -> Tensor:
+        return (self.ids != 0).sum(1)
+
     def batches(self, size: int) -> list[tuple[Tensor, Tensor]]:
-        return list(zip(self.ids.split(size), self.labels.split(size), strict=True))
+        """Of sentences of about the same length, cut to the longest of each."""
+        order, lengths = torch.argsort(self.lengths, stable=True), self.lengths
+        return [(self.ids[rows][:, : int(lengths[rows].max())], self.labels[rows]) for rows in order.split(size)]
 
 
 def goal() -> Goal:
@@ -111,21 +117,19 @@ def run(context: Context) -> Outcome:
     for ratio in RATIOS:
         plain = Factorize(method="svd", ratio=ratio, exclude=("head",), data_aware=False, recovery="none", round_to=1)
         plan = plain.plan(traced.graph, plain.study(model, traced, task, target), target)
-        for recovery in ("none", "reconstruct"):
-            for aware in (False, True):
-                key = _key(ratio, aware, recovery)
-                if key not in done:
-                    one = plain.model_copy(update={"data_aware": aware, "recovery": recovery})
-                    answered(key, one.apply(model, plan, traced, task))
-                context.say(f"{key}: {percent(done[key])} %")
-                figures: dict[str, float | str] = {
-                    "accuracy %": percent(done[key]),
-                    "MACs ratio": round(traced.graph.macs / plan.predicted.macs, 3),
-                    "layers split": len(plan.actions),
-                }
-                runs.append(Run(name=key, figures=figures))
-            name = _figure(ratio) + ("" if recovery == "none" else ", recovered")
-            value[name] = difference(done[_key(ratio, True, recovery)], done[_key(ratio, False, recovery)])
+        for aware in (False, True):
+            key = _key(ratio, aware)
+            if key not in done:
+                one = plain.model_copy(update={"data_aware": aware})
+                answered(key, one.apply(model, plan, traced, task))
+            context.say(f"{key}: {percent(done[key])} %")
+            figures: dict[str, float | str] = {
+                "accuracy %": percent(done[key]),
+                "MACs ratio": round(traced.graph.macs / plan.predicted.macs, 3),
+                "layers split": len(plan.actions),
+            }
+            runs.append(Run(name=key, figures=figures))
+        value[_figure(ratio)] = difference(done[_key(ratio, True)], done[_key(ratio, False)])
     return Outcome(
         goal=goal(),
         value=value,
@@ -140,8 +144,8 @@ def _figure(ratio: float) -> str:
     return f"aware over plain, {ratio}"
 
 
-def _key(ratio: float, aware: bool, recovery: str) -> str:
-    return f"svd {ratio}, {'aware' if aware else 'plain'}, recovery {recovery}"
+def _key(ratio: float, aware: bool) -> str:
+    return f"svd {ratio}, {'aware' if aware else 'plain'}"
 
 
 def tokens(checkpoint: Path) -> Any:
@@ -191,7 +195,7 @@ def finetuned_(model: nn.Module, train: Sentences, context: Context) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, RATE, total_steps=steps, pct_start=WARM, anneal_strategy="linear"
     )
-    lengths = (train.ids != 0).sum(1)
+    lengths = train.lengths
     model.train()
     done = 0
     for _ in range(EPOCHS):

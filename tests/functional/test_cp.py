@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lissom.functional import cp, kronecker, tensortrain
 from lissom.functional.svd import output_error
-from lissom.functional.tucker import damped_inputs
+from lissom.functional.whitening import damped_inputs
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from lissom.functional.svd import leading
-from lissom.functional.tucker import damped_inputs
+from lissom.functional.whitening import damped_inputs
 
 SWEEPS = 200
 SETTLED = 1e-6

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lissom.functional import svd
-from lissom.functional.tucker import damped_inputs
+from lissom.functional.whitening import axis_root, damped_inputs
 
 
 class Spatial(NamedTuple):
@@ -45,7 +45,7 @@ def singular_values(weight: Tensor, inputs: Tensor | None = None) -> Tensor:
     """Of that matrix, whitened by the second moment (n, n) of what the kernel sees if it is given."""
     matrix = matrix_of(weight).double()
     if inputs is not None:
-        matrix = matrix @ torch.linalg.cholesky(_by_column(weight, damped_inputs(inputs)))
+        matrix = matrix @ _column_root(weight, damped_inputs(inputs))
     return svd.singular_values(matrix)
 
 
@@ -58,7 +58,7 @@ def spatial(weight: Tensor, rank: int) -> Spatial:
 def aware_spatial(weight: Tensor, inputs: Tensor, rank: int) -> Spatial:
     """The decomposition with the better outputs, for the second moment (n, n) of what the kernel sees."""
     moment = damped_inputs(inputs)
-    root = torch.linalg.cholesky(_by_column(weight, moment))
+    root = _column_root(weight, moment)
     whitened = matrix_of(weight).double() @ root
     right = svd.decompose(whitened)[2][:rank]
     right = torch.linalg.solve_triangular(root, right, upper=False, left=False)
@@ -86,8 +86,7 @@ def _shaped(weight: Tensor, left: Tensor, right: Tensor) -> Spatial:
     return Spatial(right.reshape(-1, ins, high, 1), row.unsqueeze(2))
 
 
-def _by_column(weight: Tensor, moment: Tensor) -> Tensor:
-    """Second moment (in kh, in kh), summed over the columns of the kernel."""
+def _column_root(weight: Tensor, moment: Tensor) -> Tensor:
+    """Of what a column of the kernel sees, (in kh, in kh)."""
     _, ins, high, wide = weight.shape
-    size = ins * high
-    return torch.einsum("axbx->ab", moment.reshape(size, wide, size, wide))
+    return axis_root(moment, (ins * high, wide), 0)

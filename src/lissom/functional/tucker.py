@@ -11,26 +11,22 @@ Plain     U and V start as the first left singular vectors of the unfoldings of 
           (HOOI: De Lathauwer et al. 2000, "On the Best Rank-1 and Rank-(R1, ..., RN) Approximation", algorithm 4.2).
           The error never grows. Singular vectors are those of Gram matrices (`svd`, precision).
 
-Aware     min of ||(W - W') C^1/2||_F^2 with C the second moment of what the kernel sees. With V given this is a
-          reduced-rank regression of W x on z = V' x and has a closed form (Izenman 1975, "Reduced-rank regression for
-          the multivariate linear model"): with B = W C Z' (Z C Z')^-1 the least squares,
-
-              U = first eigenvectors of B Z C Z' B',     G = U' B.
-
-          V comes from the input channels' own second moment C_in (C summed over the diagonal of kernel positions):
-          with C_in = S S', the first eigenvectors of S' W_in W_in' S, taken back by S^-1. The plain V is tried as
-          well and the better of the two stays, so that the output error on the data is never above the plain one's.
+Aware     min of ||(W - W') C^1/2||_F^2 with C the second moment of what the kernel sees. With V given, U and G have a
+          closed form (`hooi.regressed`). V comes from the unfolding of the input channels, whitened by their own
+          second moment (`whitening`). The plain V is tried as well and the better of the two stays, so that the output
+          error on the data is never above the plain one's.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lissom.functional.svd import DAMPING, leading, output_error, singular_values
+from lissom.functional.hooi import aware_spectra, regressed
+from lissom.functional.svd import output_error, singular_values
+from lissom.functional.whitening import axis_root, damped_inputs, whitened_basis
 
 SWEEPS = 10
 SETTLED = 2e-4
@@ -61,13 +57,8 @@ def spectra(weight: Tensor, inputs: Tensor | None = None) -> tuple[Tensor, Tenso
     """Singular values of the output and of the input unfolding, whitened by the second moment (n, n) if it is given."""
     if inputs is None:
         return singular_values(unfolded(weight, 0)), singular_values(unfolded(weight, 1))
-    rows = weight.double().flatten(1)
-    outputs = torch.linalg.eigvalsh(rows @ damped_inputs(inputs) @ rows.T)
-    channels = _root(_by_channel(weight, damped_inputs(inputs)))
-    return (
-        outputs.flip(0).clamp_min(0).sqrt()[: math.prod(weight.shape[1:])],
-        singular_values(channels.T @ unfolded(weight, 1)),
-    )
+    outputs, channels, _ = aware_spectra(weight.flatten(2), inputs)
+    return outputs, channels
 
 
 def tucker(weight: Tensor, ranks: tuple[int, int]) -> Tucker:
@@ -108,54 +99,10 @@ def _first(gram: Tensor, rank: int) -> Tensor:
 
 def aware_tucker(weight: Tensor, inputs: Tensor, ranks: tuple[int, int]) -> Tucker:
     """The decomposition whose outputs are nearest, for the second moment (n, n) of what the kernel sees."""
-    moment = damped_inputs(inputs)
-    in_rank = ranks[1]
-    found = [
-        _regressed(weight, moment, ranks[0], start)
-        for start in (_aware_inputs(weight, moment, in_rank), tucker(weight, ranks).inputs)
-    ]
+    moment, flat = damped_inputs(inputs), weight.double().flatten(2)
+    aware = whitened_basis(unfolded(weight, 1), axis_root(moment, flat.shape[1:], 0), ranks[1])
+    found: list[Tucker] = []
+    for side in (aware, tucker(weight, ranks).inputs):
+        outputs, core = regressed(flat, moment, (side, None), ranks[0])
+        found.append(Tucker(outputs, core.reshape(*core.shape[:2], *weight.shape[2:]), side))
     return min(found, key=lambda one: output_error((weight.double() - one.weight()).flatten(1), moment))
-
-
-def damped_inputs(inputs: Tensor) -> Tensor:
-    """The second moment (n, n) with a little of the unit matrix, of which every input has some."""
-    moment = inputs.double()
-    moment = (moment + moment.T) / 2
-    mean = moment.diagonal().mean()
-    return moment + DAMPING * (mean if mean > 0 else 1.0) * torch.eye(len(moment), dtype=torch.float64)
-
-
-def _regressed(weight: Tensor, moment: Tensor, rank: int, inputs: Tensor) -> Tucker:
-    """The best U and G for V = `inputs`."""
-    outs, ins = weight.shape[:2]
-    kernel = math.prod(weight.shape[2:])
-    rows = weight.double().flatten(1)
-    given = inputs.shape[1] * kernel
-    # z[b, k] = sum over i of V[i, b] x[i, k]
-    half = torch.einsum("ib,ikn->bkn", inputs, moment.reshape(ins, kernel, -1)).reshape(given, -1)
-    own = torch.einsum("ib,zik->zbk", inputs, half.reshape(given, ins, kernel)).reshape(given, given)
-    fitted = torch.linalg.solve((own + own.T) / 2, half @ rows.T).T  # (out, ri kernel)
-    gram = fitted @ own @ fitted.T
-    _, vectors = torch.linalg.eigh((gram + gram.T) / 2)
-    outputs = vectors.flip(1)[:, : min(rank, outs)]
-    core = (outputs.T @ fitted).reshape(-1, inputs.shape[1], *weight.shape[2:])
-    return Tucker(outputs, core, inputs)
-
-
-def _aware_inputs(weight: Tensor, moment: Tensor, rank: int) -> Tensor:
-    root = _root(_by_channel(weight, moment))
-    gram = root.T @ unfolded(weight, 1)
-    vectors = leading(gram, rank)
-    # Rows of V' are v' S^-1; an orthonormal basis of them spans the same, and is kinder to what follows.
-    found = torch.linalg.solve_triangular(root.T, vectors, upper=True)
-    return torch.linalg.qr(found).Q
-
-
-def _by_channel(weight: Tensor, moment: Tensor) -> Tensor:
-    """Second moment of the input channels (in, in), summed over kernel positions."""
-    ins, kernel = weight.shape[1], math.prod(weight.shape[2:])
-    return torch.einsum("ikjk->ij", moment.reshape(ins, kernel, ins, kernel))
-
-
-def _root(moment: Tensor) -> Tensor:
-    return torch.linalg.cholesky((moment + moment.T) / 2)

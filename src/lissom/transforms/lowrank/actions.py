@@ -13,7 +13,8 @@ from lissom.transforms.lowrank.parts import Method
 
 
 class Split(Action):
-    """Replace a layer by the parts of `method` at these ranks (`tucker`: outputs, inputs; `tt`: one for each
+    """Replace a layer by the parts of `method` at these ranks (`tucker`: outputs, inputs; `full-tucker`: these
+    and one for each long axis of the kernel; `tt`: one for each
     cut; `ring`: one for each core, the first joining the ends).
 
     Multiply-accumulates of one example and parameters, before and after; `loss` is the share of the squared norm that

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lissom.functional import kronecker, ring, tensortrain
-from lissom.functional.tucker import damped_inputs
+from lissom.functional.whitening import damped_inputs
 from lissom.transforms.lowrank.chains import axes, cores, digits
 from lissom.transforms.lowrank.modules import linear_matrix, table_rows
 from lissom.transforms.lowrank.shapes import Chain, Shape

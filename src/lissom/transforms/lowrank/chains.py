@@ -16,6 +16,7 @@ from math import prod
 
 from lissom.functional.contraction import Size, balanced, covering
 from lissom.functional.ring import ring_ranks
+from lissom.transforms.lowrank.shapes import CHAINS as CHAINS
 from lissom.transforms.lowrank.shapes import Chain, Shape, Stage
 
 WIDE, LONG = 64, 512
@@ -43,10 +44,15 @@ def long_axes(shape: Shape) -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, found))
 
 
+def long_sizes(shape: Shape) -> tuple[int, ...]:
+    """Of the axes of the kernel with several positions."""
+    return tuple(size for size in shape.kernel if size > 1)
+
+
 def axes(shape: Shape, method: Chain) -> tuple[int, ...]:
     """The sizes n1, .., nd between which the ranks are."""
     if shape.kernel and method != "kronecker":
-        return shape.ins, *(size for size in shape.kernel if size > 1), shape.outs
+        return shape.ins, *long_sizes(shape), shape.outs
     outs, ins = digits(shape, method)
     return tuple(o * i * (shape.window if k else 1) for k, (o, i) in enumerate(zip(outs, ins, strict=True)))
 

@@ -19,6 +19,7 @@ from lissom.graph.second import Second, second_moments
 from lissom.graph.trace import Trace
 from lissom.settings import Setting
 from lissom.task import Batch
+from lissom.transforms.lowrank import multilinear
 from lissom.transforms.lowrank.chainfit import spectra
 from lissom.transforms.lowrank.parts import PLAIN, Method, Shape, applies, has_bias, shape_of
 
@@ -207,6 +208,8 @@ def _values(weight: Tensor, method: Method, layer: Layer, seen: Seen) -> tuple[T
             return (spatial.singular_values(weight, inputs),)
         case "tucker":
             return tucker.spectra(weight, inputs)
+        case "full-tucker":
+            return multilinear.spectra(weight, layer.shape, inputs)
         case "cp":
             return tuple(svd.singular_values(tucker.unfolded(weight.flatten(2), axis)) for axis in range(3))
         case "tt" | "ring" | "kronecker":

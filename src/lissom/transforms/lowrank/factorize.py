@@ -2,9 +2,9 @@
 
 Every split layer becomes plain `nn.Conv*d`, `nn.Linear` or `nn.Embedding` layers in the user's own class, so that
 pruning, quantization and every runtime take the result as they take any model. Formulas: `lissom.functional.svd`,
-`spatial`, `tucker`, `cp`, `tensortrain`, `ring`, `kronecker`; ranks from one budget: `lissom.functional.allocation`. A
-layer whose parts are not faster, or smaller where size is the goal, stays as it is, and the plan says with which
-numbers.
+`spatial`, `tucker`, `hooi`, `cp`, `tensortrain`, `ring`, `kronecker`; ranks from one budget:
+`lissom.functional.allocation`. A layer whose parts are not faster, or smaller where size is the goal, stays as it is,
+and the plan says with which numbers.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ class Factorize(Transform):
     singular values are worth; `latency_ratio`, how many times faster than the model that the recipe was given,
     measured on the target by `lissom.compress`.
 
-    `method` is "svd", "spatial", "tucker", "cp", "tt", "ring", "kronecker", or "auto": for every layer the one of the
-    first three that is best for the wish, and "svd" for a fixed rank. Tables (`nn.Embedding`) are split where size is
-    the goal. `exclude` holds patterns of layers that stay whole. Ranks are multiples of
-    `round_to`, by default of what the target computes at once.
+    `method` is "svd", "spatial", "tucker" (Tucker-2), "full-tucker", "cp", "tt", "ring", "kronecker", or "auto": for
+    every layer the one of the first three that is best for the wish, and "svd" for a fixed rank. Tables
+    (`nn.Embedding`) are split where size is the goal. `exclude` holds patterns of layers that stay whole. Ranks are
+    multiples of `round_to`, by default of what the target computes at once.
 
     `break_even` says what the parts of a layer must have less of than the layer, or it stays whole: "macs",
     "parameters", or "latency", which times both on the target (`breakeven`). "auto" is "parameters" for
@@ -320,7 +320,7 @@ class Factorize(Transform):
         """Whether the plan looks at singular values."""
         if isinstance(self.rank, int):
             return False
-        return self.ratio is None or len(self._methods()) > 1 or self.method in ("tucker", "tt")
+        return self.ratio is None or len(self._methods()) > 1 or self.method in ("tucker", "full-tucker", "tt")
 
     def _aware(self, task: Task) -> bool:
         has = task.has("calibration") or task.has("train")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from lissom.functional import cp, spatial, svd, tucker
+from lissom.transforms.lowrank import multilinear
 from lissom.transforms.lowrank.chainfit import fit_cores
 from lissom.transforms.lowrank.evidence import Seen
 from lissom.transforms.lowrank.parts import Method, Shape
@@ -35,16 +36,8 @@ def fit(
     inputs = None if seen.inputs is None else seen.inputs.around(centred)
     outputs = None if seen.outputs is None else seen.outputs.around(centred)
     match method:
-        case "svd" if shape.table:
-            # A look-up is a product with the table's transpose: its rows are the inputs' side.
-            rank = ranks[0]
-            left, right = svd.factors(weight.T, rank) if outputs is None else svd.aware_factors(weight.T, outputs, rank)
-            weights, whole = (right.T, left), (left @ right).T
         case "svd":
-            rows = weight.flatten(1)
-            rank = ranks[0]
-            left, right = svd.factors(rows, rank) if outputs is None else svd.aware_factors(rows, outputs, rank)
-            weights, whole = (right, left), (left @ right).reshape(weight.shape)
+            weights, whole = _svd(weight, shape, ranks[0], outputs)
         case "spatial":
             two = (
                 spatial.spatial(weight, ranks[0]) if inputs is None else spatial.aware_spatial(weight, inputs, ranks[0])
@@ -54,6 +47,8 @@ def fit(
             pair = ranks[0], ranks[1]
             three = tucker.tucker(weight, pair) if inputs is None else tucker.aware_tucker(weight, inputs, pair)
             weights, whole = (three.inputs.T, three.core, three.outputs), three.weight()
+        case "full-tucker":
+            weights, whole = multilinear.fit(weight, shape, ranks, inputs)
         case "cp":
             terms = cp.cp(weight, ranks[0]) if inputs is None else cp.aware_cp(weight, inputs, ranks[0])
             weights, whole = (terms.inputs.T, terms.kernel, terms.outputs), terms.weight()
@@ -70,3 +65,12 @@ def fit(
         elif seen.inputs is not None:
             moved = moved + difference @ seen.inputs.mean
     return Fitted(weights, whole, moved)
+
+
+def _svd(weight: Tensor, shape: Shape, rank: int, outputs: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor]:
+    # A look-up is a product with the table's transpose: its rows are the inputs' side.
+    rows = weight.T if shape.table else weight.flatten(1)
+    left, right = svd.factors(rows, rank) if outputs is None else svd.aware_factors(rows, outputs, rank)
+    if shape.table:
+        return (right.T, left), (left @ right).T
+    return (right, left), (left @ right).reshape(weight.shape)

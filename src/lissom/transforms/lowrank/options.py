@@ -1,9 +1,9 @@
 """What a layer may become: ranks with their cost and, where singular values tell, what is lost.
 
 `loss` is the share of the squared norm that is left out, in the norm that the singular values are of (whitened: of the
-outputs on the data). For `svd` and `kronecker` it is exact, for `tucker` and `tt` the bound of HOSVD and of TT-SVD, for
-`spatial` exact in the plain case, for `cp` and `ring` a lower bound: none of their unfoldings can be approximated
-better.
+outputs on the data). For `svd` and `kronecker` it is exact, for `tucker`, `full-tucker` and `tt` the bound of HOSVD and
+of TT-SVD, for `spatial` exact in the plain case, for `cp` and `ring` a lower bound: none of their unfoldings can be
+approximated better.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ UNKNOWN = 1e-3
 that is 0."""
 PAIRED = 64
 """Ranks of one side that are looked at where two are chosen together."""
+BESIDE = 24
+"""The same where ranks of the kernel are chosen with them."""
 
 
 STEPS = 4
@@ -85,6 +87,8 @@ def choices(layer: Layer, method: Method, unit: Unit, multiple: Multiple) -> lis
     found: list[Choice] = []
     if method in ("tt", "ring", "kronecker"):
         every = chain_ranks(layer.shape, method, multiple, tails)
+    elif method == "full-tucker":
+        every = full_ranks(most, multiple)
     else:
         every = product(*(allowed(one, multiple, PAIRED if len(most) > 1 else one) for one in most))
     for ranks in every:
@@ -95,10 +99,23 @@ def choices(layer: Layer, method: Method, unit: Unit, multiple: Multiple) -> lis
     return found if not tails else best_of(found, unit)
 
 
+def full_ranks(most: Sequence[int], multiple: Multiple) -> list[tuple[int, ...]]:
+    """Ranks of both sides, each with all axes of the kernel at most at 1, 2, .. up to the longest, least ones first.
+
+    Ranks of the kernel are not rounded: they are of groups of channels, which are multiples themselves.
+    """
+    outs, ins, *kernel = most
+    levels = [tuple(min(level, size) for size in kernel) for level in range(1, max(kernel) + 1)]
+    sides = product(allowed(outs, multiple, BESIDE), allowed(ins, multiple, BESIDE))
+    return [(*pair, *level) for pair in sides for level in levels]
+
+
 def least_ranks(shape: Shape, method: Method, multiple: Multiple) -> tuple[int, ...]:
     """The fewest ranks that are multiples."""
     if method in ("tt", "ring", "kronecker"):
         return at_rank(shape, method, multiple.of(max(largest(shape, method))))
+    if method == "full-tucker":
+        return full_ranks(largest(shape, method), multiple)[0]
     return tuple(multiple.of(most) for most in largest(shape, method))
 
 
@@ -161,7 +178,12 @@ def ranks_above_noise(layer: Layer, method: Method) -> tuple[int, ...]:
     """By variational Bayes for every unfolding, and at least what keeps half of it; from plain singular values."""
     shape = layer.shape
     count = shape.outs * shape.ins * shape.window
-    sides = {"tucker": (shape.outs, shape.ins), "spatial": (shape.outs * shape.kernel[-1],) if shape.kernel else ()}
+    most = largest(shape, method)
+    sides = {
+        "tucker": (shape.outs, shape.ins),
+        "full-tucker": most,
+        "spatial": (shape.outs * shape.kernel[-1],) if shape.kernel else (),
+    }
     if method in ("tt", "kronecker"):
         sides[method] = tuple(accumulate(axes(shape, method)[:-1], mul))
     found: list[int] = []

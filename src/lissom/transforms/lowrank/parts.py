@@ -3,6 +3,8 @@
     svd       kernel to r channels, 1x1 to the outputs               (a linear layer: two linear layers)
     spatial   (kh, 1) to r channels, (1, kw) to the outputs
     tucker    1x1 to r_in channels, kernel to r_out channels, 1x1 to the outputs
+    full-tucker  1x1 to r_in channels, one convolution of each channel by itself along each axis of the kernel that is
+              cut, what is left of the kernel to r_out channels, 1x1 to the outputs (`multilinear`)
     cp        1x1 to r channels, kernel of each channel by itself, 1x1 to the outputs
     tt        1x1, one convolution along each axis of the kernel, 1x1 to the outputs
     ring      the same, computed r_0 times side by side (`modules.RingConv`)
@@ -26,7 +28,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lissom.transforms.lowrank import chains
+from lissom.transforms.lowrank import chains, multilinear
 from lissom.transforms.lowrank.modules import ChainEmbedding, ChainLinear, KroneckerConv, RingConv
 from lissom.transforms.lowrank.shapes import METHODS as METHODS
 from lissom.transforms.lowrank.shapes import PLAIN as PLAIN
@@ -50,8 +52,10 @@ def stages(shape: Shape, method: Method, ranks: Sequence[int]) -> tuple[Stage, .
         case "tucker":
             inner = Stage(ranks[0], ranks[1], shape.kernel, "outputs", every)
             return Stage(ranks[1], shape.ins, one, "inputs"), inner, last
+        case "full-tucker":
+            return multilinear.stages(shape, ranks)
         case "cp":
-            inner = Stage(ranks[0], 1, shape.kernel, "outputs", every)
+            inner = Stage(ranks[0], 1, shape.kernel, "outputs", every, groups=ranks[0])
             return Stage(ranks[0], shape.ins, one, "inputs"), inner, last
         case "tt" | "ring" | "kronecker":
             return chains.stages(shape, method, ranks)
@@ -76,6 +80,8 @@ def largest(shape: Shape, method: Method) -> tuple[int, ...]:
             return (min(shape.outs * wide, shape.ins * high),)
         case "tucker":
             return shape.outs, shape.ins
+        case "full-tucker":
+            return multilinear.sizes(shape)
         case "cp":
             sides = (shape.outs, shape.ins, shape.window)
             return (prod(sides) // max(sides),)
@@ -85,7 +91,7 @@ def largest(shape: Shape, method: Method) -> tuple[int, ...]:
 
 def at_rank(shape: Shape, method: Method, rank: int) -> tuple[int, ...]:
     """The ranks of the layer's action, none above `rank` or what the layer has."""
-    if method in ("tt", "ring", "kronecker"):
+    if method in chains.CHAINS:
         return chains.at_rank(shape, method, rank)
     return tuple(min(rank, most) for most in largest(shape, method))
 
@@ -94,7 +100,7 @@ def applies(shape: Shape, method: Method) -> bool:
     """Whether the method has something of its own to do for this kernel."""
     if method == "svd":
         return True
-    if method in ("tt", "ring", "kronecker"):
+    if method in chains.CHAINS:
         return chains.applies(shape, method)
     if method == "spatial":
         return len(shape.kernel) == 2 and min(shape.kernel) > 1
@@ -103,7 +109,7 @@ def applies(shape: Shape, method: Method) -> bool:
 
 def inapplicable(shape: Shape, method: Method) -> str:
     """Why not."""
-    if method in ("tt", "ring", "kronecker"):
+    if method in chains.CHAINS:
         return chains.inapplicable(shape, method)
     kernel = "table" if shape.table else "linear layer's kernel"
     if shape.kernel:
@@ -113,7 +119,7 @@ def inapplicable(shape: Shape, method: Method) -> str:
 
 def makes_outputs(shape: Shape, method: Method) -> bool:
     """Whether the last part makes the layer's outputs themselves, and is a product that can be fitted to them."""
-    return method in ("svd", "spatial", "tucker", "cp") or (bool(shape.kernel) and method != "kronecker")
+    return method not in chains.CHAINS or (bool(shape.kernel) and method != "kronecker")
 
 
 def has_bias(module: nn.Module) -> bool:
@@ -152,11 +158,11 @@ def build(layer: nn.Module, method: Method, ranks: Sequence[int]) -> nn.Sequenti
 def _made(layer: nn.Module, shape: Shape, method: Method, ranks: Sequence[int], dtype: torch.dtype) -> nn.Sequential:
     todo = stages(shape, method, ranks)
     if isinstance(layer, nn.Embedding):
-        if method in ("tt", "ring", "kronecker"):
+        if method in chains.CHAINS:
             return ChainEmbedding(chains.cores(shape, method, ranks), shape.outs, dtype=dtype)
         table = nn.Embedding(todo[0].outs, todo[0].ins, padding_idx=layer.padding_idx, sparse=layer.sparse, dtype=dtype)
         return nn.Sequential(table, nn.Linear(todo[1].ins, todo[1].outs, bias=False, dtype=dtype))
-    if isinstance(layer, nn.Linear) and method in ("tt", "ring", "kronecker"):
+    if isinstance(layer, nn.Linear) and method in chains.CHAINS:
         return ChainLinear(chains.cores(shape, method, ranks), bias=shape.bias, dtype=dtype)
     last_bias = shape.bias and method != "kronecker"
     parts: list[nn.Module] = []
@@ -165,8 +171,7 @@ def _made(layer: nn.Module, shape: Shape, method: Method, ranks: Sequence[int], 
         if isinstance(layer, nn.Linear):
             parts.append(nn.Linear(stage.ins, stage.outs, **options))
             continue
-        grouped = method == "cp" and index == 1
-        parts.append(_convolution(cast(nn.Conv2d, layer), stage, stage.outs if grouped else 1, options))
+        parts.append(_convolution(cast(nn.Conv2d, layer), stage, options))
     if method == "ring":
         return RingConv(ranks[0], parts)
     if method == "kronecker":
@@ -175,7 +180,7 @@ def _made(layer: nn.Module, shape: Shape, method: Method, ranks: Sequence[int], 
     return nn.Sequential(*parts)
 
 
-def _convolution(layer: nn.Conv2d, stage: Stage, groups: int, options: dict[str, Any]) -> nn.Module:
+def _convolution(layer: nn.Conv2d, stage: Stage, options: dict[str, Any]) -> nn.Module:
     """A part of a convolution of any number of axes."""
 
     def own(given: Sequence[int], other: int) -> Any:  # as many axes as the layer has
@@ -183,13 +188,13 @@ def _convolution(layer: nn.Conv2d, stage: Stage, groups: int, options: dict[str,
 
     padding = layer.padding
     return type(layer)(
-        stage.ins * groups,
+        stage.ins * stage.groups,
         stage.outs,
         cast(Any, stage.kernel),
         stride=own(layer.stride, 1),
         padding=(padding if stage.axes else 0) if isinstance(padding, str) else own(padding, 0),
         dilation=own(layer.dilation, 1),
-        groups=groups,
+        groups=stage.groups,
         padding_mode=layer.padding_mode if stage.axes else "zeros",
         **options,
     )

@@ -11,8 +11,8 @@ from lissom.settings import Setting
 
 Chain = Literal["tt", "ring", "kronecker"]
 CHAINS: tuple[Chain, ...] = ("tt", "ring", "kronecker")
-Method = Literal["svd", "spatial", "tucker", "cp", "tt", "ring", "kronecker"]
-METHODS: tuple[Method, ...] = ("svd", "spatial", "tucker", "cp", *CHAINS)
+Method = Literal["svd", "spatial", "tucker", "full-tucker", "cp", "tt", "ring", "kronecker"]
+METHODS: tuple[Method, ...] = ("svd", "spatial", "tucker", "full-tucker", "cp", *CHAINS)
 PLAIN: dict[type[nn.Module], int] = {nn.Linear: 0, nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3, nn.Embedding: 0}
 """Classes that can be replaced, and the axes of their kernels. A subclass may do more, and is not."""
 
@@ -55,10 +55,11 @@ class Shape(Setting):
 
 class Stage(NamedTuple):
     """Weight shape (outs, ins, *kernel) of one part, where it is computed, and the axes on which it has the kernel of
-    the layer, with its stride, dilation and padding. `cp`'s middle part is grouped: one input per output.
+    the layer, with its stride, dilation and padding.
 
     `where`: a number n means with the first n axes of the kernel done. `times`: how often it is computed at each
-    position. `work`: multiplications of one time, where these are not the numbers of the weight (look-ups).
+    position. `work`: multiplications of one time, where these are not the numbers of the weight (look-ups). `groups`:
+    of a part that reads `ins` channels for each of so many.
     """
 
     outs: int
@@ -68,6 +69,7 @@ class Stage(NamedTuple):
     axes: tuple[int, ...] = ()
     times: int = 1
     work: int | None = None
+    groups: int = 1
 
     @property
     def parameters(self) -> int:
