@@ -17,7 +17,7 @@ from lissom.graph.second import second_moments
 from lissom.graph.trace import Trace, evaluation, trace
 from lissom.target import load_target
 from lissom.task import Batch, Task
-from lissom.transforms.base import Plan
+from lissom.transforms.base import Plan, Work
 from lissom.transforms.lowrank import Factorize
 from lissom.transforms.lowrank.chainfit import fit_cores, spectra
 from lissom.transforms.lowrank.chains import axes, feasible
@@ -384,6 +384,67 @@ def test_a_normalization_behind_cores_takes_its_statistics_again():
     assert not torch.equal(after[1].running_mean, model[1].running_mean)
 
 
+@pytest.mark.parametrize(
+    "name", [name if name in SOME else pytest.param(name, marks=pytest.mark.slow) for name in LAYERS]
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_with_data_the_outputs_are_nearer_and_the_plan_says_how_near(name, method):
+    """What the plan says is what the layers do on the data."""
+    build_layer, size = LAYERS[name]
+    torch.manual_seed(0)
+    model = nn.Sequential(build_layer()).eval()
+    last = model[0].weight.ndim == 2
+    channels = torch.logspace(0, -1.5, model[0].weight.shape[1])
+    x = torch.randn(24 if last else 8, *size[1:]) * (channels if last else channels.reshape(-1, *(1 for _ in size[2:])))
+    before = prepared(model, x, data=True)
+    if not applies(shape_of(model[0], 1, 1, 1), method):
+        return
+    settled: list[Plan] = []
+    found = {}
+    for aware in (False, True):
+        one = Factorize(rank=2, method=method, break_even="parameters", data_aware=aware, recovery="none")
+        plan = one.plan(before[1].graph, one.study(*before, TARGET), TARGET)
+        assert [action.data_aware for action in plan.actions] == [aware]
+        after = one.apply(model, plan, before[1], before[2], Work(settle=settled.append))
+        with torch.no_grad():
+            gap = (after(x) - model(x)).double().square().sum()
+            whole = (
+                model(x)
+                if model[0].bias is None
+                else model(x) - model[0].bias.reshape(-1, *(1 for _ in model[0].weight.shape[2:]))
+            )
+            found[aware] = float(gap / whole.double().square().sum())
+    (plain,), (aware,) = (plan.actions for plan in settled)
+    assert (plain.output_loss, plain.output_loss_plain) == (None, None)
+    assert aware.output_loss_plain == pytest.approx(found[False], rel=2e-3, abs=1e-6)
+    assert aware.output_loss == pytest.approx(found[True], rel=2e-3, abs=1e-6)
+    assert found[True] <= found[False] * (1 + 1e-4)
+
+
+def test_a_chain_follows_the_data():
+    torch.manual_seed(0)
+    for layer, size in ((nn.Conv2d(16, 24, 3), (24, 16, 6, 6)), (nn.Linear(64, 72), (400, 64))):
+        x = torch.randn(size) * torch.logspace(0, -2, size[1]).reshape(-1, *(1 for _ in size[2:]))
+        if layer.weight.ndim == 2:
+            x = x @ torch.linalg.qr(torch.randn(64, 64)).Q
+        for method in METHODS:
+            _, traced, task = prepared(nn.Sequential(layer).eval(), x, data=True)
+            (node,) = [n.name for n in traced.graph.nodes if n.op in ("linear", "conv2d")]
+            inputs = second_moments(traced, task.batches("calibration"), read=[node])[0][node].products
+            shape = shape_of(layer, 1, 1, 1)
+            ranks = at_rank(shape, method, 8)
+            losses = fit_cores(layer.weight.detach(), shape, method, ranks, inputs).losses
+            assert losses is not None
+            assert losses.fitted < 0.7 * losses.plain
+
+
+def test_a_kernel_too_wide_for_its_second_moment_stays_plain():
+    model = nn.Sequential(nn.Conv2d(520, 4, 3)).eval()
+    before = prepared(model, torch.randn(1, 520, 4, 4), data=True)
+    _, plan = made(Factorize(rank=2, method="tt", recovery="none"), *before)
+    assert [action.data_aware for action in plan.actions] == [False]
+
+
 def test_the_last_part_of_a_train_is_the_least_squares_on_the_data():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv3d(6, 8, 3, padding=1)).eval()
@@ -392,16 +453,20 @@ def test_the_last_part_of_a_train_is_the_least_squares_on_the_data():
     plain, aware, recovered = (
         made(Factorize(rank=3, method="tt", **own), *before)[0][0] for own in (PLAIN, {"recovery": "none"}, {})
     )
-    with torch.no_grad():
-        wanted = model(x).movedim(1, -1).flatten(0, -2)
-        inner = plain[:-1](x).movedim(1, -1).flatten(0, -2)
-        bias = model[0].bias
-        errors = [float((one(x) - model(x)).norm()) for one in (plain, aware, recovered)]
-        best = torch.linalg.lstsq(inner, wanted - bias)
-        least = float((inner @ best.solution - wanted + bias).norm())
-    assert errors[0] > 1.01 * least
-    assert errors[1] == pytest.approx(least, rel=1e-3)
-    assert errors[2] < errors[1] * (1 + 1e-3)
+
+    def gap(one: nn.Module) -> float:
+        return float((one(x) - model(x)).detach().norm())
+
+    def least(one: nn.Sequential) -> float:
+        """With the best last part for those before it, by torch."""
+        wanted = (model(x) - model[0].bias.reshape(-1, 1, 1, 1)).detach().movedim(1, -1).flatten(0, -2)
+        inner = one[:-1](x).detach().movedim(1, -1).flatten(0, -2)
+        return float((inner @ torch.linalg.lstsq(inner, wanted).solution - wanted).norm())
+
+    assert gap(plain) > 1.01 * least(plain)
+    assert gap(aware) == pytest.approx(least(aware), rel=1e-3)
+    assert gap(aware) < 0.99 * least(plain)
+    assert gap(recovered) < gap(aware) * (1 + 1e-3)
 
 
 def test_a_ring_spends_its_budget():

@@ -91,6 +91,14 @@ def digits(matrix: Tensor, outputs: Sequence[int], inputs: Sequence[int]) -> Ten
     return matrix.reshape(*outputs, *inputs).permute(order).reshape(sizes)
 
 
+def matrix_of(tensor: Tensor, outputs: Sequence[int], inputs: Sequence[int]) -> Tensor:
+    """The inverse of `digits`: (o1 i1, o2 i2, ..) as a matrix (prod of `outputs`, prod of `inputs`)."""
+    count = len(outputs)
+    cut = tensor.reshape([size for pair in zip(outputs, inputs, strict=True) for size in pair])
+    order = [*range(0, 2 * count, 2), *range(1, 2 * count, 2)]
+    return cut.permute(order).reshape(math.prod(outputs), math.prod(inputs))
+
+
 def tensor_train(
     matrix: Tensor, outputs: Sequence[int], inputs: Sequence[int], ranks: int | Sequence[int]
 ) -> list[Tensor]:

@@ -16,14 +16,18 @@ ALLOWED_GAP = 1e-4
 
 
 def outputs(module: nn.Module, batch: Batch) -> list[torch.Tensor]:
-    """What a module makes in evaluation mode, flat."""
+    """What a module makes in evaluation mode, flat; the inputs are not written into."""
+    args, kwargs = pytree.tree_map(
+        lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, (batch.args, dict(batch.kwargs))
+    )
     with evaluation(module):
-        return tensors_in(module(*batch.args, **batch.kwargs))
+        return tensors_in(module(*args, **kwargs))
 
 
 def apart(wanted: torch.Tensor, got: torch.Tensor) -> float:
-    """Largest gap as a share of the largest value; infinite for other shapes, and other numbers that are not floats."""
-    if wanted.shape != got.shape:
+    """Largest gap as a share of the largest value; infinite for other shapes or types, and other numbers that are not
+    floats."""
+    if wanted.shape != got.shape or wanted.dtype != got.dtype:
         return math.inf
     if wanted.numel() and wanted.is_floating_point():
         return _gap(wanted.double(), got.double())

@@ -235,6 +235,11 @@ def schema_of(target: OpOverload[..., Any]) -> torch.FunctionSchema:
     return target._schema  # pyright: ignore[reportPrivateUsage]  torch offers no public way to it
 
 
+def argument_names(node: FxNode) -> list[str]:
+    """Of the operator that a node calls, in order."""
+    return [argument.name for argument in schema_of(cast(Any, node.target)).arguments]
+
+
 def is_free(size: object) -> bool:
     """A symbolic size that tracing did not pin to a number."""
     return isinstance(size, torch.SymInt) and not size.node.expr.is_number

@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Interpreter
 from torch.fx import Node as FxNode
 from torch.utils import _pytree as pytree
 
-from lissom.graph.describe import hint_of
+from lissom.graph.describe import argument_names, hint_of
 from lissom.task import Batch, fitting, sliced
 
 MEMORY = 2**31
@@ -58,6 +58,12 @@ def run(interpreter: Interpreter, node: FxNode, *, keep: bool = True) -> Any:
     if keep:
         interpreter.env[node] = value
     return value
+
+
+def given(interpreter: Interpreter, node: FxNode) -> dict[str, Any]:
+    """What a call is given, by the names of its operator's arguments."""
+    args, kwargs = interpreter.fetch_args_kwargs_from_env(node)
+    return {**dict(zip(argument_names(node), args, strict=False)), **kwargs}
 
 
 def last_uses(module: GraphModule) -> Mapping[FxNode, tuple[FxNode, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -12,13 +12,17 @@ from torch.fx import Node as FxNode
 
 from lissom.errors import DataError
 from lissom.functional.sparsity import patches
-from lissom.graph.describe import op_name, schema_of
+from lissom.graph.describe import op_name
+from lissom.graph.lockstep import given
 from lissom.graph.statistics import run_over
 from lissom.graph.trace import Trace
 from lissom.task import Batch
 
 PIECE = 2**24
 """Values that are laid out at once: the patches of a convolution repeat each input up to as often as its kernel."""
+
+WIDEST = 4608
+"""Values of a row, kernel included, above which X'X (float64, squared) does not pay."""
 
 READABLE = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
 """Operators whose inputs can be laid out as rows of a matrix product."""
@@ -45,14 +49,22 @@ def input_moments(
     """
     watcher = _Watcher(trace, nodes, full)
     run_over(watcher, trace.graph, batches, progress=progress)
-    for name, seen in watcher.found.items():
+    refuse_infinite(trace, watcher.found, "before")
+    return watcher.found
+
+
+def refuse_infinite(trace: Trace, found: Mapping[str, Tensor], where: Literal["before", "at"]) -> None:
+    """
+    Raises:
+        DataError: what was seen before or at a node is not finite.
+    """
+    for name, seen in found.items():
         if not torch.isfinite(seen).all():
             node = trace.graph.by_name[name]
             raise DataError(
-                f"Activations become infinite or NaN before {node.layer or name!r} on the calibration data; look for "
+                f"Activations become infinite or NaN {where} {node.layer or name!r} on the calibration data; look for "
                 "overflow in the model or wrong input scaling before compressing."
             )
-    return watcher.found
 
 
 class _Watcher(Interpreter):
@@ -64,9 +76,7 @@ class _Watcher(Interpreter):
 
     def run_node(self, n: FxNode) -> Any:
         if n.name in self._nodes:
-            args, kwargs = self.fetch_args_kwargs_from_env(n)
-            names = [argument.name for argument in schema_of(cast(Any, n.target)).arguments]
-            self._add(n, {**dict(zip(names, args, strict=False)), **kwargs})
+            self._add(n, given(self, n))
         return super().run_node(n)
 
     def _add(self, node: FxNode, given: Mapping[str, Any]) -> None:
@@ -99,6 +109,12 @@ def rows_read(op: str, values: Tensor, given: Mapping[str, Any]) -> Tensor:
         dilation=_each(given.get("dilation", 1), len(kernel)),
         groups=int(given.get("groups", 1)),
     )
+
+
+def rows_made(op: str, value: Tensor) -> Tensor:
+    """The outputs (rows, out) of a product or a look-up: one row per position."""
+    dims = 0 if op in ("linear", "embedding") else int(op.removesuffix("d")[-1])
+    return value.movedim(-1 - dims, -1).reshape(-1, value.shape[-1 - dims])
 
 
 def _each(value: object, dims: int) -> list[int]:

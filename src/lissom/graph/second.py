@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.fx import Interpreter
 from torch.fx import Node as FxNode
 
-from lissom.errors import DataError
-from lissom.graph.describe import op_name, schema_of
-from lissom.graph.moments import PIECE, rows_read
+from lissom.graph.describe import op_name
+from lissom.graph.lockstep import given
+from lissom.graph.moments import laid_out, refuse_infinite, rows_made, rows_read
 from lissom.graph.statistics import run_over
 from lissom.graph.trace import Trace
 from lissom.task import Batch
@@ -62,13 +62,8 @@ def second_moments(
     """
     watcher = _Both(trace, read, made)
     run_over(watcher, trace.graph, batches, progress=progress)
-    for name, seen in (*watcher.read.items(), *watcher.made.items()):
-        if not torch.isfinite(seen.products).all():
-            node = trace.graph.by_name[name]
-            raise DataError(
-                f"Activations become infinite or NaN at {node.layer or name!r} on the calibration data; look for "
-                "overflow in the model or wrong input scaling before compressing."
-            )
+    refuse_infinite(trace, {name: seen.products for name, seen in watcher.read.items()}, "before")
+    refuse_infinite(trace, {name: seen.products for name, seen in watcher.made.items()}, "at")
     return watcher.read, watcher.made
 
 
@@ -82,31 +77,15 @@ class _Both(Interpreter):
     def run_node(self, n: FxNode) -> Any:
         value = super().run_node(n)
         if n.name in self._read:
-            args, kwargs = self.fetch_args_kwargs_from_env(n)
-            names = [argument.name for argument in schema_of(cast(Any, n.target)).arguments]
-            given = {**dict(zip(names, args, strict=False)), **kwargs}
-            for piece in _pieces(given["input"], given["weight"]):
-                _count(self.read, n.name, rows_read(op_name(n), piece, given)[0])
+            called = given(self, n)
+            for piece in laid_out(called["input"], called["weight"]):
+                _count(self.read, n.name, rows_read(op_name(n), piece, called)[0])
         if n.name in self._made:
             _count(self.made, n.name, rows_made(op_name(n), value).float())
         return value
-
-
-def rows_made(op: str, value: Tensor) -> Tensor:
-    """The outputs (rows, out) of a product or a look-up: one row per position."""
-    dims = 0 if op in ("linear", "embedding") else int(op.removesuffix("d")[-1])
-    return value.movedim(-1 - dims, -1).reshape(-1, value.shape[-1 - dims])
 
 
 def _count(found: dict[str, Second], name: str, rows: Tensor) -> None:
     # Products in the type of the data, sums over batches in float64.
     seen = Second((rows.T @ rows).double().cpu(), rows.sum(0, dtype=torch.float64).cpu(), len(rows))
     found[name] = found[name].plus(seen) if name in found else seen
-
-
-def _pieces(values: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-    """Examples that are laid out together: under a kernel each value is repeated."""
-    repeats = values.numel() * weight[0, 0].numel()
-    if values.ndim < weight.ndim or repeats <= PIECE:
-        return (values,)
-    return values.split(max(1, PIECE * len(values) // repeats))

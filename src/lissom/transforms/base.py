@@ -60,6 +60,10 @@ class Plan(Setting):
 Race = Callable[[Mapping[str, nn.Module], Batch], Mapping[str, tuple[float, ...]]]
 """Modules timed side by side on the target, on the inputs that belong to one example: name to milliseconds per call,
 one for every round."""
+Recovery = Literal["reconstruct", "bias", "none"]
+"""What is fitted to the original without labels after a cut: weights and biases, biases only, nothing."""
+RIDGE = 1e-3
+"""Of that fit, as a share of the inputs' variances."""
 Stage = Literal["fold", "structure", "train", "quantize"]
 
 

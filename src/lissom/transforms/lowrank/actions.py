@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from lissom.transforms.base import Action
-from lissom.transforms.lowrank.evidence import Layer, Timing
+from lissom.transforms.lowrank.evidence import Layer, Timing, reads_known
 from lissom.transforms.lowrank.options import Choice
 from lissom.transforms.lowrank.parts import Method
 
@@ -19,7 +19,9 @@ class Split(Action):
 
     Multiply-accumulates of one example and parameters, before and after; `loss` is the share of the squared norm that
     was expected to be left out, where singular values were looked at; `latency_ms` is the time of the layer by itself
-    and of its parts on the target, where both were measured.
+    and of its parts on the target, where both were measured. `data_aware`: the factors are weighed by the data. Of
+    chains that were, `output_loss` is the share of the outputs' energy on the data that is left out, and
+    `output_loss_plain` what the plain cores would leave out; both are known once the plan has been carried out.
     """
 
     kind: Literal["split"] = "split"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
@@ -32,9 +34,12 @@ class Split(Action):
     loss: float | None
     latency_ms: float | None = None
     latency_ms_after: float | None = None
+    data_aware: bool = False
+    output_loss_plain: float | None = None
+    output_loss: float | None = None
 
 
-def split_of(layer: Layer, made: Choice, timed: Timing | None) -> Split:
+def split_of(layer: Layer, made: Choice, timed: Timing | None, *, aware: bool) -> Split:
     """The action that makes this choice."""
     return Split(
         layer=layer.name,
@@ -47,4 +52,5 @@ def split_of(layer: Layer, made: Choice, timed: Timing | None) -> Split:
         loss=made.loss,
         latency_ms=None if timed is None else timed.whole_ms,
         latency_ms_after=None if timed is None else timed.parts_ms,
+        data_aware=aware and (made.method == "svd" or reads_known(layer.shape)),
     )

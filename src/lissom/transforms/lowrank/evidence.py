@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lissom.errors import DataError
 from lissom.functional import spatial, svd, tucker
 from lissom.graph.graph import Graph, Node
-from lissom.graph.moments import PRODUCTS, READABLE
+from lissom.graph.moments import PRODUCTS, READABLE, WIDEST
 from lissom.graph.second import Second, second_moments
 from lissom.graph.trace import Trace
 from lissom.settings import Setting
@@ -22,10 +22,6 @@ from lissom.task import Batch
 from lissom.transforms.lowrank import multilinear
 from lissom.transforms.lowrank.chainfit import spectra
 from lissom.transforms.lowrank.parts import PLAIN, Method, Shape, applies, has_bias, shape_of
-
-WIDEST = 4608
-"""Values under a kernel above which the second moment of the inputs (float64, squared) does not pay: `spatial`,
-`tucker` and `cp` are then plain. `svd` needs that of the outputs only."""
 
 LOOK_UP = "embedding"
 """The operator of a table."""
@@ -81,6 +77,8 @@ class Study(Setting):
     timings: tuple[Timing, ...] = ()
     macs_ratio: float | None = None
     """At which the wished latency was measured."""
+    aware: bool = False
+    """Whether factors are weighed by data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,11 +156,7 @@ def look(
     layers = list(layers)
     made = {n: layer.name for layer in layers for n in layer.nodes if "svd" in wanted[layer.name]}
     reading = [
-        layer
-        for layer in layers
-        if any(method != "svd" for method in wanted[layer.name])
-        and not layer.shape.table
-        and layer.shape.ins * layer.shape.window <= WIDEST
+        layer for layer in layers if any(method != "svd" for method in wanted[layer.name]) and reads_known(layer.shape)
     ]
     read = {n: layer.name for layer in reading for n in layer.nodes}
     inputs, outputs = second_moments(trace, batches, read=read, made=made, progress=progress)
@@ -177,6 +171,14 @@ def look(
             total = own if before is None else before.plus(own)
             found[names[node]] = Seen(**{**vars(found[names[node]]), field: total})
     return found
+
+
+def reads_known(shape: Shape) -> bool:
+    """Whether the second moment of what the layer reads is taken where there are data.
+
+    Without it all methods but `svd`, which needs that of the outputs only, are plain.
+    """
+    return not shape.table and shape.ins * shape.window <= WIDEST
 
 
 def weight_of(model: nn.Module, name: str) -> Tensor:

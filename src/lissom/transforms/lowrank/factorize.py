@@ -24,7 +24,19 @@ from lissom.settings import only_wish
 from lissom.target import Target
 from lissom.task import Batch, Task
 from lissom.task import Split as DataSplit
-from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Transform, Work, calibration_split, clone
+from lissom.transforms.base import (
+    ALONE,
+    Action,
+    Cost,
+    Plan,
+    Recovery,
+    Skip,
+    Stage,
+    Transform,
+    Work,
+    calibration_split,
+    clone,
+)
 from lissom.transforms.lowrank.actions import Split, split_of
 from lissom.transforms.lowrank.breakeven import drawn_, time_choices, timing_of
 from lissom.transforms.lowrank.evidence import Layer, Seen, Study, find_layers, look, weight_of, with_values
@@ -32,7 +44,7 @@ from lissom.transforms.lowrank.merging import CHAINS, merged
 from lissom.transforms.lowrank.options import Multiple, Unit, least_ranks
 from lissom.transforms.lowrank.parts import Method, applies, build, makes_outputs, stages
 from lissom.transforms.lowrank.ranking import Ranked, Wish
-from lissom.transforms.lowrank.recovery import Pair, Recovery, recover_
+from lissom.transforms.lowrank.recovery import Pair, recover_
 from lissom.transforms.lowrank.replacing import replace_, verify
 from lissom.transforms.paced import least_cut
 
@@ -135,7 +147,7 @@ class Factorize(Transform):
         """
         if self.merge:
             model, trace = self._merged(model, trace, task)
-        found = find_layers(model, trace.graph)
+        found = find_layers(model, trace.graph).model_copy(update={"aware": self._aware(task)})
         if self.merge:
             found = found.model_copy(update={"graph": trace.graph})
         if self.needs():
@@ -220,7 +232,7 @@ class Factorize(Transform):
         chosen, reasons = self._rank(graph, study, target)
         skipped += [Skip(layer=name, reason=reason) for name, reason in reasons.items()]
         actions = [
-            split_of(layer, made, timing_of(layer, made, study.timings))
+            split_of(layer, made, timing_of(layer, made, study.timings), aware=study.aware)
             for layer in free
             if (made := chosen.get(layer.name)) is not None
         ]
@@ -258,11 +270,14 @@ class Factorize(Transform):
             wanted: dict[str, Sequence[Method]] = {action.layer: (action.method,) for action in actions}
             seen = look(trace, own, wanted, self._batches(task), lambda n: work.tick(0.4 * min(1.0, n / self.samples)))
         split, whole = clone(model), clone(model)
+        done: dict[str, Split] = {}
         for action, layer in zip(actions, own, strict=True):
-            replace_(split, whole, action, layer.centred and how != "none", seen.get(layer.name, Seen()))
+            centred = layer.centred and how != "none"
+            done[action.layer] = replace_(split, whole, action, centred, seen.get(layer.name, Seen()))
         verify(whole, split, task.example, actions)
         if how != "none":
             self._recover_(split, actions, own, trace, task, how, work)
+        work.settle(plan.model_copy(update={"actions": tuple(done.get(a.layer, a) for a in plan.actions)}))
         work.tick(1.0)
         return split
 

@@ -9,17 +9,19 @@ from torch import Tensor
 
 from lissom.functional import cp, spatial, svd, tucker
 from lissom.transforms.lowrank import multilinear
-from lissom.transforms.lowrank.chainfit import fit_cores
+from lissom.transforms.lowrank.chainfit import Losses, fit_cores
 from lissom.transforms.lowrank.evidence import Seen
 from lissom.transforms.lowrank.parts import Method, Shape
 
 
 class Fitted(NamedTuple):
-    """Weights of the parts in order, what they stand for, (out, in, *kernel), and the bias; float64."""
+    """Weights of the parts in order, what they stand for, (out, in, *kernel), and the bias; float64. `losses`: of
+    chains that were fitted to data."""
 
     weights: tuple[Tensor, ...]
     whole: Tensor
     bias: Tensor | None
+    losses: Losses | None = None
 
 
 def fit(
@@ -35,6 +37,7 @@ def fit(
     """With nothing seen, the plain decomposition. `centred`: the mean is not the weight's task but the bias's."""
     inputs = None if seen.inputs is None else seen.inputs.around(centred)
     outputs = None if seen.outputs is None else seen.outputs.around(centred)
+    losses: Losses | None = None
     match method:
         case "svd":
             weights, whole = _svd(weight, shape, ranks[0], outputs)
@@ -53,7 +56,7 @@ def fit(
             terms = cp.cp(weight, ranks[0]) if inputs is None else cp.aware_cp(weight, inputs, ranks[0])
             weights, whole = (terms.inputs.T, terms.kernel, terms.outputs), terms.weight()
         case "tt" | "ring" | "kronecker":
-            weights, whole = fit_cores(weight, shape, method, ranks, inputs)
+            weights, whole, losses = fit_cores(weight, shape, method, ranks, inputs)
     moved = None if bias is None else bias.double()
     if moved is not None and centred:
         difference = (weight.double() - whole).flatten(1)
@@ -64,7 +67,7 @@ def fit(
             moved = moved + mean - columns @ (columns.T @ mean)
         elif seen.inputs is not None:
             moved = moved + difference @ seen.inputs.mean
-    return Fitted(weights, whole, moved)
+    return Fitted(weights, whole, moved, losses)
 
 
 def _svd(weight: Tensor, shape: Shape, rank: int, outputs: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor]:

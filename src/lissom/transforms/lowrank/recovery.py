@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +19,15 @@ from torch.fx import Node as FxNode
 from torch.utils import _pytree as pytree
 
 from lissom.functional.bias import bias_shift
+from lissom.functional.channelstats import mean_and_variance
 from lissom.functional.leastsquares import Moments, solve
-from lissom.graph.describe import layer_of, op_name, schema_of
-from lissom.graph.lockstep import MEMORY, example_bytes, first, interpreter, last_uses, run
-from lissom.graph.moments import rows_read
-from lissom.graph.second import rows_made
+from lissom.graph.describe import argument_names, layer_of, op_name
+from lissom.graph.lockstep import MEMORY, example_bytes, first, given, interpreter, last_uses, run
+from lissom.graph.moments import rows_made, rows_read
 from lissom.graph.trace import Trace
 from lissom.task import Batch
+from lissom.transforms.base import RIDGE, Recovery
 from lissom.transforms.lowrank.parts import has_bias
-
-Recovery = Literal["reconstruct", "bias", "none"]
-RIDGE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +119,8 @@ def _refit_(pair: Pair, name: str, node: FxNode, after: _Stream, wanted: list[Te
     weight = part.weight.detach()
     moments = Moments.of(weight[0].numel(), len(weight))
     for one, made in zip(after.runs, rows, strict=True):
-        given = _given(one, node)
-        moments.add_(rows_read(op, given["input"], given)[0].cpu(), made.float().cpu())
+        called = given(one, node)
+        moments.add_(rows_read(op, called["input"], called)[0].cpu(), made.float().cpu())
     if name not in pair.centred:
         moments.x.zero_()
         moments.y.zero_()
@@ -137,19 +135,10 @@ def _renormalize_(pair: Pair, node: FxNode, after: _Stream) -> None:
     mean, variance = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
     if not isinstance(mean, Tensor) or not isinstance(variance, Tensor):
         return
-    values = [_given(one, node)["input"].movedim(1, -1).flatten(0, -2).double() for one in after.runs]
-    count = sum(len(v) for v in values)
-    found = sum((v.sum(0) for v in values), torch.zeros(())) / count
-    squares = sum(((v - found).square().sum(0) for v in values), torch.zeros(())) / count
-    names = [argument.name for argument in schema_of(cast(Any, node.target)).arguments]
-    _set_(pair, node, names.index("running_mean"), mean, found.to(mean))
-    _set_(pair, node, names.index("running_var"), variance, squares.to(variance))
-
-
-def _given(one: Interpreter, node: FxNode) -> dict[str, Any]:
-    args, kwargs = one.fetch_args_kwargs_from_env(node)
-    names = [argument.name for argument in schema_of(cast(Any, node.target)).arguments]
-    return {**dict(zip(names, args, strict=False)), **kwargs}
+    found = mean_and_variance([given(one, node)["input"] for one in after.runs])
+    names = argument_names(node)
+    for name, own, value in zip(("running_mean", "running_var"), (mean, variance), found, strict=True):
+        _set_(pair, node, names.index(name), own, value.to(own))
 
 
 def _set_(pair: Pair, node: FxNode, position: int, own: Tensor, value: Tensor) -> None:

@@ -7,10 +7,9 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from lissom.errors import VerificationError
-from lissom.graph.trace import evaluation
+from lissom.graph.agreement import apart, outputs
 from lissom.task import Batch
 from lissom.transforms.lowrank.actions import Split
 from lissom.transforms.lowrank.evidence import Seen, weight_of
@@ -24,8 +23,11 @@ ROUNDINGS = 32
 
 
 @torch.no_grad()
-def replace_(model: nn.Module, whole: nn.Module, action: Split, centred: bool, seen: Seen) -> None:
-    """Split a layer of `model`, and put what its parts stand for into the same layer of `whole`."""
+def replace_(model: nn.Module, whole: nn.Module, action: Split, centred: bool, seen: Seen) -> Split:
+    """Split a layer of `model`, and put what its parts stand for into the same layer of `whole`.
+
+    The action with what was learned of its factors.
+    """
     layer, twin = model.get_submodule(action.layer), whole.get_submodule(action.layer)
     bias = cast(Tensor | None, layer.bias) if has_bias(layer) else None
     fitted = fit(
@@ -43,6 +45,10 @@ def replace_(model: nn.Module, whole: nn.Module, action: Split, centred: bool, s
     split = build(layer, action.method, action.ranks)
     fill_(split, fitted.weights, fitted.bias)
     model.set_submodule(action.layer, split)
+    if fitted.losses is None:
+        return action
+    plain, own = fitted.losses
+    return action.model_copy(update={"output_loss_plain": plain, "output_loss": own})
 
 
 @torch.no_grad()
@@ -59,7 +65,7 @@ def verify(whole: nn.Module, split: nn.Module, example: Batch, actions: Sequence
             f"that its parts do not have. {way_out}"
         ) from wrong
     allowed = max([ALLOWED_GAP, *(ROUNDINGS * torch.finfo(t.dtype).eps for t in wanted)])
-    gap = max([0.0, *(_apart(a, b) for a, b in zip(wanted, got, strict=True))])
+    gap = max([0.0, *(apart(a, b) for a, b in zip(wanted, got, strict=True))])
     if not gap <= allowed:
         raise VerificationError(
             f"With {names} split the outputs differ by {gap:.1e} of the largest from those of the layers that the "
@@ -69,17 +75,5 @@ def verify(whole: nn.Module, split: nn.Module, example: Batch, actions: Sequence
 
 
 def _outputs(model: nn.Module, example: Batch) -> list[Tensor]:
-    """The real outputs on the example inputs, which are not written into."""
-    args, kwargs = pytree.tree_map(
-        lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, (example.args, dict(example.kwargs))
-    )
-    with evaluation(model):
-        made = model(*args, **kwargs)
-    return [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-
-
-def _apart(a: Tensor, b: Tensor) -> float:
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return float("inf")
-    scale = a.double().abs().max().clamp_min(1e-6) if a.numel() else torch.ones(())
-    return float((a.double() - b.double()).abs().max() / scale) if a.numel() else 0.0
+    """The real ones: an index of the largest may be another one by rounding."""
+    return [tensor for tensor in outputs(model, example) if tensor.is_floating_point()]

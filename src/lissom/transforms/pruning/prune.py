@@ -32,10 +32,9 @@ from lissom.graph.trace import Trace
 from lissom.settings import only_wish
 from lissom.target import Target
 from lissom.task import Batch, Split, Task
-from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Transform, Work, calibration_split
+from lissom.transforms.base import ALONE, Action, Cost, Plan, Recovery, Skip, Stage, Transform, Work, calibration_split
 from lissom.transforms.paced import least_cut
 from lissom.transforms.pruning.multiples import finer, suited
-from lissom.transforms.pruning.recovery import Recovery
 from lissom.transforms.pruning.scores import ACTIVATION, GRADIENT, Criterion, Reading, Scores, score
 from lissom.transforms.pruning.surgery import EXPORTED, Pruned, Refit, prune
 from lissom.transforms.pruning.ties import FREE, Ties, ties_of

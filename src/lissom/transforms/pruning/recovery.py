@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch.fx import GraphModule, Interpreter
 from torch.fx import Node as FxNode
 from torch.utils import _pytree as pytree
 
+from lissom.functional.channelstats import mean_and_variance
 from lissom.functional.leastsquares import Moments, solve
 from lissom.graph.coupling import Call, Terms
 from lissom.graph.describe import op_name
@@ -31,14 +32,10 @@ from lissom.graph.lockstep import (
     set_tensor,
     tensor_of,
 )
-from lissom.graph.moments import READABLE, rows_read
+from lissom.graph.moments import READABLE, WIDEST, rows_read
 from lissom.graph.resize import Sizes, sliced_tensor
 from lissom.task import Batch
-
-Recovery = Literal["reconstruct", "bias", "none"]
-RIDGE = 1e-3
-WIDEST = 4608
-"""Inputs of a layer, kernel included, above which its covariance (float64, squared) does not pay; its bias moves."""
+from lissom.transforms.base import RIDGE, Recovery
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,12 +192,7 @@ class _Walk:
         if any(self._readers.get(str(name.target), 0) > 1 for name in names):
             return []
         source = cast(FxNode, call.given["input"])
-        count, total, squares = 0, torch.zeros(()), torch.zeros(())
-        for _, after in self._runs:
-            rows = after.env[source].movedim(1, -1).flatten(0, -2).double()
-            count, total, squares = count + len(rows), total + rows.sum(0), squares + rows.square().sum(0)
-        mean = total / count
-        variance = (squares / count - mean.square()).clamp_min(0)
-        for name, value in zip(names, (mean, variance), strict=True):
+        found = mean_and_variance([after.env[source] for _, after in self._runs])
+        for name, value in zip(names, found, strict=True):
             set_tensor(self.pair.after, name, value.to(tensor_of(self.pair.after, name).dtype))
         return [str(name.target) for name in names]

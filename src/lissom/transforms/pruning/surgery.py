@@ -24,11 +24,11 @@ from lissom.graph.masked import Masked
 from lissom.graph.resize import Kept, Sizes, resize_, slice_parameters_
 from lissom.graph.trace import TRACE_BATCH, Trace
 from lissom.task import Batch, contiguous, repeated
-from lissom.transforms.base import ALONE, clone
+from lissom.transforms.base import ALONE, Recovery, clone
 from lissom.transforms.pruning.constants import fold_constants_
 from lissom.transforms.pruning.left_out import NOTHING, LeftOut
 from lissom.transforms.pruning.own_class import own_class
-from lissom.transforms.pruning.recovery import Pair, Recovery, recover_
+from lissom.transforms.pruning.recovery import Pair, recover_
 
 EXPORTED = "exported_because"
 """Name of the note (`Work.note`) that says why a model came back as an exported graph."""
