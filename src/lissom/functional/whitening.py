@@ -16,21 +16,34 @@ from torch import Tensor
 
 from lissom.functional.svd import DAMPING, leading
 
+ROUNDED = 4e-7
+"""Of the norm of a second moment: what products in float32 may be off by, below zero where fewer rows were seen than
+there are inputs."""
+
 
 def damped_inputs(inputs: Tensor) -> Tensor:
     """The second moment (n, n) with a little of the unit matrix, of which every input has some."""
     moment = inputs.double()
     moment = (moment + moment.T) / 2
-    mean = moment.diagonal().mean()
-    return moment + DAMPING * (mean if mean > 0 else 1.0) * torch.eye(len(moment), dtype=torch.float64)
+    mean = float(moment.diagonal().mean())
+    amount = max(DAMPING * mean, ROUNDED * float(moment.norm())) if mean > 0 else DAMPING
+    return moment + amount * torch.eye(len(moment), dtype=torch.float64)
 
 
 def axis_root(moment: Tensor, sizes: Sequence[int], axis: int) -> Tensor:
-    """The Cholesky factor (nk, nk) of one axis' moment; `sizes` multiply to n."""
+    """The Cholesky factor (nk, nk) of one axis' moment; `sizes` multiply to n.
+
+    Eigenvalues that are not above zero, which a mean taken out of sums of float32 products can leave, are lifted.
+    """
     before, own, behind = prod(sizes[:axis]), sizes[axis], prod(sizes[axis + 1 :])
     cut = moment.reshape(before, own, behind, before, own, behind)
     found = torch.einsum("anbamb->nm", cut)
-    return torch.linalg.cholesky((found + found.T) / 2)
+    found = (found + found.T) / 2
+    root, failed = torch.linalg.cholesky_ex(found)
+    if int(failed) == 0:
+        return root
+    values, vectors = torch.linalg.eigh(found)
+    return torch.linalg.cholesky((vectors * values.clamp_min(DAMPING * float(values.max()))) @ vectors.T)
 
 
 def whitened_basis(unfolding: Tensor, root: Tensor, rank: int) -> Tensor:

@@ -35,7 +35,19 @@ from lissom.graph.trace import Trace
 from lissom.settings import only_wish
 from lissom.target import Target
 from lissom.task import Batch, Split, Task, contiguous, fitting
-from lissom.transforms.base import ALONE, Action, Cost, Plan, Recovery, Skip, Stage, Transform, Work, calibration_split, clone
+from lissom.transforms.base import (
+    ALONE,
+    Action,
+    Cost,
+    Plan,
+    Recovery,
+    Skip,
+    Stage,
+    Transform,
+    Work,
+    calibration_split,
+    clone,
+)
 from lissom.transforms.pruning.own_class import unlike
 from lissom.transforms.pruning.recovery import Pair, recover_
 from lissom.transforms.pruning.surgery import ALREADY, EXPORTED, take_
