@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Generator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import pydantic_core
 import typer
 from rich.console import Console
 
 from lissom._version import __version__
+from lissom.commands import lifelong
+from lissom.commands.shared import AsJson, Project, RecipeFile, Setting, TargetName, print_json, settings_of, work
 from lissom.errors import LissomError, UsageError
 
 app = typer.Typer(
@@ -28,16 +27,11 @@ app = typer.Typer(
     epilog="Exit codes: 0 goal met, 1 goal missed, 2 wrong usage, 3 failed, 130 interrupted (same command resumes).",
 )
 
-Project = Annotated[
-    Path, typer.Argument(metavar="PROJECT.py", help="Python file that defines build() -> (model, task).")
-]
-Setting = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="NAME=VALUE", help="Argument of build().")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime (default: all cores).")]
 BatchSize = Annotated[int | None, typer.Option("--batch", min=1, help="Batch that latency is measured at.")]
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders made by compress.")]
-TargetName = Annotated[str, typer.Option("--target", "-t", help="A name from `lissom targets`, or auto.")]
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", "-r", help="YAML or JSON recipe.")]
+
+app.add_typer(lifelong.app, name="lifelong")
 
 
 def main() -> None:
@@ -99,7 +93,7 @@ def demo(
 
     records, met = run_demo(out, as_json=as_json)
     if as_json:
-        _json(records)
+        print_json(records)
     raise typer.Exit(0 if met else 1)
 
 
@@ -126,8 +120,8 @@ def inspect(
     from lissom.report.inspection import write
     from lissom.terminal import progress_bar, quiet_native, show_graph, show_groups, show_saturation, show_sensitivity
 
-    with _work(as_json):
-        model, task = load_project(project, _settings(settings))
+    with work(as_json):
+        model, task = load_project(project, settings_of(settings))
         with progress_bar(silent=as_json or not (sensitivity or saturation)) as progress, quiet_native():
             graph = lissom.analyze(model, task)
             found = sense(model, task, progress=progress) if sensitivity else None
@@ -140,7 +134,7 @@ def inspect(
             **({"sensitivity": found.model_dump(mode="json")} if found else {}),
             **({"saturation": integers.model_dump(mode="json")} if integers else {}),
         }
-        _json(
+        print_json(
             {
                 "name": task.name,
                 **totals,
@@ -184,14 +178,14 @@ def plan(
         raise TargetError("plan shows what one runtime would get; auto is for compress. Give --target onnxruntime.")
     chosen = load_target(target)
     wanted = lissom.Recipe.read(recipe) if recipe else None
-    with _work(as_json):
-        model, task = load_project(project, _settings(settings))
+    with work(as_json):
+        model, task = load_project(project, settings_of(settings))
         with quiet_native():
             graph = lissom.analyze(model, task)
             wanted = wanted or recipes_for(graph, task)[0]
             steps = foresee(model, task, wanted, chosen)
     if as_json:
-        _json(
+        print_json(
             {
                 "recipe": wanted.to_data(),
                 "target": chosen.name,
@@ -235,8 +229,8 @@ def compress(  # noqa: PLR0913  one option per wish
 
     goal = lissom.Goal.from_options(drop=drop, latency=latency, size=size, macs=macs, memory=memory)
     wanted = lissom.Recipe.read(recipe) if recipe else None
-    given = _settings(settings)
-    with _work(as_json):
+    given = settings_of(settings)
+    with work(as_json):
         model, task = load_project(project, given)
         if teacher:
             wanted, task = taught(wanted, task, teacher)
@@ -246,7 +240,7 @@ def compress(  # noqa: PLR0913  one option per wish
                 threads=threads, seed=seed, progress=progress, command=_command(), project=(str(project), given),
             )  # fmt: skip
     if as_json:
-        _json(result.record.model_dump(mode="json"))
+        print_json(result.record.model_dump(mode="json"))
     else:
         show_run(result.record, result.folder, result.report)
     raise typer.Exit(0 if result.goal_met else 1)
@@ -271,13 +265,13 @@ def export(
     if target == "auto":
         raise TargetError("export writes for one runtime; auto is for compress. Give --target onnxruntime.")
     wanted = lissom.Recipe.read(recipe) if recipe else None
-    with _work(as_json):
-        model, task = load_project(project, _settings(settings))
+    with work(as_json):
+        model, task = load_project(project, settings_of(settings))
         with quiet_native():
             wanted = wanted or recipes_for(lissom.analyze(model, task), task)[0]
             artifact = export_model(model, task, wanted, target=target, out=out)
     if as_json:
-        _json({"folder": str(out), "recipe": wanted.to_data(), **artifact.model_dump(mode="json")})
+        print_json({"folder": str(out), "recipe": wanted.to_data(), **artifact.model_dump(mode="json")})
     else:
         typer.echo(f"Written: {', '.join(str(out / name) for name in artifact.files)} (not measured)")
 
@@ -294,10 +288,10 @@ def measure(
     from lissom.pipeline import remeasure
     from lissom.terminal import measured_rows, quiet_native, show_measured
 
-    with _work(as_json), quiet_native():
+    with work(as_json), quiet_native():
         rows = remeasure(runs, batch_size=batch, threads=threads, rounds=rounds)
     if as_json:
-        _json(measured_rows(rows))
+        print_json(measured_rows(rows))
     else:
         show_measured(rows)
 
@@ -314,7 +308,7 @@ def report(
 
     path = write([read_result(run) for run in runs], out or Path("report.html"))
     if as_json:
-        _json({"report": str(path)})
+        print_json({"report": str(path)})
     else:
         typer.echo(f"Report: {path}")
 
@@ -328,35 +322,12 @@ def targets(as_json: AsJson = False) -> None:
     with quiet_native():
         found = survey()
     if as_json:
-        _json(
+        print_json(
             {name: {**t.model_dump(mode="json"), **here.model_dump(mode="json")} for name, (t, here) in found.items()}
         )
     else:
         show_targets(found)
 
 
-@contextlib.contextmanager
-def _work(as_json: bool) -> Generator[None]:
-    from lissom.terminal import stdout_kept
-
-    with stdout_kept(wanted=as_json):
-        yield
-
-
-def _settings(given: list[str] | None) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for item in given or []:
-        name, sign, value = item.partition("=")
-        if not sign or not name.isidentifier():
-            raise UsageError(f"--set takes NAME=VALUE, got {item!r}. Write --set data=FOLDER.")
-        found[name] = value
-    return found
-
-
 def _command() -> str:
     return shlex.join(["lissom", *sys.argv[1:]])
-
-
-def _json(data: Any) -> None:
-    # JSON has no NaN and no infinity: they become null, as in result.json.
-    sys.stdout.write(pydantic_core.to_json(data, indent=2, inf_nan_mode="null").decode() + "\n")

@@ -1,0 +1,50 @@
+"""What commands share: options, output, the way from `NAME=VALUE` to arguments."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic_core
+import typer
+
+from lissom.errors import UsageError
+
+Project = Annotated[
+    Path, typer.Argument(metavar="PROJECT.py", help="Python file that defines build() -> (model, task).")
+]
+Setting = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="NAME=VALUE", help="Argument of build().")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")]
+TargetName = Annotated[str, typer.Option("--target", "-t", help="A name from `lissom targets`, or auto.")]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", "-r", help="YAML or JSON recipe.")]
+
+
+@contextlib.contextmanager
+def work(as_json: bool) -> Generator[None]:
+    """Whatever libraries print goes to standard error if standard output is for JSON."""
+    from lissom.terminal import stdout_kept
+
+    with stdout_kept(wanted=as_json):
+        yield
+
+
+def settings_of(given: list[str] | None) -> dict[str, str]:
+    """
+    Raises:
+        UsageError: not `NAME=VALUE`.
+    """
+    found: dict[str, str] = {}
+    for item in given or []:
+        name, sign, value = item.partition("=")
+        if not sign or not name.isidentifier():
+            raise UsageError(f"--set takes NAME=VALUE, got {item!r}. Write --set data=FOLDER.")
+        found[name] = value
+    return found
+
+
+def print_json(data: Any) -> None:
+    # JSON has no NaN and no infinity: they become null, as in result.json.
+    sys.stdout.write(pydantic_core.to_json(data, indent=2, inf_nan_mode="null").decode() + "\n")
