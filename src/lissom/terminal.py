@@ -24,12 +24,13 @@ from rich.table import Table as RichTable
 
 from lissom.export.base import Availability
 from lissom.graph.graph import Graph, Shape
+from lissom.measure.lifelong import LifelongRecord, TaskProof, TaskRecord
 from lissom.measure.records import RunRecord, Saturation, Sensitivity
 from lissom.pipeline import Foresight, Remeasured
 from lissom.pipeline.recording import done_text
-from lissom.report import groups, saturation, tables
+from lissom.report import groups, lifelong, saturation, tables
 from lissom.report.headline import summary
-from lissom.report.units import bytes_text, count_text, interval_text, ratio_interval_text, ratio_text
+from lissom.report.units import bytes_text, count_text, interval_text, metric_text, ratio_interval_text, ratio_text
 from lissom.target import Target
 from lissom.transforms.quantization import layer_bits
 
@@ -86,6 +87,36 @@ def show_groups(graph: Graph) -> None:
     console.print()
     console.print(rich_table(groups.groups_table(graph)))
     console.print(f"\n{groups.groups_text(graph)}")
+
+
+def show_task(task: TaskRecord) -> None:
+    """What adding a task came to."""
+    console = _console()
+    metric = f", {task.metric.name} {metric_text(task.metric)} on {task.metric.split}" if task.metric else ""
+    console.print(f"Added {escape(task.name)} ({task.method}): {task.seconds:.0f} s{metric}.")
+    if task.family == "masks":
+        console.print(
+            f"It keeps {task.own / task.weights:.1%} of {count_text(task.weights)} shared weights and uses "
+            f"{task.used / task.weights:.1%}; {task.free / task.weights:.1%} are free. It adds "
+            f"{task.added_bits:.2f} bits "
+            f"per weight, {task.mask_bits:.2f} of them masks."
+        )
+    for note in task.notes:
+        console.print(escape(note))
+
+
+def show_lifelong(record: LifelongRecord) -> None:
+    """Tasks, then the forgetting matrix of each split that was measured."""
+    console = _console()
+    console.print(rich_table(lifelong.tasks_table(record)))
+    for split in lifelong.splits_of(record):
+        console.print()
+        console.print(rich_table(lifelong.matrix_table(record, split)))
+        console.print(f"\n{lifelong.forgetting_text(record, split)}")
+
+
+def show_proof(tasks: Sequence[TaskProof]) -> None:
+    _console().print(rich_table(lifelong.proof_table(tasks)))
 
 
 SPARKS = " ▁▂▃▄▅▆▇█"

@@ -151,15 +151,7 @@ class Lifelong:
     @property
     def record(self) -> LifelongRecord:
         """Everything that is known about the folder, as data."""
-        tasks = self.tasks
-        state = sum(v.numel() * v.element_size() for v in self._anatomy.model.state_dict().values())
-        return LifelongRecord(
-            backbone=self._store.backbone,
-            tasks=tasks,
-            rows=self._store.rows(),
-            bytes_on_disk=self._store.size(),
-            alone_bytes=len(tasks) * state * self._store.backbone.bits // 32,
-        )
+        return self._store.record
 
     def add(
         self,

@@ -30,7 +30,7 @@ from lissom.errors import RunFolderError, UsageError, nearest
 from lissom.export.base import digest
 from lissom.files import load_tensors, save_tensors, write_text
 from lissom.lifelong.backbone import Addition
-from lissom.measure.lifelong import Backbone, Row, TaskRecord
+from lissom.measure.lifelong import Backbone, LifelongRecord, Row, TaskRecord
 from lissom.settings import Setting, explain
 
 S = TypeVar("S", bound=Setting)
@@ -214,6 +214,18 @@ class Store:
         intent = self.folder / ADDING / "adding.json"
         if intent.exists() and read_json(intent, Intent).index <= len(records):
             shutil.rmtree(self.folder / ADDING)
+
+    @property
+    def record(self) -> LifelongRecord:
+        """Everything that is known about the folder, as data."""
+        tasks = self.tasks()
+        return LifelongRecord(
+            backbone=self.backbone,
+            tasks=tasks,
+            rows=self.rows(),
+            bytes_on_disk=self.size(),
+            alone_bytes=len(tasks) * (self.folder / ORIGINAL).stat().st_size * self.backbone.bits // 32,
+        )
 
     def size(self) -> int:
         """Bytes of what the tasks need, without probes, records and checkpoints."""

@@ -27,7 +27,7 @@ from lissom.report.units import (
 
 def render(record: LifelongRecord, name: str) -> str:
     """The page of one folder."""
-    splits = [split for split in _splits(record) if record.tasks]
+    splits = splits_of(record)
     sections = (
         ("tasks", "Tasks", True),
         ("bits", "Bits on disk", bool(record.tasks)),
@@ -182,7 +182,8 @@ def _metric_name(record: LifelongRecord) -> str:
     return next(iter([task.metric.name for task in record.tasks if task.metric] + named), "")
 
 
-def _splits(record: LifelongRecord) -> tuple[Split, ...]:
+def splits_of(record: LifelongRecord) -> tuple[Split, ...]:
+    """Splits that some task was measured on."""
     measured = {row.split for row in record.rows}
     known: tuple[Split, ...] = ("validation", "test")
     return tuple(
@@ -206,9 +207,9 @@ def _bits(record: LifelongRecord) -> Figure:
     most = max((task.added_bits for task in tasks), default=0.0)
     return Figure(
         title="Bits that each task adds, per shared weight",
-        caption="Masks; and what is the task's own: head, biases, normalizations, scales. The values of the weights that "
-        "it keeps lie in the room that the backbone has for them.",
-        description=f"Stacked bars of {plural(len(tasks), 'task')}. The largest adds {significant(most)} bits per weight.",
+        caption="Masks; and what is the task's own: head, biases, normalizations, scales. The values of the weights "
+        "that it keeps lie in the room that the backbone has for them.",
+        description=f"Stacked bars of {plural(len(tasks), 'task')}. The largest adds {significant(most)} bits a weight.",
         json=json_of(bits_figure(tasks)),
         height=120 + 26 * len(tasks),
         table=tasks_table(record),
