@@ -12,10 +12,10 @@ import pytest
 import lissom
 
 NAMES = {
-    "Batch", "Factorize", "Finetune", "Fold", "Goal", "Graph", "LissomError", "Prune", "PruneDepth", "QAT", "Quantize",
-    "Recipe", "Result", "Sparsify", "Synthesis", "Task",
+    "Batch", "Factorize", "Finetune", "Fold", "Goal", "Graph", "Lifelong", "LissomError", "Prune", "PruneDepth", "QAT",
+    "Quantize", "Recipe", "Result", "Sparsify", "Synthesis", "Task",
     "analyze", "compress", "load", "monitor", "plan", "progressive", "synthesize",
-    "data", "errors", "metrics",
+    "data", "errors", "lifelong", "metrics",
 }  # fmt: skip
 LATE = (
     "torch",
@@ -34,7 +34,9 @@ LATE = (
 
 def test_the_surface_is_the_one_promised() -> None:
     assert set(dir(lissom)) == NAMES | {"__version__"}
-    assert all(isinstance(getattr(lissom, name), types.ModuleType) for name in ("data", "errors", "metrics"))
+    assert all(
+        isinstance(getattr(lissom, name), types.ModuleType) for name in ("data", "errors", "lifelong", "metrics")
+    )
     assert lissom.__version__
 
 

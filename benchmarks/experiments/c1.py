@@ -53,14 +53,13 @@ class Mnist:
     def split(self, count: int = 5) -> dict[str, Task]:
         """Digits 0 and 1, 2 and 3, and so on, each pair numbered 0 and 1."""
         return {
-            f"digits-{2 * k}-{2 * k + 1}": self._task(*(_pair(i, k) for i in (self.train, self.test)))
-            for k in range(count)
+            f"digits-{2 * k}-{2 * k + 1}": self._task(_pair(self.train, k), _pair(self.test, k)) for k in range(count)
         }
 
     def permuted(self, count: int = 10) -> dict[str, Task]:
         """The same digits, with the pixels in another order in each task; in their own in the first."""
         return {
-            f"permutation-{k}": self._task(*(_shuffled(i, order) for i in (self.train, self.test)))
+            f"permutation-{k}": self._task(_shuffled(self.train, order), _shuffled(self.test, order))
             for k, order in enumerate(self.orders(count))
         }
 
@@ -98,14 +97,14 @@ class Together:
     classes: int
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        sources = [iter(getattr(task, self.split)) for task in self.tasks]
+        sources = dict(enumerate(iter(getattr(task, self.split)) for task in self.tasks))
         while sources:
-            found = [next(source, None) for source in sources]
-            for k, batch in enumerate(found):
-                if batch is not None:
+            found = {k: next(source, None) for k, source in sources.items()}
+            for k, batch in found.items():
+                if batch is None:
+                    del sources[k]
+                else:
                     yield batch[0], batch[1] + k * self.classes
-            if None in found:
-                return
 
 
 def network(classes: int, side: int = 28, hidden: int = HIDDEN) -> nn.Module:

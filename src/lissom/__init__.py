@@ -10,10 +10,12 @@ from lissom._version import __version__ as __version__
 if TYPE_CHECKING:
     from lissom import data as data
     from lissom import errors as errors
+    from lissom import lifelong as lifelong
     from lissom import metrics as metrics
     from lissom.errors import LissomError as LissomError
     from lissom.goal import Goal as Goal
     from lissom.graph.graph import Graph as Graph
+    from lissom.lifelong import Lifelong as Lifelong
     from lissom.pipeline import Result as Result
     from lissom.pipeline import analyze as analyze
     from lissom.pipeline import compress as compress
@@ -45,6 +47,7 @@ _HOMES = {
     "Fold": "lissom.transforms.folding",
     "Goal": "lissom.goal",
     "Graph": "lissom.graph.graph",
+    "Lifelong": "lissom.lifelong",
     "LissomError": "lissom.errors",
     "QAT": "lissom.transforms.quantization",
     "Quantize": "lissom.transforms.quantization",
@@ -61,7 +64,7 @@ _HOMES = {
     "progressive": "lissom.progression",
     "synthesize": "lissom.training.synthesis.synthesize",
 }
-_MODULES = ("data", "errors", "metrics")
+_MODULES = ("data", "errors", "lifelong", "metrics")
 
 __all__ = [*_HOMES, *_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -209,7 +209,7 @@ def _bits(record: LifelongRecord) -> Figure:
         title="Bits that each task adds, per shared weight",
         caption="Masks; and what is the task's own: head, biases, normalizations, scales. The values of the weights "
         "that it keeps lie in the room that the backbone has for them.",
-        description=f"Stacked bars of {plural(len(tasks), 'task')}. The largest adds {significant(most)} bits a weight.",
+        description=f"Stacked bars of {plural(len(tasks), 'task')}. At most {significant(most)} bits a weight.",
         json=json_of(bits_figure(tasks)),
         height=120 + 26 * len(tasks),
         table=tasks_table(record),
