@@ -244,10 +244,15 @@ class Lifelong:
             )
         return _surest(doubts(self._recall.models(fitting), batch, by), tuple(task.name for task in fitting), together)
 
-    def measure(self, tasks: Mapping[str, Task], *, split: Split = "test", by: By = "entropy") -> Row:
+    def measure(self, tasks: Mapping[str, Task], *, split: Split = "test", by: By | None = "entropy") -> Row:
         """The metric of each of these tasks as its model is now, and how often the task is inferred rightly.
 
         The row is kept in the folder: rows after each addition make the forgetting matrix.
+
+        Args:
+            tasks: by name.
+            split: whose metric.
+            by: how the task is inferred, as in `infer`; None: it is not.
 
         Raises:
             UsageError: an unknown task, or one without metric or data.
@@ -262,7 +267,7 @@ class Lifelong:
                     f"The task {name!r} has no metric or no {split} data. Give Task(metric=..., {split}=...)."
                 )
             metrics[name] = found
-        alone, together = self._identified(tasks, models, split, by) if len(known) > 1 else (None, None)
+        alone, together = self._identified(tasks, models, split, by) if by and len(known) > 1 else (None, None)
         row = Row(after=len(models), split=split, metrics=metrics, identified=alone, identified_together=together)
         self._store.keep_row(row)
         return row
