@@ -33,12 +33,12 @@ ALONE = 2
 
 
 def usual(epochs: int) -> Training:
-    return Training(epochs=epochs, optimizer="adamw", learning_rate=2e-3, precision="float32", channels_last=False)
+    return Training(epochs=epochs, optimizer="adamw", learning_rate=4e-3, precision="float32", channels_last=False)
 
 
 METHOD = {
-    "split": Pack(share=0.1, training=usual(2), retraining=usual(2), classes=2),
-    "permuted": Pack(share=0.1, training=usual(2), retraining=usual(1)),
+    "split": Pack(share=0.1, training=usual(2), retraining=usual(3), classes=2),
+    "permuted": Pack(share=0.1, training=usual(1), retraining=usual(3)),
 }
 FORGETS = EWC(strength=0.0, training=usual(1))
 

@@ -12,7 +12,6 @@ import worlds
 from torch import nn
 
 from lissom.errors import DataError, RunFolderError, UsageError
-from lissom.functional.bitcoding import entropy
 from lissom.lifelong import EWC, Grow, Lifelong, Pack
 from lissom.lifelong.proving import answers
 from lissom.task import Batch
@@ -36,11 +35,10 @@ def test_earlier_tasks_are_the_same_bit_for_bit(folder: Path) -> None:
             assert all(torch.equal(a, b) for a, b in zip(answers(lifelong.model(name), PROBE), wanted, strict=True))
             assert files(folder, name) == held
     assert lifelong.prove().held
-    with pytest.raises(AssertionError):  # the comparison sees one bit
-        changed = lifelong.model("t0")
-        with torch.no_grad():
-            changed.get_parameter("fc.bias")[0] += 1e-4
-        assert torch.equal(answers(changed, PROBE)[0], kept["t0"][0][0])
+    changed = lifelong.model("t0")  # the comparison sees a small change
+    with torch.no_grad():
+        changed.get_parameter("fc.bias")[0] += 1e-4
+    assert not torch.equal(answers(changed, PROBE)[0], kept["t0"][0][0])
 
 
 def test_the_record_is_what_the_models_hold(three: Lifelong) -> None:
@@ -71,7 +69,7 @@ def test_values_are_shared_and_int8_on_one_scale_a_channel(three: Lifelong) -> N
         assert torch.equal(ours[both], theirs[both])
         if three.record.backbone.bits == 8:
             for channel in torch.stack([ours, theirs], 1):
-                values = channel[channel != 0].double()
+                values = channel[channel != 0].detach().double()
                 if len(values):
                     assert _on_a_grid(values.numpy())
 
@@ -84,15 +82,14 @@ def _on_a_grid(values: np.ndarray) -> bool:
     return bool((np.abs(ratios - np.round(ratios)).max(1) < 1e-3).any())
 
 
-def test_masks_take_what_entropy_says(three: Lifelong) -> None:
+def test_masks_take_at_most_a_bit_for_each_weight_they_speak_of(three: Lifelong) -> None:
     held = 0
     for task in three.tasks:
         path = three.folder / "tasks" / f"{task.index:04}-{task.name}" / "masks.bin"
         assert task.mask_bytes == path.stat().st_size
-        free = task.weights - held
-        bits = free * entropy(task.own / free) + (held if task.method == "grow" else 0)
-        assert 8 * task.mask_bytes <= bits + free / 8 + 32
-        assert task.mask_bits < 1.0 + 16 / task.weights
+        flags = task.weights - held + (held if task.method == "grow" else 0)
+        assert task.own <= 8 * task.mask_bytes <= flags + 16
+        assert task.mask_bits == 8 * task.mask_bytes / task.weights
         held += task.own
 
 
@@ -167,7 +164,7 @@ def test_a_full_backbone_says_how_much_growth_is_needed(folder: Path) -> None:
     # 'a' grows on one axis: at width v it has v n weights, 0.9 n of them taken, and 0.25 v n are wanted: v >= 1.2.
     with pytest.raises(UsageError, match=r"25.0% .*'a.weight' has 10.0% free.*1 earlier.* to 1.203.*at most 0.1\."):
         lifelong.add("b", worlds.task(1), worlds.pack(0.25))
-    with pytest.raises(UsageError, match="largest=1.20312"):
+    with pytest.raises(UsageError, match=r"largest=1\.20312"):
         lifelong.add("b", worlds.task(1), Grow(share=0.25, largest=1.1))
     method = Grow(share=0.25, largest=1.25, training=worlds.quick(1), retraining=worlds.quick(1))
     assert lifelong.add("b", worlds.task(1), method).width == 1.203125
@@ -175,7 +172,7 @@ def test_a_full_backbone_says_how_much_growth_is_needed(folder: Path) -> None:
 
 
 def test_wrong_wishes_are_refused_with_the_way_out(three: Lifelong, folder: Path) -> None:
-    with pytest.raises(UsageError, match="'a' is in .* already"):
+    with pytest.raises(UsageError, match=r"'a' is in .* already"):
         three.add("a", worlds.task(0))
     with pytest.raises(UsageError, match=r"begins with a letter or digit .* got '\.\./x'"):
         three.add("../x", worlds.task(0))
@@ -187,10 +184,10 @@ def test_wrong_wishes_are_refused_with_the_way_out(three: Lifelong, folder: Path
         three.add("d", worlds.task(0, inputs=7))
     with pytest.raises(UsageError, match="classes=2, but the targets of the task 'd' reach 2"):
         three.add("d", worlds.task(0), Pack(classes=2))
-    with pytest.raises(UsageError, match="There is no task 'aa'.*'a'"):
+    with pytest.raises(UsageError, match=r"There is no task 'aa'.*'a'"):
         three.model("aa")
     blind = replace(worlds.task(0), validation=None)
-    with pytest.raises(DataError, match="goal=0.5 is judged by the metric"):
+    with pytest.raises(DataError, match=r"goal=0\.5 is judged by the metric"):
         three.add("d", blind, Grow(goal=0.5))
     with pytest.raises(RunFolderError, match=r"another model: 'a.bias' has the shape \(24,\) there"):
         Lifelong.open(three.folder, nn.Sequential(nn.Linear(10, 3)))
@@ -198,7 +195,7 @@ def test_wrong_wishes_are_refused_with_the_way_out(three: Lifelong, folder: Path
         Lifelong.create(worlds.net(), three.folder, worlds.task(0))
     with pytest.raises(UsageError, match="bits=4"):
         Lifelong.create(worlds.net(), folder, worlds.task(0), bits=4)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="compactions=1 .* there is no goal"):
+    with pytest.raises(ValueError, match=r"compactions=1 .* there is no goal"):
         Grow(compactions=1)
     assert [task.name for task in three.tasks] == ["a", "b", "c"]
     assert three.prove().held

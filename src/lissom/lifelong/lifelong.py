@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
@@ -124,10 +125,8 @@ class Lifelong:
         """
         anatomies.check_plain(model)
         store = Store(Path(folder))
-        template = anatomies.Anatomy(model, store.backbone.head, store.backbone.grows, store.backbone.seed)
-        made = template.build(1.0, template.classes)
         original = store.original()
-        own = {name: tuple(v.shape) for name, v in made.state_dict().items() if isinstance(v, Tensor)}
+        own = {name: tuple(v.shape) for name, v in model.state_dict().items() if isinstance(v, Tensor)}
         held = {name: tuple(value.shape) for name, value in original.items()}
         if own != held:
             wrong = sorted(name for name in own.keys() | held.keys() if own.get(name) != held.get(name))[0]
@@ -135,9 +134,9 @@ class Lifelong:
                 f"{folder} is of another model: {wrong!r} has the shape {held.get(wrong, 'none')} there and "
                 f"{own.get(wrong, 'none')} in this one. Give the model that it was created with."
             )
-        return cls(
-            store, Anatomy(load_(made, original), store.backbone.head, store.backbone.grows, store.backbone.seed)
-        )
+        template = Anatomy(model, store.backbone.head, store.backbone.grows, store.backbone.seed)
+        made = load_(template.build(1.0, template.classes), original)
+        return cls(store, replace(template, model=made))
 
     @property
     def folder(self) -> Path:
@@ -198,7 +197,11 @@ class Lifelong:
             ground = Ground(
                 self._anatomy, name, task, classes, intent.index, folder, seed, progress or (lambda _share, _what: None)
             )
-            made = self._learn(ground, settings, tasks)
+            try:
+                made = self._learn(ground, settings, tasks)
+            except BaseException:
+                self._store.abandon()
+                raise
             return keep(self._recall, intent, ground, made, notes, time.monotonic() - started)
 
     def model(self, name: str) -> nn.Module:

@@ -32,6 +32,7 @@ from lissom.files import load_tensors, save_tensors, write_text
 from lissom.lifelong.backbone import Addition
 from lissom.measure.lifelong import Backbone, LifelongRecord, Row, TaskRecord
 from lissom.settings import Setting, explain
+from lissom.training.checkpoint import NAME as CHECKPOINT
 
 S = TypeVar("S", bound=Setting)
 
@@ -170,10 +171,8 @@ class Store:
             RunFolderError: another addition was not finished.
         """
         place = self.folder / ADDING
+        self.abandon()
         held = read_json(place / "adding.json", Intent) if (place / "adding.json").exists() else None
-        if held is not None and held.index < intent.index:  # it was committed, and the process died tidying up
-            shutil.rmtree(place)
-            held = None
         if held is not None and held != intent:
             differs = [field for field in Intent.model_fields if getattr(held, field) != getattr(intent, field)]
             raise RunFolderError(
@@ -184,6 +183,12 @@ class Store:
         place.mkdir(exist_ok=True)
         write_text(place / "adding.json", intent.model_dump_json(indent=2))
         return place
+
+    def abandon(self) -> None:
+        """Forget an addition of which nothing was trained yet."""
+        place = self.folder / ADDING
+        if place.exists() and not any(place.rglob(CHECKPOINT)):
+            shutil.rmtree(place)
 
     def stage(self, intent: Intent) -> Path:
         """An empty hidden folder for the files of a task."""
