@@ -16,6 +16,8 @@ import yaml
 
 from lissom.cli import app
 from lissom.graph.graph import ChannelGroup, ChannelMember, Graph
+from lissom.lifelong import EWC, Grow, LwF, Pack, ProgressAndCompress
+from lissom.measure import lifelong as lifelong_records
 from lissom.measure import records
 from lissom.runfolder import Manifest, Source
 from lissom.target import Dynamic, Integers
@@ -113,7 +115,10 @@ def parse(arguments: list[str]) -> None:
     name, command, rest = group.resolve_command(context, list(arguments))
     if rest == ["--help"]:
         return
-    command.make_context(name, rest, parent=context)
+    made = command.make_context(name, list(rest), parent=context)
+    if hasattr(command, "commands"):
+        name, command, rest = command.resolve_command(made, rest)
+        command.make_context(name, rest, parent=made)
 
 
 def test_the_parser_refuses_what_does_not_exist() -> None:
@@ -137,12 +142,15 @@ def test_cli_page_names_every_command_and_option() -> None:
     sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
     for name, command in group.commands.items():
         assert name in sections, name
-        missing = [
-            option for option in options_of(command) if option != "--help" and f"`{option}`" not in sections[name]
-        ]
-        assert not missing, f"{name}: {missing}"
-        described = set(re.findall(r"^\| `(--\w+)`", sections[name], re.MULTILINE))
-        assert described <= set(options_of(command)), name
+        # A group has a section of its own for each of its commands.
+        parts = dict(re.findall(r"^### (\w+)\n(.*?)(?=^### |\Z)", sections[name], re.MULTILINE | re.DOTALL))
+        inner = getattr(command, "commands", None)
+        assert inner is None or set(inner) == set(parts), name
+        for each, section in ((inner[part], parts[part]) for part in inner) if inner else ((command, sections[name]),):
+            missing = [option for option in options_of(each) if option != "--help" and f"`{option}`" not in section]
+            assert not missing, f"{name} {each.name}: {missing}"
+            described = set(re.findall(r"^\| `(--\w+)`", section, re.MULTILINE))
+            assert described <= set(options_of(each)), f"{name} {each.name}"
 
 
 def test_cli_page_has_the_exit_codes() -> None:
@@ -237,6 +245,23 @@ DESCRIBED: list[tuple[str, type[pydantic.BaseModel]]] = [
             records.Sensitivity,
             records.GroupSensitivity,
             records.CutEffect,
+        )
+    ),
+    *(
+        ("lifelong.md", kind)
+        for kind in (
+            Pack,
+            Grow,
+            LwF,
+            EWC,
+            ProgressAndCompress,
+            lifelong_records.Axis,
+            lifelong_records.Backbone,
+            lifelong_records.Attempt,
+            lifelong_records.TaskRecord,
+            lifelong_records.Row,
+            lifelong_records.TaskProof,
+            lifelong_records.LifelongRecord,
         )
     ),
     ("plan.md", Outlook),
