@@ -197,5 +197,7 @@ def test_wrong_wishes_are_refused_with_the_way_out(three: Lifelong, folder: Path
         Lifelong.create(worlds.net(), folder, worlds.task(0), bits=4)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"compactions=1 .* there is no goal"):
         Grow(compactions=1)
+    with pytest.raises(ValueError, match=r"retraining\.regularizer='slimming' makes whole channels small"):
+        Pack(retraining=worlds.quick(1).model_copy(update={"regularizer": "slimming"}))
     assert [task.name for task in three.tasks] == ["a", "b", "c"]
     assert three.prove().held

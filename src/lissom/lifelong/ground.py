@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lissom.errors import DataError, UsageError
+from lissom.errors import UsageError
 from lissom.graph.trace import evaluation
 from lissom.lifelong.anatomy import Anatomy
 from lissom.lifelong.backbone import Addition
@@ -133,25 +133,22 @@ def check_inputs(model: nn.Module, task: Task, name: str, known: Batch | None) -
 def classes_of(task: Task, name: str, wanted: int | None, given: int) -> tuple[int, tuple[str, ...]]:
     """Outputs of the task's head, and a note where they are not those of the model as it was given.
 
+    Only targets that are one class for each example, (batch,) integers, say how many classes are needed.
+
     Raises:
         UsageError: the targets have more classes than were asked for.
-        DataError: a target is negative.
     """
     needed = 0
-    if task.has("train"):
-        for batch in task.batches("train"):
-            target = batch.target
-            if not isinstance(target, Tensor) or target.is_floating_point() or not target.numel():
-                needed = 0
-                break
-            if int(target.min()) < 0:
-                raise DataError(f"The task {name!r} has the target {int(target.min())}; classes are numbered from 0.")
-            needed = max(needed, int(target.max()) + 1)
+    for batch in task.batches("train") if task.has("train") else ():
+        target = batch.target
+        if not isinstance(target, Tensor) or target.is_floating_point() or target.ndim != 1:
+            needed = 0
+            break
+        needed = max(needed, int(target.max()) + 1)
     if wanted is not None and wanted < needed:
         raise UsageError(
             f"classes={wanted}, but the targets of the task {name!r} reach {needed - 1}. Set classes={needed}, or "
-            "number "
-            "the targets from 0."
+            "number the targets from 0."
         )
     classes = wanted if wanted is not None else max(given, needed)
     note = (f"The head has {classes} classes instead of {given}.",) if classes != given else ()

@@ -47,6 +47,16 @@ class Pack(Method):
     retraining: Training = _usual(3)
     start: Literal["zero", "original"] = "zero"
 
+    @pydantic.model_validator(mode="after")
+    def _by_magnitude(self) -> Pack:
+        for name, training in (("training", self.training), ("retraining", self.retraining)):
+            if training.regularizer is not None:
+                raise ValueError(
+                    f"{name}.regularizer={training.regularizer!r} makes whole channels small, and a task keeps single "
+                    "weights by their size. Leave the regularizer out"
+                )
+        return self
+
 
 class Grow(Pack):
     """Compacting, picking, growing: learn which old weights help, keep few new ones, widen if the goal is missed.
