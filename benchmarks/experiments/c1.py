@@ -28,7 +28,7 @@ from lissom.training.finetune import finetune
 TITLE = "Lifelong compression: split and permuted MNIST in one backbone, float and int8"
 NEEDS = ("data",)
 HIDDEN, BATCH, SEED = 256, 256, 0
-ALONE = 2
+ALONE = 1
 """Permutations that are also learned alone: to a fully connected network all are the same problem."""
 
 

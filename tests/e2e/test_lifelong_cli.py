@@ -17,7 +17,14 @@ import torch
 from lissom import cli
 from lissom.lifelong import Lifelong
 
-PROJECT = str(Path(__file__).parent / "tiny_project.py")
+PROJECT = "project.py"
+CODE = """
+import tiny
+from torch.nn.functional import cross_entropy
+
+def build():
+    return tiny.tiny(), tiny.task(loss=cross_entropy)
+"""
 SETTINGS = """
 method: pack
 share: 0.2
@@ -30,6 +37,7 @@ retraining: {epochs: 1, optimizer: adamw, learning_rate: 0.001, precision: float
 def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., tuple]:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pack.yaml").write_text(SETTINGS)
+    (tmp_path / PROJECT).write_text(CODE)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["lissom", "lifelong", *map(str, arguments)])

@@ -101,7 +101,7 @@ def export(
     settings: Setting = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write one task's model for a runtime, as it is or by a recipe."""
+    """Write one task's model for a runtime, by a recipe or with its normalizations folded."""
     import lissom
     from lissom.errors import TargetError
     from lissom.lifelong import Lifelong
@@ -111,7 +111,7 @@ def export(
 
     if target == "auto":
         raise TargetError("export writes for one runtime; auto is for compress. Give --target onnxruntime.")
-    wanted = lissom.Recipe.read(recipe) if recipe else lissom.Recipe([])
+    wanted = lissom.Recipe.read(recipe) if recipe else lissom.Recipe([lissom.Fold()])
     with work(as_json):
         model, task = load_project(project, settings_of(settings))
         with quiet_native():
