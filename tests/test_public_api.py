@@ -12,8 +12,8 @@ import pytest
 import lissom
 
 NAMES = {
-    "Batch", "Factorize", "Finetune", "Fold", "Goal", "Graph", "Lifelong", "LissomError", "Prune", "PruneDepth", "QAT",
-    "Quantize", "Recipe", "Result", "Sparsify", "Synthesis", "Task",
+    "Batch", "DataFree", "Factorize", "Finetune", "Fold", "Goal", "Graph", "Lifelong", "LissomError", "Prune",
+    "PruneDepth", "QAT", "Quantize", "Recipe", "Result", "Sparsify", "Synthesis", "Task",
     "analyze", "compress", "load", "monitor", "plan", "progressive", "synthesize",
     "data", "errors", "lifelong", "metrics",
 }  # fmt: skip

@@ -36,7 +36,7 @@ SEEDS = (0, 1, 2)
 MEAN, STD = 0.1307, 0.3081
 """Of the pixels, as MNIST is usually normalized: part of the network's input format."""
 PLAIN: Mapping[str, Any] = {"precision": "float32", "channels_last": True}
-LEARNED = Training(epochs=12, optimizer="adamw", learning_rate=2e-3, weight_decay=0.01, crop=2, **PLAIN)
+LEARNED = Training(epochs=8, optimizer="adamw", learning_rate=2e-3, weight_decay=0.01, crop=2, **PLAIN)
 TAUGHT = Training(
     epochs=60, optimizer="adamw", learning_rate=4e-3, teacher="original", temperature=4.0, synthesis="noise",
     **PLAIN,
@@ -153,8 +153,8 @@ def one(folder: Path, seed: int, settings: Training, large: nn.Module, real: Tas
         return json.loads(done.read_text(encoding="utf-8"))
     nothing = Task(example_inputs=real.example_inputs)
     made, history = finetune(network(seed, half=True), nothing, settings, folder=folder, seed=seed, original=large)
-    signs = history.synthesis
-    assert signs is not None
+    assert history.synthesis is not None
+    signs = history.synthesis.signs
     assert signs.balance is not None
     found = {
         "accuracy %": percent(made, real),

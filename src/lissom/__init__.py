@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lissom.goal import Goal as Goal
     from lissom.graph.graph import Graph as Graph
     from lissom.lifelong import Lifelong as Lifelong
+    from lissom.pipeline import DataFree as DataFree
     from lissom.pipeline import Result as Result
     from lissom.pipeline import analyze as analyze
     from lissom.pipeline import compress as compress
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 # Loaded when first used: `lissom --version`, reports and errors do not wait for torch.
 _HOMES = {
     "Batch": "lissom.task",
+    "DataFree": "lissom.pipeline",
     "Factorize": "lissom.transforms.lowrank",
     "Finetune": "lissom.transforms.finetuning",
     "Prune": "lissom.transforms.pruning",

@@ -15,7 +15,18 @@ from rich.console import Console
 
 from lissom._version import __version__
 from lissom.commands import lifelong
-from lissom.commands.shared import AsJson, Project, RecipeFile, Setting, TargetName, print_json, settings_of, work
+from lissom.commands.shared import (
+    AsJson,
+    DataFree,
+    Project,
+    RecipeFile,
+    Setting,
+    TargetName,
+    making_of,
+    print_json,
+    settings_of,
+    work,
+)
 from lissom.errors import LissomError, UsageError
 
 app = typer.Typer(
@@ -163,16 +174,17 @@ def plan(
     project: Project,
     recipe: RecipeFile = None,
     target: TargetName = "onnxruntime",
+    data_free: DataFree = None,
     settings: Setting = None,
     as_json: AsJson = False,
 ) -> None:
     """Dry run: what would change, what is skipped and why, predicted cost."""
     import lissom
     from lissom.errors import TargetError
-    from lissom.pipeline import foresee, recipes_for
+    from lissom.pipeline import foresee, recipes_for, supplied
     from lissom.project import load_project
     from lissom.target import load_target
-    from lissom.terminal import quiet_native, show_plans
+    from lissom.terminal import collapse_of, quiet_native, show_plans
 
     if target == "auto":
         raise TargetError("plan shows what one runtime would get; auto is for compress. Give --target onnxruntime.")
@@ -180,9 +192,11 @@ def plan(
     wanted = lissom.Recipe.read(recipe) if recipe else None
     with work(as_json):
         model, task = load_project(project, settings_of(settings))
+        making = making_of(model, task, wanted, data_free)
         with quiet_native():
             graph = lissom.analyze(model, task)
-            wanted = wanted or recipes_for(graph, task)[0]
+            task, made = supplied(model, task, making, seed=0)
+            wanted = (making.recipe if making else wanted) or recipes_for(graph, task)[0]
             steps = foresee(model, task, wanted, chosen)
     if as_json:
         print_json(
@@ -191,10 +205,12 @@ def plan(
                 "target": chosen.name,
                 "plans": [step.plan.model_dump(mode="json") for step in steps],
                 "outlook": [step.model_dump(mode="json", exclude={"plan"}) for step in steps],
+                **({"data_free": list(making.why)} if making else {}),
+                **({"synthesis": made.model_dump(mode="json")} if made else {}),
             }
         )
     else:
-        show_plans(graph, steps, chosen)
+        show_plans(graph, steps, chosen, (*(making.why if making else ()), *collapse_of(made)))
 
 
 @app.command()
@@ -216,6 +232,7 @@ def compress(  # noqa: PLR0913  one option per wish
     macs: Annotated[str | None, typer.Option(help="2x fewer multiply-accumulates.")] = None,
     memory: Annotated[str | None, typer.Option(help="At most this peak memory: 200MB.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time for trying candidates: 10min.")] = None,
+    data_free: DataFree = None,
     batch: BatchSize = None,
     threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
@@ -237,7 +254,8 @@ def compress(  # noqa: PLR0913  one option per wish
         with progress_bar(silent=as_json) as progress, quiet_native():
             result = lissom.compress(
                 model, task, target=target, goal=goal, recipe=wanted, budget=budget, out=out, batch_size=batch,
-                threads=threads, seed=seed, progress=progress, command=_command(), project=(str(project), given),
+                threads=threads, seed=seed, data_free=data_free, progress=progress, command=_command(),
+                project=(str(project), given),
             )  # fmt: skip
     if as_json:
         print_json(result.record.model_dump(mode="json"))
@@ -252,13 +270,14 @@ def export(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder that the file is written into.")],
     target: TargetName = "onnxruntime",
     recipe: RecipeFile = None,
+    data_free: DataFree = None,
     settings: Setting = None,
     as_json: AsJson = False,
 ) -> None:
     """Transform and write the file for a runtime, without measuring: for a device that is not this one."""
     import lissom
     from lissom.errors import TargetError
-    from lissom.pipeline import export_model, recipes_for
+    from lissom.pipeline import export_model, recipes_for, supplied
     from lissom.project import load_project
     from lissom.terminal import quiet_native
 
@@ -267,8 +286,10 @@ def export(
     wanted = lissom.Recipe.read(recipe) if recipe else None
     with work(as_json):
         model, task = load_project(project, settings_of(settings))
+        making = making_of(model, task, wanted, data_free)
         with quiet_native():
-            wanted = wanted or recipes_for(lissom.analyze(model, task), task)[0]
+            task, _ = supplied(model, task, making, seed=0)
+            wanted = (making.recipe if making else wanted) or recipes_for(lissom.analyze(model, task), task)[0]
             artifact = export_model(model, task, wanted, target=target, out=out)
     if as_json:
         print_json({"folder": str(out), "recipe": wanted.to_data(), **artifact.model_dump(mode="json")})

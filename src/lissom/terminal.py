@@ -26,6 +26,7 @@ from lissom.export.base import Availability
 from lissom.graph.graph import Graph, Shape
 from lissom.measure.lifelong import LifelongRecord, TaskProof, TaskRecord
 from lissom.measure.records import RunRecord, Saturation, Sensitivity
+from lissom.measure.synthesis import SynthesisRecord
 from lissom.pipeline import Foresight, Remeasured
 from lissom.pipeline.recording import done_text
 from lissom.report import groups, lifelong, saturation, tables
@@ -161,9 +162,18 @@ def _spark(harm: float, worst: float) -> str:
     return SPARKS[math.ceil(share * (len(SPARKS) - 1) - 1e-9)]
 
 
-def show_plans(graph: Graph, steps: Sequence[Foresight], target: Target) -> None:
+def collapse_of(made: SynthesisRecord | None) -> tuple[str, ...]:
+    """A warning where made up inputs should not be trusted."""
+    reason = made.signs.collapsed if made else None
+    return (f"The made up inputs have collapsed: {reason}. Do not trust this plan.",) if reason else ()
+
+
+def show_plans(graph: Graph, steps: Sequence[Foresight], target: Target, remarks: Sequence[str] = ()) -> None:
+    """`remarks`: what the reader must know about the data."""
     console = _console()
     console.print(f"Target: {target.title}\n")
+    for one in remarks:
+        console.print(f"Data: {escape(one)}\n")
     for step in steps:
         plan, cost = step.plan, step.plan.predicted
         console.print(f"[bold]{plan.transform}[/bold]: {done_text(plan)}; {len(plan.skipped)} skipped")

@@ -19,9 +19,12 @@ from lissom.graph.graph import ChannelGroup, ChannelMember, Graph
 from lissom.lifelong import EWC, Grow, LwF, Pack, ProgressAndCompress
 from lissom.measure import lifelong as lifelong_records
 from lissom.measure import records
+from lissom.measure.synthesis import Signs, SynthesisPoint, SynthesisRecord
+from lissom.pipeline import DataFree
 from lissom.runfolder import Manifest, Source
 from lissom.target import Dynamic, Integers
 from lissom.task import Task
+from lissom.training.synthesis.settings import Synthesis
 from lissom.transforms.base import Transform
 from lissom.transforms.finetuning import Finetune
 from lissom.transforms.folding import Fold
@@ -230,6 +233,8 @@ DESCRIBED: list[tuple[str, type[pydantic.BaseModel]]] = [
             records.LayerRecord,
             records.ChannelRecord,
             records.Parity,
+            SynthesisRecord,
+            SynthesisPoint,
             records.Environment,
             records.TargetTrial,
             Manifest,
@@ -265,6 +270,9 @@ DESCRIBED: list[tuple[str, type[pydantic.BaseModel]]] = [
         )
     ),
     ("plan.md", Outlook),
+    ("distill.md", DataFree),
+    ("distill.md", Synthesis),
+    ("distill.md", Signs),
     ("targets.md", Integers),
     ("targets.md", Dynamic),
     ("quantize.md", Quantize),

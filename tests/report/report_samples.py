@@ -26,6 +26,7 @@ from lissom.measure.records import (
     TargetTrial,
     TrainingRecord,
 )
+from lissom.measure.synthesis import Signs, SynthesisPoint, SynthesisRecord
 
 HOSTILE = "</script><script>alert(1)</script><b onmouseover=alert(2)>\"'&amp; {{ 7*7 }} <!--"
 
@@ -237,8 +238,8 @@ def training(*, name: str = "accuracy", epochs: int = 5, measured: bool = True) 
 def distillation(*, name: str = "original", control: bool = True, classes: int = 10) -> DistillationRecord:
     """A student between its teacher and what it would be without one."""
     answerers = (
-        AnswererRecord(name="student", metric=0.912, calibration_error=0.031),
-        AnswererRecord(name=name, metric=0.931, calibration_error=0.044),
+        AnswererRecord(name="student", metric=0.912, calibration_error=0.031, agreement=0.941),
+        AnswererRecord(name=name, metric=0.931, calibration_error=0.044, agreement=1.0),
         AnswererRecord(name="without a teacher", metric=0.901, calibration_error=None),
     )[: 3 if control else 2]
     return DistillationRecord(
@@ -259,6 +260,40 @@ def corrections(*, name: str = "cross-layer") -> tuple[CorrectionRecord, ...]:
     return (
         CorrectionRecord(name=name, layers=19, error_before=0.0123, error_after=0.0087, accepted=True),
         CorrectionRecord(name="bias", layers=22, error_before=0.0087, error_after=0.0091, accepted=False),
+    )
+
+
+def synthesis(*, word: str = "inversion", epochs: int = 3) -> SynthesisRecord:
+    """Of a training; the sheet is one grey pixel."""
+    signs = Signs(examples=512, confidence=0.93, balance=0.98, spread=1.2, normalizations=4, collapsed=None)
+    return SynthesisRecord(
+        settings={"method": word, "updates": 40}, splits=("train",), examples=1920, signs=signs,
+        history=tuple(
+            SynthesisPoint(
+                **signs.model_dump(), losses={"confidence": 0.5 - 0.1 * epoch, word: 0.2},
+                agreement=0.9 + 0.04 * epoch, entropy=0.25,
+            )
+            for epoch in range(epochs)
+        ),
+        sheet="data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==",
+        sheet_classes=(3,),
+    )  # fmt: skip
+
+
+def blind() -> RunRecord:
+    """A run without data."""
+    run = pruned()
+    made = synthesis().model_copy(update={"splits": ("train", "calibration", "validation"), "history": ()})
+    prune, train, quantize = run.steps
+    return run.model_copy(
+        update={
+            "synthesis": made,
+            "steps": (
+                prune,
+                train.model_copy(update={"synthesis": synthesis(), "made_up": ("train",)}),
+                quantize.model_copy(update={"made_up": ("calibration",)}),
+            ),
+        }
     )
 
 
@@ -319,6 +354,8 @@ def hostile() -> RunRecord:
                     did=HOSTILE,
                     reason=HOSTILE,
                     training=training(name=HOSTILE),
+                    synthesis=synthesis(word=HOSTILE).model_copy(update={"sheet": HOSTILE}),
+                    made_up=(HOSTILE,),
                     distillation=distillation(name=HOSTILE).model_copy(update={"taps": {HOSTILE: {HOSTILE: HOSTILE}}}),
                     corrections=corrections(name=HOSTILE),
                 ),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydantic
 import pytest
 import torch
@@ -29,7 +32,9 @@ from lissom.training.synthesis.examiner import Examiner, heard
 from lissom.training.synthesis.form import form_of
 from lissom.training.synthesis.generator import Generator
 from lissom.training.synthesis.settings import Method, Synthesis
-from lissom.training.synthesis.source import Source, signs_of
+from lissom.training.synthesis.sheet import png, sheet_of
+from lissom.training.synthesis.signs import point_of, signs_of
+from lissom.training.synthesis.source import Source
 from lissom.training.synthesis.synthesize import synthesize
 from lissom.training.teacher import frozen
 from lissom.transforms.finetuning import Finetune
@@ -140,7 +145,7 @@ def test_inversion_meets_the_statistics_and_every_class(teacher: Net) -> None:
     (near, even), (far, uneven) = looked_at(made), looked_at(noise)
     assert near < 0.5 * far
     assert even > 0.95 > uneven
-    assert made.signs().normalizations == 1
+    assert made.point(net(5)).normalizations == 1
 
 
 def test_a_generator_learns_what_its_losses_say(teacher: Net) -> None:
@@ -211,7 +216,7 @@ class Two(nn.Module):
 def test_inversion_makes_any_floating_point_inputs_and_keeps_the_rest() -> None:
     mask = torch.tensor([[True, True, False]])
     task = Task(example_inputs=(torch.zeros(1, 3, 4),), example_kwargs={"mask": mask, "scale": torch.ones(1)})
-    found, signs = synthesize(Two().eval(), task, batch_size=8, updates=10, examples=16)
+    found, signs = synthesize(Two().eval(), task, batch_size=8, updates=10, examples=16, statistics=0.0)
     batch = next(found.batches("calibration"))
     assert batch.args[0].shape == (8, 3, 4)
     assert batch.kwargs["scale"].unique().numel() == 8
@@ -235,6 +240,76 @@ def test_collapse_is_seen(teacher: Net) -> None:
     assert signs.balance is None
 
 
+def test_what_is_held_out_is_compared_as_numpy_does(teacher: Net) -> None:
+    student, (x, _) = net(5).eval(), examples(40, seed=3)
+    found = point_of(source(teacher, "noise").examiner, [x], student)
+    with torch.no_grad():
+        z, t = student(x).double().numpy(), teacher(x).double().numpy()
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    assert found.agreement == pytest.approx((z.argmax(1) == t.argmax(1)).mean())
+    assert found.entropy == pytest.approx(-(p * np.log(p)).sum(1).mean() / np.log(4), rel=1e-5)
+    assert found.losses["size"] == pytest.approx(np.square(x.numpy()).mean(), rel=1e-5)
+    assert point_of(source(teacher, "noise").examiner, [x], teacher).agreement == 1
+    alone = point_of(source(teacher, "noise").examiner, [x], None)
+    assert (alone.agreement, alone.entropy) == (None, None)
+
+
+def test_looking_at_what_is_held_out_changes_nothing(teacher: Net) -> None:
+    student, made = net(5).eval(), source(teacher, "adversarial")
+    made.new(16, generator_of("x"), student)
+    before = {name: value.clone() for name, value in made.state().items()}
+    assert made.point(student) == made.point(student)
+    assert all(torch.equal(before[name], value) for name, value in made.state().items())
+
+
+def test_targets_are_left_out_where_nothing_reads_them(teacher: Net) -> None:
+    student = net(5)
+    whole, bare = (list(source(teacher, "noise").batches(0, 0, student, labels=labels)) for labels in (True, False))
+    for left, right in zip(whole, bare, strict=True):
+        assert torch.equal(left.args[0], right.args[0])
+        assert right.target is None
+    lesson = {"teacher": "original", "synthesis": "noise"}
+    assert not Training.model_validate(lesson).labelled
+    assert Training.model_validate({**lesson, "losses": ["decoupled"]}).labelled
+    assert Training.model_validate({**lesson, "mixup": 0.2}).labelled
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_sheet_shows_each_image_with_its_class(channels: int) -> None:
+    """Decoded again by pillow."""
+    reader = pytest.importorskip("PIL.Image")
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 3))
+    x = torch.randn(60, channels, 6, 9, generator=generator_of("sheet"))
+    examiner = Examiner(model, form_of(Batch((x[:1],)), None, None), Synthesis(method="noise"), torch.device("cpu"))
+    sheet = sheet_of(examiner, [x])
+    assert sheet is not None
+    assert list(sheet.classes) == sorted(sheet.classes)
+    picture = reader.open(io.BytesIO(base64.b64decode(sheet.uri.partition(",")[2])))
+    pixels = np.asarray(picture)
+    assert pixels.shape[:2] == (4 * 6 + 3 * 2, 10 * 9 + 9 * 2)
+    tile = torch.tensor(pixels[:6, :9].copy()).reshape(6, 9, channels).permute(2, 0, 1).double()
+    scaled = [255 * (one - one.min()) / (one.max() - one.min()) for one in x.double()]
+    nearest = min(range(60), key=lambda index: (scaled[index] - tile).abs().max().item())
+    assert (scaled[nearest] - tile).abs().max() <= 0.51
+    with torch.no_grad():
+        assert sheet.classes[0] == model(x).argmax(1)[nearest]
+    assert set(sheet.classes) == set(model(x).argmax(1).tolist())
+    assert sheet_of(examiner, [torch.randn(4, 7)]) is None
+
+
+def test_large_images_are_averaged_down() -> None:
+    tall = torch.zeros(1, 1, 128, 64)
+    tall[:, :, :64] = 1
+    model = nn.Sequential(nn.Flatten(), nn.Linear(128 * 64, 1))
+    examiner = Examiner(model, form_of(Batch((tall,)), None, None), Synthesis(method="noise"), torch.device("cpu"))
+    sheet = sheet_of(examiner, [tall])
+    assert sheet is not None
+    assert sheet.classes == ()
+    halves = torch.zeros(32, 16, 1, dtype=torch.uint8)
+    halves[:16] = 255
+    assert base64.b64decode(sheet.uri.partition(",")[2]) == png(halves)
+
+
 def test_a_student_learns_without_an_example(teacher: Net) -> None:
     made: dict[str, float] = {}
     for method in ("noise", "inversion"):
@@ -246,7 +321,19 @@ def test_a_student_learns_without_an_example(teacher: Net) -> None:
         trained, history = finetune(net(7, dropout=0.0, width=4), empty(), lesson, original=teacher)
         assert history.epochs[-1].parts["task"] == 0
         assert history.synthesis is not None
-        assert history.synthesis.collapsed is None
+        assert history.synthesis.signs.collapsed is None
+        assert history.synthesis.examples == 32 * (96 if method == "noise" else 8)
+        points = [epoch.synthesis for epoch in history.epochs]
+        assert tuple(points) == history.synthesis.history
+        first, last = points[0], points[-1]
+        assert first is not None
+        assert last is not None
+        assert first.losses == last.losses  # the same inputs are held out throughout
+        assert first.agreement is not None
+        assert last.agreement is not None
+        assert last.agreement >= first.agreement
+        assert last.entropy is not None
+        assert 0 < last.entropy < 1
         made[method] = right(trained.eval())
     assert right(teacher) > 0.9
     assert made["inversion"] > 0.85
@@ -349,7 +436,8 @@ def test_a_recipe_trains_without_data(teacher: Net) -> None:
     (done,) = transform(teacher, empty(), Recipe([small]), load_target("torch"))
     assert not equal(done.model, teacher)
     notes: Any = done.notes["history"]
-    assert notes["synthesis"]["examples"] == 16
+    assert notes["synthesis"]["examples"] == 4 * 16
+    assert notes["synthesis"]["sheet"].startswith("data:image/png;base64,")
 
 
 @pytest.mark.parametrize(
@@ -396,7 +484,10 @@ def test_inputs_that_cannot_be_made_are_named(teacher: Net) -> None:
     with pytest.raises(DataError, match=r"has the shape \(6,\) for each example. Take method='inversion'"):
         synthesize(nn.Linear(6, 3), flat, method="generator")
     with pytest.raises(DataError, match=r"warp=0.1 moves images .* shape \(6,\) for each example"):
-        synthesize(nn.Linear(6, 3), flat, warp=0.1)
+        synthesize(nn.Linear(6, 3), flat, warp=0.1, statistics=0.0)
+    for fields, method in (({}, "inversion"), ({"method": "generator", "statistics": 2.0}, "generator")):
+        with pytest.raises(DataError, match=rf"method='{method}'.*the teacher has none.*Take method='generator'"):
+            synthesize(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), empty(), **fields)
     lesson = settings(teacher="task", synthesis="inversion")
     with pytest.raises(DataError, match=r"Task\(teacher=...\) is a function. Give one module"):
         finetune(net(), empty(teacher=lambda x: x.mean((2, 3))), lesson)

@@ -246,6 +246,7 @@ def test_classes_and_calibration_are_counted_on_all_answers(model: nn.Module) ->
     gaps = [abs(one.right[0] - one.right[1]) for one in found.classes]
     assert gaps == sorted(gaps, reverse=True)
     assert found.agreement == pytest.approx(float((each[0][2] == each[1][2]).double().mean()))
+    assert [one.agreement for one in found.answerers] == pytest.approx([found.agreement, 1.0, 1.0])
 
 
 def test_quantities_are_compared_by_what_is_left_unexplained(model: nn.Module) -> None:
@@ -259,7 +260,7 @@ def test_quantities_are_compared_by_what_is_left_unexplained(model: nn.Module) -
     found = compared(other, aim, Training(teacher="original", losses=["squared"]), model)
     assert found is not None
     assert found.unexplained == pytest.approx(1.0)
-    assert [one.calibration_error for one in found.answerers] == [None, None]
+    assert [(one.calibration_error, one.agreement) for one in found.answerers] == [(None, None)] * 2
     assert compared(model, task(validation=None), Training(teacher="original"), model) is None
 
 

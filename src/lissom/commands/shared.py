@@ -6,12 +6,19 @@ import contextlib
 import sys
 from collections.abc import Generator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pydantic_core
 import typer
 
 from lissom.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lissom.pipeline import Arranged
+    from lissom.recipe import Recipe
+    from lissom.task import Task
 
 Project = Annotated[
     Path, typer.Argument(metavar="PROJECT.py", help="Python file that defines build() -> (model, task).")
@@ -19,6 +26,15 @@ Project = Annotated[
 Setting = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="NAME=VALUE", help="Argument of build().")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")]
 TargetName = Annotated[str, typer.Option("--target", "-t", help="A name from `lissom targets`, or auto.")]
+DataFree = Annotated[
+    str | None,
+    typer.Option(
+        "--data-free",
+        metavar="METHOD[,NAME=VALUE...]",
+        help="Make inputs up where the task has no data: auto, inversion, generator, adversarial, meta or noise, with "
+        "fields of Synthesis and examples, as in inversion,low=0,high=1.",
+    ),
+]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", "-r", help="YAML or JSON recipe.")]
 
 
@@ -43,6 +59,17 @@ def settings_of(given: list[str] | None) -> dict[str, str]:
             raise UsageError(f"--set takes NAME=VALUE, got {item!r}. Write --set data=FOLDER.")
         found[name] = value
     return found
+
+
+def making_of(model: nn.Module, task: Task, recipe: Recipe | None, data_free: str | None) -> Arranged | None:
+    """What is made up for the task; None where nothing was asked for.
+
+    Raises:
+        UsageError: an unknown method or field, or a task with training data.
+    """
+    from lissom.pipeline import arranged
+
+    return arranged(model, task, recipe, data_free) if data_free is not None else None
 
 
 def print_json(data: Any) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from lissom.measure.synthesis import SynthesisRecord
 from lissom.settings import Setting
 
 FORMAT = 1
@@ -100,6 +101,8 @@ class AnswererRecord(Setting):
     metric: float | None
     calibration_error: float | None
     """Expected, over 15 intervals of the confidence; None where answers or targets are no classes."""
+    agreement: float | None = None
+    """Share of the answers with the teachers' likeliest class; None where answers are no classes."""
 
 
 class ClassRecord(Setting):
@@ -170,6 +173,10 @@ class StepRecord(Setting):
     """Why a step that keeps the class wherever it can left a graph; empty where it did not."""
     training: TrainingRecord | None = None
     distillation: DistillationRecord | None = None
+    synthesis: SynthesisRecord | None = None
+    """Of a training whose inputs were made up while it trained."""
+    made_up: tuple[str, ...] = ()
+    """Splits that it read and that were made up; empty where all data are the task's."""
     corrections: tuple[CorrectionRecord, ...] = ()
     """What a quantization tried, in that order."""
 
@@ -265,6 +272,8 @@ class RunRecord(Setting):
     parity: Parity | None
     trials: tuple[TargetTrial, ...]
     notes: tuple[str, ...]
+    synthesis: SynthesisRecord | None = None
+    """Data that were made up for the whole run; None where none were."""
     recipe: list[dict[str, Any]]
     command: str
     """Reproduces the run; shown in the report."""

@@ -4,6 +4,10 @@ from lissom.pipeline.candidates import recipes_for as recipes_for
 from lissom.pipeline.compressing import Result as Result
 from lissom.pipeline.compressing import analyze as analyze
 from lissom.pipeline.compressing import compress as compress
+from lissom.pipeline.datafree import Arranged as Arranged
+from lissom.pipeline.datafree import DataFree as DataFree
+from lissom.pipeline.datafree import arranged as arranged
+from lissom.pipeline.datafree import supplied as supplied
 from lissom.pipeline.exporting import export_model as export_model
 from lissom.pipeline.foresight import Foresight as Foresight
 from lissom.pipeline.foresight import foresee as foresee

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
 
@@ -36,17 +38,19 @@ def check_arguments(model: object, task: object, recipe: object, goal: object) -
         raise UsageError(f"goal must be a lissom.Goal, got {type(goal).__name__}. Write Goal(metric_drop=0.01).")
 
 
-def check_needs(recipe: Recipe, task: Task) -> None:
-    """
+def check_needs(recipe: Recipe, task: Task, made_up: Collection[str] = ()) -> None:
+    """`made_up`: splits that the task does not have yet and will.
+
     Raises:
         DataError: a step needs data that the task does not have.
     """
     for step in recipe.steps:
-        for split in sorted(step.needs()):
+        for split in sorted(step.needs() - set(made_up)):
             if split == "calibration":
                 calibration_split(step.name, task)
             elif not task.has(split):
-                raise DataError(f"{step.name} needs Task({split}=...), which was not given.")
+                made_up = " Or let inputs be made up: data_free='auto', --data-free auto." if split == "train" else ""
+                raise DataError(f"{step.name} needs Task({split}=...), which was not given.{made_up}")
 
 
 def taught_by(recipe: Recipe | None, task: Task) -> str | None:

@@ -55,6 +55,21 @@ class Candidate:
         return f"{self.target.name}-{self.recipe.id}"
 
 
+class Choice(pydantic.BaseModel):
+    """The candidate that was chosen, as saved."""
+
+    target: str
+    recipe: list[dict[str, object]]
+    trials: tuple[TargetTrial, ...]
+
+    @classmethod
+    def of(cls, best: Candidate, trials: tuple[TargetTrial, ...]) -> Choice:
+        return cls(target=best.target.name, recipe=best.recipe.to_data(), trials=trials)
+
+    def names(self, candidate: Candidate) -> bool:
+        return candidate.target.name == self.target and candidate.recipe.to_data() == self.recipe
+
+
 def targets_for(name: str) -> list[Target]:
     """The targets a name stands for: itself, or for `auto` every compiled runtime installed here.
 

@@ -26,6 +26,7 @@ from lissom.graph.trace import trace
 from lissom.measure.environment import available_cores, environment
 from lissom.measure.judge import impossible, judge
 from lissom.measure.records import GoalItem, Ratios, RunRecord, Side, TargetTrial
+from lissom.measure.synthesis import SynthesisRecord
 from lissom.pipeline.arguments import (
     check_arguments,
     check_data,
@@ -35,7 +36,8 @@ from lissom.pipeline.arguments import (
     seconds,
     taught_by,
 )
-from lissom.pipeline.candidates import Candidate, choose, recipes_for, targets_for
+from lissom.pipeline.candidates import Candidate, Choice, choose, recipes_for, targets_for
+from lissom.pipeline.datafree import Arranged, DataFree, arranged, expected_seconds, notes_of, supplied
 from lissom.pipeline.measuring import Measured, measure
 from lissom.pipeline.recording import channel_records, skip_records, step_records, write_tables
 from lissom.pipeline.teachers import with_teachers
@@ -56,6 +58,7 @@ from lissom.runfolder import (
 )
 from lissom.target import Target
 from lissom.task import Batch, Task
+from lissom.training.synthesis.settings import Synthesis
 from lissom.transforms.base import Plan, Work
 
 RESULT = "result.json"
@@ -99,19 +102,6 @@ class Result:
         return self.folder / REPORT
 
 
-class _Choice(pydantic.BaseModel):
-    target: str
-    recipe: list[dict[str, object]]
-    trials: tuple[TargetTrial, ...]
-
-    @classmethod
-    def of(cls, best: Candidate, trials: tuple[TargetTrial, ...]) -> _Choice:
-        return cls(target=best.target.name, recipe=best.recipe.to_data(), trials=trials)
-
-    def names(self, candidate: Candidate) -> bool:
-        return candidate.target.name == self.target and candidate.recipe.to_data() == self.recipe
-
-
 def analyze(model: nn.Module, task: Task) -> Graph:
     """Layers, shapes, costs and coupled channels of a model, traced on the task's example inputs. Nothing is changed.
 
@@ -133,6 +123,7 @@ def compress(  # noqa: PLR0913  one keyword per wish
     batch_size: int | None = None,
     threads: int | None = None,
     seed: int = 0,
+    data_free: DataFree | Synthesis | str | None = None,
     progress: Report | None = None,
     command: str | None = None,
     project: tuple[str, Mapping[str, str]] | None = None,
@@ -149,6 +140,7 @@ def compress(  # noqa: PLR0913  one keyword per wish
         out: the run folder (a fresh temporary one by default).
         batch_size: batch that latency is measured at (default: the example's).
         threads: threads of the runtime (default: the cores this process may use).
+        data_free: make inputs up where the task has no data: `"auto"`, `"inversion,low=0,high=1"`, or settings.
         progress: called with (share done, what is being done).
 
     Raises:
@@ -164,8 +156,10 @@ def compress(  # noqa: PLR0913  one keyword per wish
         raise UsageError(f"batch_size and threads must be at least 1, got {batch_size} and {threads}.")
     deadline = None if budget is None else time.monotonic() + seconds(budget)
     check_weights(model)
+    making = arranged(model, task, recipe, data_free) if data_free is not None else None
+    recipe = making.recipe if making else recipe
     if recipe:
-        check_needs(recipe, task)
+        check_needs(recipe, task, () if making is None else making.splits)
     targets = targets_for(target)
     wanted = {
         "target": target,
@@ -174,6 +168,7 @@ def compress(  # noqa: PLR0913  one keyword per wish
         "batch_size": batch_size,
         "threads": threads,
         "teacher": taught_by(recipe, task),
+        "data_free": making.words if making else None,
     }
     source = Source(model=fingerprint(model), wanted=_words(wanted), seed=seed, lissom=__version__)
     path, settings = project if project else (None, {})
@@ -186,8 +181,10 @@ def compress(  # noqa: PLR0913  one keyword per wish
             if progress:
                 progress(1.0, "already finished")
             return _finished(folder, model, task)
-        stages = Stages(_expected(recipe, len(targets)), progress)
-        run = _Run(model, task, goal, folder, threads, batch_size, seed, command or _snippet(wanted), stages)
+        stages = Stages(_expected(recipe, len(targets), making), progress)
+        with stages("synthesize") as tick:
+            task, made = supplied(model, task, making, seed=seed, folder=folder, tick=tick)
+        run = _Run(model, task, goal, folder, threads, batch_size, seed, command or _snippet(wanted), stages, made)
         return run.carry_out(recipe, targets, deadline)
 
 
@@ -205,10 +202,11 @@ def _place(out: str | Path | None) -> Generator[Path]:
             place.rmdir()
 
 
-def _expected(recipe: Recipe | None, targets: int) -> list[tuple[str, float]]:
+def _expected(recipe: Recipe | None, targets: int, making: Arranged | None) -> list[tuple[str, float]]:
     """Seconds of each stage on a small CNN: what the progress bar weighs its shares by."""
     candidates = targets * (1 if recipe else 2)
     return [
+        ("synthesize", expected_seconds(making)),
         ("analyze", 1.0),
         ("try candidates", 4.0 * candidates if candidates > 1 else 0.0),
         ("transform", sum(step.expected_seconds for step in recipe.steps) if recipe else 2.0),
@@ -227,6 +225,7 @@ class _Run:
     seed: int
     command: str
     stages: Stages
+    made: SynthesisRecord | None
 
     def carry_out(self, recipe: Recipe | None, targets: Sequence[Target], deadline: float | None) -> Result:
         folder, task = self.folder, self.task
@@ -268,12 +267,12 @@ class _Run:
 
     def _choose(
         self, candidates: list[Candidate], graph: Graph, deadline: float | None, tick: Callable[[float], None]
-    ) -> _Choice:
+    ) -> Choice:
         if len(candidates) == 1:
-            return _Choice.of(candidates[0], ())
+            return Choice.of(candidates[0], ())
 
-        def compute() -> _Choice:
-            return _Choice.of(
+        def compute() -> Choice:
+            return Choice.of(
                 *choose(
                     self.model,
                     self.task,
@@ -289,7 +288,7 @@ class _Run:
                 )
             )
 
-        return self.folder.stage("choice", _Choice, compute, holds=lambda saved: any(map(saved.names, candidates)))
+        return self.folder.stage("choice", Choice, compute, holds=lambda saved: any(map(saved.names, candidates)))
 
     def _export(
         self, after: nn.Module, chosen: Candidate, graph: Graph, tick: Callable[[float], None]
@@ -334,13 +333,14 @@ class _Run:
             after=measured.after,
             ratios=measured.ratios,
             goal=judge(self.goal, measured.before, measured.after, measured.ratios),
-            steps=step_records(steps),
+            steps=step_records(steps, self.made.splits if self.made else ()),
             skipped=skip_records(steps),
             channels=channel_records(steps),
             layers=measured.layers,
             parity=measured.parity,
             trials=trials,
-            notes=measured.notes,
+            notes=(*notes_of(self.made), *measured.notes),
+            synthesis=self.made,
             recipe=chosen.recipe.to_data(),
             command=self.command,
             environment=environment(self.threads),

@@ -21,9 +21,11 @@ from lissom.measure.records import (
     StepRecord,
     TrainingRecord,
 )
+from lissom.measure.synthesis import SynthesisRecord
 from lissom.pipeline.transforming import Step
 from lissom.recipe import title_of
 from lissom.training.history import History, Pace
+from lissom.training.settings import Training
 from lissom.transforms.base import Plan
 from lissom.transforms.finetuning import Train
 from lissom.transforms.pruning import Cut
@@ -36,7 +38,8 @@ Axes = tuple[str, int, tuple[str, int] | None]
 """The parameter and axis of a layer's output channels, and those of its input channels."""
 
 
-def step_records(steps: Sequence[Step]) -> tuple[StepRecord, ...]:
+def step_records(steps: Sequence[Step], made_up: Sequence[str] = ()) -> tuple[StepRecord, ...]:
+    """`made_up`: splits of the task that are no real data."""
     return tuple(
         StepRecord(
             transform=step.transform.name,
@@ -51,6 +54,8 @@ def step_records(steps: Sequence[Step]) -> tuple[StepRecord, ...]:
             reason=str(step.notes.get(EXPORTED, "")),
             training=_training(step),
             distillation=_distillation(step),
+            synthesis=_synthesis(step),
+            made_up=_made_up(step, made_up),
             corrections=_corrections(step),
         )
         for step in steps
@@ -79,6 +84,18 @@ def _training(step: Step) -> TrainingRecord | None:
 def _distillation(step: Step) -> DistillationRecord | None:
     found = step.notes.get("distillation")
     return None if found is None else DistillationRecord.model_validate(found)
+
+
+def _synthesis(step: Step) -> SynthesisRecord | None:
+    return None if "history" not in step.notes else History.model_validate(step.notes["history"]).synthesis
+
+
+def _made_up(step: Step, made_up: Sequence[str]) -> tuple[str, ...]:
+    """Splits that the step needs and that were made up; `train` for one that makes its inputs while it trains."""
+    own = step.transform
+    synthesized = isinstance(own, Training) and own.synthesis is not None
+    found = {split for split in own.uses() if split in made_up} | ({"train"} if synthesized else set())
+    return tuple(sorted(found))
 
 
 def _corrections(step: Step) -> tuple[CorrectionRecord, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lissom.errors import UsageError
 from lissom.measure.records import RunRecord
-from lissom.report import channels, figures, lessons, tables, trainings
+from lissom.report import channels, figures, lessons, syntheses, tables, trainings
 from lissom.report.headline import Headline, headlines, summary
 from lissom.report.listing import recipe_text
 from lissom.report.page import Figure, Section, filled, json_of, write_page
@@ -30,6 +30,7 @@ class RunView:
     figures: Mapping[str, Figure]
     trainings: tuple[Figure, ...]
     lessons: tuple[lessons.Lesson, ...]
+    syntheses: tuple[tuple[syntheses.Synthesis, Figure | None], ...]
     layers_text: str
     channels_text: str
     recipe: str
@@ -81,6 +82,7 @@ def _view(run: RunRecord, label: str, anchor: str) -> RunView:
             "skipped": tables.skipped(run),
             "steps": tables.steps(run),
             "corrections": lessons.corrections(run.steps),
+            "made_up": syntheses.readers(run),
             "trials": tables.trials(run),
             "parity": tables.parity(run),
             "environment": tables.environment(run),
@@ -93,6 +95,7 @@ def _view(run: RunRecord, label: str, anchor: str) -> RunView:
         },
         trainings=_trainings(run),
         lessons=lessons.lessons(run.steps),
+        syntheses=tuple((one, _synthesis(one)) for one in syntheses.syntheses(run)),
         layers_text=tables.layers_text(run),
         channels_text=channels.summary(run.channels),
         recipe=recipe_text(run.recipe),
@@ -113,6 +116,7 @@ def _sections(run: RunRecord) -> tuple[Section, ...]:
         ("trials", "Candidates", bool(run.trials)),
         ("steps", "Steps and recipe", True),
         ("training", "Training", bool(trainings.trained(run.steps))),
+        ("synthesis", "Made up data", syntheses.readers(run) is not None),
         ("distillation", "Distillation", any(step.distillation for step in run.steps)),
         ("environment", "Environment", True),
         ("command", "Reproduce", True),
@@ -178,6 +182,20 @@ def _trainings(run: RunRecord) -> tuple[Figure, ...]:
             table=trainings.table(training),
         )
         for number, step, training in trainings.trained(run.steps)
+    )
+
+
+def _synthesis(one: syntheses.Synthesis) -> Figure | None:
+    if not one.record.history:
+        return None
+    return Figure(
+        title=f"{one.title}: losses and signs on the way",
+        caption="Of inputs that were held out: neither learned from nor shown. Left: what the synthesizer makes small, "
+        "before it is weighed. Right: shares, where 1 is certain, balanced, agreed, or no idea (entropy).",
+        description=syntheses.description(one.record),
+        json=json_of(syntheses.curves(one.record, one.moment)),
+        height=syntheses.HEIGHT,
+        table=syntheses.table(one.record, one.moment),
     )
 
 

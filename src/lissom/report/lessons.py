@@ -66,6 +66,7 @@ def _answerers(found: ComparisonRecord | None) -> Table | None:
             metric_value_text(name, one.metric),
             "" if one is first else change_text_of(name, one.metric, first.metric),
             MISSING if one.calibration_error is None else f"{100 * one.calibration_error:.2f} points",
+            MISSING if one.agreement is None else f"{one.agreement:.1%}",
         )
         for one in found.answerers
     )
@@ -74,6 +75,7 @@ def _answerers(found: ComparisonRecord | None) -> Table | None:
         Column(f"{name or 'Metric'} (validation)", "number"),
         Column("The student's lead", "number"),
         Column("Calibration error", "number"),
+        Column("Agrees with the teachers", "number"),
     )
     return Table("Student, teachers and control on the same examples", columns, rows)
 

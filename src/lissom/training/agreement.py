@@ -63,7 +63,12 @@ def compared(
     return ComparisonRecord(
         metric_name=as_metric(task.metric).name if task.metric is not None else None,
         answerers=tuple(
-            AnswererRecord(name=name, metric=metrics.get(name), calibration_error=found.calibration(name))
+            AnswererRecord(
+                name=name,
+                metric=metrics.get(name),
+                calibration_error=found.calibration(name),
+                agreement=found.agreement(name),
+            )
             for name in asked
         ),
         classes=found.classes(),
@@ -93,6 +98,7 @@ class _Found:
         self.names, self.teachers = names, teachers
         self.what = "agreement"
         self._scores: list[Tensor] = []
+        self._agreed: list[Tensor] = []
         self._sure: list[Tensor] = []
         self._said: list[Tensor] = []
         self._true: list[Tensor] = []
@@ -110,7 +116,9 @@ class _Found:
             return
         rows = rows_of(student, every, target)
         if self.teachers:
-            self._scores.append(distillation.agreement(rows.student, loss.pooled(rows.teachers[1 : 1 + self.teachers])))
+            taught = loss.pooled(rows.teachers[1 : 1 + self.teachers])
+            self._scores.append(distillation.agreement(rows.student, taught))
+            self._agreed.append(torch.stack([distillation.agreement(one, taught) for one in rows.teachers]))
         if rows.classes is not None:
             sure, said = rows.teachers.softmax(2).max(2)
             self._sure.append(sure)
@@ -126,6 +134,11 @@ class _Found:
             return None
         index, true = self.names.index(name), torch.cat(self._true)
         return calibration_error(torch.cat(self._sure, 1)[index], torch.cat(self._said, 1)[index] == true)
+
+    def agreement(self, name: str) -> float | None:
+        if not self._agreed:
+            return None
+        return float(torch.cat(self._agreed, 1)[self.names.index(name)].mean())
 
     def classes(self) -> tuple[ClassRecord, ...]:
         """Those in which the student differs most from the next in line first."""

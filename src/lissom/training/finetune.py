@@ -120,12 +120,12 @@ def check(model: nn.Module, task: Task, settings: Training) -> None:
     Raises:
         DataError: something without which training cannot begin is missing.
     """
-    criterion_of(task, settings)
     if settings.synthesis is None and not task.has("train"):
         raise DataError(
             "Training needs training data, and the task has none. Give Task(train=...), or let inputs be made up for a "
-            "teacher: synthesis={'method': 'inversion'}, teacher='original'."
+            "teacher: synthesis='inversion', teacher='original', or --data-free inversion for a whole recipe."
         )
+    criterion_of(task, settings)
     if not trainable(model):
         raise DataError(
             "There is nothing to train: no parameter of the model requires gradients. Call "
@@ -280,6 +280,7 @@ class _Run:
             metric=metric,
             seconds=before + time.perf_counter() - started,
             parts={name: part / now.examples for name, part in now.parts.items()},
+            synthesis=self.source.point(self._wanted) if self.source else None,
         )
         epochs = (*now.epochs, ended)
         self.standing = Standing(of=now.of, pace=now.pace, epochs=epochs)
@@ -290,7 +291,8 @@ class _Run:
     def _batches(self, epoch: int, view: int, done: int) -> Iterator[tuple[int, Batch]]:
         """With their numbers, without those that a killed process has `done`."""
         if self.source:
-            return enumerate(self.source.batches(epoch, done, self.model), done)
+            made = self.source.batches(epoch, done, self.model, labels=self.settings.labelled)
+            return enumerate(made, done)
         return itertools.islice(enumerate(epoch_of(self.task, self.seed, view)), done, None)
 
     @property
@@ -392,5 +394,5 @@ class _Run:
             epochs=epochs,
             chosen=chosen,
             lesson=self.lesson.record() if self.lesson else None,
-            synthesis=self.source.signs() if self.source else None,
+            synthesis=self.source.taught(epochs) if self.source else None,
         )

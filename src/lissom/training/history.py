@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
+from lissom.measure.synthesis import SynthesisPoint, SynthesisRecord
 from lissom.settings import Setting
 
 
@@ -35,6 +36,8 @@ class Epoch(Setting):
     seconds: float
     parts: dict[str, float] = pydantic.Field(default_factory=dict[str, float], exclude_if=_none)
     """What the loss of a distillation is made of: `task` and each of its losses, unweighted means over the examples."""
+    synthesis: Annotated[SynthesisPoint | None, pydantic.Field(exclude_if=_none)] = None
+    """Made up inputs at its end, where there are no data."""
 
 
 class Lesson(Setting):
@@ -53,22 +56,6 @@ class Lesson(Setting):
     """Validation metric of each generation, where there were several."""
 
 
-class Signs(Setting):
-    """What made up inputs look like to the teacher. Figures of outputs are None where they are no classes."""
-
-    examples: int
-    confidence: float | None
-    """Mean probability of the likeliest class."""
-    balance: float | None
-    """Entropy of the histogram of classes, of the largest possible; 1: all equally often."""
-    spread: float
-    """Mean distance between two examples, of the root mean square of one; sqrt(2): independent."""
-    normalizations: int
-    """Batch normalizations of the teacher whose statistics were aimed at."""
-    collapsed: str | None
-    """Why they should not be learned from; None if nothing speaks against it."""
-
-
 class History(Setting):
     """A whole training. Kept weights are those after epoch `chosen` (from 0)."""
 
@@ -77,8 +64,8 @@ class History(Setting):
     epochs: tuple[Epoch, ...]
     chosen: int
     lesson: Annotated[Lesson | None, pydantic.Field(exclude_if=_none)] = None
-    synthesis: Annotated[Signs | None, pydantic.Field(exclude_if=_none)] = None
-    """Of the inputs at the end of a training without data."""
+    synthesis: Annotated[SynthesisRecord | None, pydantic.Field(exclude_if=_none)] = None
+    """Of the inputs of a training without data."""
 
 
 def in_rounds(generations: Sequence[History]) -> History:

@@ -8,7 +8,7 @@ import pydantic
 
 from lissom.errors import nearest
 from lissom.settings import Setting
-from lissom.training.losses import FeatureLoss, Loss
+from lissom.training.losses import FeatureLoss, Loss, OutputLoss
 from lissom.training.synthesis.settings import Synthesis
 
 RATES = {"sgd": 0.01, "adamw": 3e-4}
@@ -201,6 +201,12 @@ class Training(Setting):
     def alone(self) -> Training:
         """The same without a teacher."""
         return self.model_copy(update=dict.fromkeys(("teacher", "temperature", "losses", "share", "views", "rounds")))
+
+    @property
+    def labelled(self) -> bool:
+        """Whether anything here reads the class of an example."""
+        mixed = bool(self.mixup or self.cutmix)
+        return mixed or any(isinstance(loss, OutputLoss) and loss.labelled for loss in self.losses or ())
 
     @property
     def taught(self) -> float:

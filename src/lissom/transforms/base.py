@@ -130,6 +130,10 @@ class Transform(Setting, ABC):
         """Splits of the task without which it cannot work; `calibration` may be taken from `train`."""
         return frozenset()
 
+    def uses(self) -> frozenset[Split]:
+        """Splits that it reads: those it needs, and those it looks at where the task has them."""
+        return self.needs()
+
     def study(self, model: nn.Module, trace: Trace, task: Task, target: Target, work: Work = ALONE) -> Any:
         """What `plan` has to know beyond the graph: ranges of activations, importance of channels, or nothing.
 
@@ -173,7 +177,8 @@ def calibration_split(name: str, task: Task) -> Split:
         return "train"
     way_out = ", or use Quantize(mode='dynamic'), which needs none" if name == "Quantize" else ""
     raise DataError(
-        f"{name} needs calibration data, and the task has none. Give Task(calibration=...) or Task(train=...){way_out}."
+        f"{name} needs calibration data, and the task has none. Give Task(calibration=...) or Task(train=...), or let "
+        f"inputs be made up: data_free='auto', --data-free auto{way_out}."
     )
 
 

@@ -49,7 +49,12 @@ class Examiner:
         return found.argmax(1) if found.ndim == 2 and found.shape[1] > 1 else None
 
     def __call__(self, values: list[Tensor], wanted: Tensor | None, student: nn.Module | None) -> Tensor:
-        """One number to make small.
+        """One number to make small: the sum of `terms` by their weights."""
+        terms = self.terms(values, wanted, student)
+        return torch.stack([self.weight(name) * term for name, term in terms.items()]).sum()
+
+    def terms(self, values: list[Tensor], wanted: Tensor | None, student: nn.Module | None) -> dict[str, Tensor]:
+        """Its parts, by the names of their weights.
 
         Args:
             values: inputs `(n, *shape)` each, with gradients.
@@ -79,7 +84,7 @@ class Examiner:
                 answers = rows(student, batch, "student")
             check_same(answers, logits, "the student", "the teacher")
             terms["adversary"] = -torch.log1p(losses.disagreement(answers, logits))
-        return torch.stack([self.weight(name) * term for name, term in terms.items()]).sum()
+        return terms
 
 
 def rows(model: nn.Module, batch: Batch, whose: str) -> Tensor:

@@ -123,3 +123,9 @@ class Synthesis(Setting):
         """The setting `name`, the method's own where none is given."""
         given = getattr(self, name)
         return getattr(PRESETS[self.method], name) if given is None else given
+
+    def effective(self) -> dict[str, Any]:
+        """All settings, the method's own where none is given; bounds only where there are some."""
+        own = {name: self.chosen(name) for name in Preset._fields}
+        given = self.model_dump(mode="json", exclude_none=True)
+        return {**given, **(own if self.method != "noise" else {name: own[name] for name in ("memory", "replays")})}

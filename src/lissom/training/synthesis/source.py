@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from lissom.errors import DataError
-from lissom.functional import synthesis as measures
 from lissom.functional.synthesis import warped
+from lissom.measure.synthesis import SynthesisPoint, SynthesisRecord
 from lissom.task import Batch, Task, default_feed
 from lissom.training.chance import generator_of
-from lissom.training.history import Pace, Signs
+from lissom.training.history import Epoch, Pace
 from lissom.training.pace import device_of, order_
 from lissom.training.settings import Training
 from lissom.training.synthesis.examiner import Examiner
 from lissom.training.synthesis.form import form_of
 from lissom.training.synthesis.makers import maker_of
-from lissom.training.synthesis.settings import Synthesis
+from lissom.training.synthesis.settings import LEARNED, Synthesis
+from lissom.training.synthesis.sheet import sheet_of
+from lissom.training.synthesis.signs import LOOKED_AT, point_of, signs_of
 from lissom.training.teacher import teachers_of
 
-NARROW, ALIKE = 0.5, 0.05
-"""Balance and spread below which inputs are called collapsed: a few classes, one example with small changes."""
 IMAGE_AXES = 3
-LOOKED_AT = 512
-"""Examples that signs are taken from: distances of all pairs."""
 
 
 class Source:
@@ -49,7 +47,10 @@ class Source:
                 f"warp={settings.warp:g} moves images (channels, height, width), and an input has the shape {flat[0]} "
                 "for each example. Set warp=0."
             )
+        _refuse_blind(settings, self.examiner)
         self.memory: list[Tensor] = []
+        self.held_out: list[Tensor] = []
+        """Never shown; without a generator they are the same ones throughout."""
         self.made = 0
         """Examples made so far; the memory is written in turns."""
 
@@ -62,20 +63,25 @@ class Source:
         for module in (self.examiner.teacher, *self.maker.modules):
             order_(module, torch.channels_last if pace.channels_last else torch.contiguous_format)
 
-    def batches(self, epoch: int, done: int, student: nn.Module | None) -> Iterator[Batch]:
-        """What is left of an epoch of which `done` batches were read. The student is looked at, not changed."""
+    def batches(self, epoch: int, done: int, student: nn.Module | None, *, labels: bool = True) -> Iterator[Batch]:
+        """What is left of an epoch of which `done` batches were read. The student is looked at, not changed.
+
+        Without `labels` there are no targets: a pass of the teacher less, where only its whole answers are learned.
+        """
         for step in range(done, self.steps):
             chance = generator_of("synthesis", self.seed, epoch, step)
             if self.memory and step % (1 + self.replays):
-                yield self.labelled([self._moved(one, chance) for one in self._remembered(chance)])
+                values = [self._moved(one, chance) for one in self._remembered(chance)]
             else:
-                yield self.labelled(self.new(self.settings.batch_size, chance, student))
+                values = self.new(self.settings.batch_size, chance, student)
+            yield self.labelled(values) if labels else self.form.batch(values)
 
     def new(self, count: int, chance: torch.Generator, student: nn.Module | None = None) -> list[Tensor]:
         """Inputs that were never shown, remembered from here on."""
         values = self.maker.make(count, chance, student)
         if self.most:
             self._remember(values)
+        self.made += count
         return values
 
     def labelled(self, values: list[Tensor]) -> Batch:
@@ -89,11 +95,41 @@ class Source:
         batches = [self.labelled([values.to(self.device) for values in one]) for one in drawn]
         return replace(task, train=batches, feed=default_feed)
 
-    def signs(self) -> Signs:
-        """Of what is remembered; without a memory, of new inputs."""
+    def shown(self) -> list[Tensor]:
+        """Some of what is remembered; without a memory, new inputs."""
         chance = generator_of("signs", self.seed)
-        values = self._remembered(chance, LOOKED_AT) if self.memory else self._unseen(chance)
-        return signs_of(self.examiner, values)
+        return self._remembered(chance, LOOKED_AT) if self.memory else self._unseen(chance)
+
+    def taught(self, epochs: Sequence[Epoch]) -> SynthesisRecord:
+        """What a training of these epochs was shown."""
+        points = [epoch.synthesis for epoch in epochs if epoch.synthesis is not None]
+        return self.record(self.shown(), ("train",), self.made, points)
+
+    def record(
+        self,
+        values: list[Tensor],
+        splits: Sequence[str],
+        examples: int,
+        history: Sequence[SynthesisPoint],
+    ) -> SynthesisRecord:
+        """What became of it, with signs and pictures of `values`."""
+        sheet = sheet_of(self.examiner, values)
+        return SynthesisRecord(
+            settings=self.settings.effective(),
+            splits=tuple(splits),
+            examples=examples,
+            signs=signs_of(self.examiner, values),
+            history=tuple(history),
+            sheet=sheet.uri if sheet else None,
+            sheet_classes=sheet.classes if sheet else (),
+        )
+
+    def point(self, student: nn.Module) -> SynthesisPoint:
+        """How it stands, on inputs that are held out: not shown, not remembered, not learned from."""
+        values = self.held_out or self._unseen(generator_of("held out", self.seed))
+        if self.settings.method not in LEARNED:
+            self.held_out = values
+        return point_of(self.examiner, values, student)
 
     def state(self) -> dict[str, Tensor]:
         held = min(self.made, self.most)
@@ -132,7 +168,6 @@ class Source:
         places = (torch.arange(count, device=self.device) + self.made) % self.most
         for kept, one in zip(self.memory, values, strict=True):
             kept[places] = one
-        self.made += count
 
     def _remembered(self, chance: torch.Generator, count: int | None = None) -> list[Tensor]:
         held = min(self.made, self.most)
@@ -158,23 +193,16 @@ def source_of(original: nn.Module, task: Task, settings: Training, *, seed: int,
     return Source(settings.synthesis, teachers[0], task, seed)
 
 
-def signs_of(examiner: Examiner, values: list[Tensor]) -> Signs:
-    """What `(n, *shape)` inputs look like, and whether they have collapsed."""
-    with torch.no_grad():
-        logits = examiner.logits(examiner.form.batch(values))
-    classes = logits.shape[1] > 1
-    balance = measures.balance(logits.argmax(1), logits.shape[1]) if classes else None
-    spread = min(measures.spread(one) for one in values)
-    reason = None
-    if balance is not None and balance < NARROW:
-        reason = f"few classes: balance {balance:.2f}, below {NARROW}"
-    elif spread < ALIKE:
-        reason = f"examples are nearly the same: spread {spread:.3f}, below {ALIKE}"
-    return Signs(
-        examples=len(values[0]),
-        confidence=float(logits.softmax(1).amax(1).mean()) if classes else None,
-        balance=balance,
-        spread=spread,
-        normalizations=len(examiner.normalizations),
-        collapsed=reason,
-    )
+def _refuse_blind(settings: Synthesis, examiner: Examiner) -> None:
+    """
+    Raises:
+        DataError: statistics are to be met, and the teacher keeps none.
+    """
+    aimed = settings.chosen("statistics") if settings.method == "inversion" else settings.statistics
+    if aimed and not examiner.normalizations:
+        raise DataError(
+            f"method={settings.method!r} with statistics={aimed:g} aims at the statistics of the data that batch "
+            "normalizations keep, and the teacher has none with running statistics (an exported graph hides its own). "
+            "Take method='generator' where the inputs are images or sounds, set statistics=0 for inputs that only look "
+            "certain to the teacher, or give real data."
+        )

@@ -137,6 +137,9 @@ class Factorize(Transform):
         data = self.data_aware is True or self.recovery in ("reconstruct", "bias")
         return frozenset({"calibration"}) if data else frozenset()
 
+    def uses(self) -> frozenset[DataSplit]:
+        return self.needs() | ({"calibration"} if self.data_aware == "auto" else set())
+
     def study(self, model: nn.Module, trace: Trace, task: Task, target: Target, work: Work = ALONE) -> Study:
         """
         Raises:
