@@ -138,7 +138,8 @@ class Factorize(Transform):
         return frozenset({"calibration"}) if data else frozenset()
 
     def uses(self) -> frozenset[DataSplit]:
-        return self.needs() | ({"calibration"} if self.data_aware == "auto" else set())
+        looked_at: frozenset[DataSplit] = frozenset({"calibration"} if self.data_aware == "auto" else ())
+        return self.needs() | looked_at
 
     def study(self, model: nn.Module, trace: Trace, task: Task, target: Target, work: Work = ALONE) -> Study:
         """
