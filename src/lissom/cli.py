@@ -231,8 +231,15 @@ def compress(  # noqa: PLR0913  one option per wish
     size: Annotated[str | None, typer.Option(help="8x smaller, or at most 300KB.")] = None,
     macs: Annotated[str | None, typer.Option(help="2x fewer multiply-accumulates.")] = None,
     memory: Annotated[str | None, typer.Option(help="At most this peak memory: 200MB.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Time for trying candidates: 10min.")] = None,
     data_free: DataFree = None,
+    budget: Annotated[str | None, typer.Option(help="Time for the run, searching for a recipe: 10min.")] = None,
+    search: Annotated[
+        str | None, typer.Option(help="auto, knapsack, netadapt, nsga2, tpe, anneal, random (with a budget: auto).")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="URL", help="Database of the search's trials (default: in the run folder).")
+    ] = None,
+    workers: Annotated[str, typer.Option(metavar="N", help="Candidates evaluated at a time, in processes.")] = "1",
     batch: BatchSize = None,
     threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
@@ -254,7 +261,8 @@ def compress(  # noqa: PLR0913  one option per wish
         with progress_bar(silent=as_json) as progress, quiet_native():
             result = lissom.compress(
                 model, task, target=target, goal=goal, recipe=wanted, budget=budget, out=out, batch_size=batch,
-                threads=threads, seed=seed, data_free=data_free, progress=progress, command=_command(),
+                threads=threads, seed=seed, data_free=data_free, search=search, storage=storage,
+                workers=int(workers) if workers.isdecimal() else workers, progress=progress, command=_command(),
                 project=(str(project), given),
             )  # fmt: skip
     if as_json:

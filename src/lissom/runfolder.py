@@ -18,6 +18,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -98,6 +99,38 @@ def load_example(path: Path) -> Batch:
     args = [held[f"args/{i}"] for i in range(sum(k.startswith("args/") for k in held))]
     kwargs = {k.removeprefix("kwargs/"): v for k, v in held.items() if k.startswith("kwargs/")}
     return Batch(tuple(args), kwargs)
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """Finished stages on disk. Unlike the run folder it is not locked, and travels to other processes."""
+
+    state: Path
+    seed: int
+
+    def stage(
+        self, name: str, kind: type[T], compute: Callable[[], T], *, holds: Callable[[T], bool] = lambda _: True
+    ) -> T:
+        """The stage's saved outcome if it still holds, or compute and save it: what makes a killed run continue.
+
+        Each stage draws from a random state of its own, so that a continued run draws what an unbroken one does.
+        """
+        path = self.state / f"{name}.json"
+        if path.exists():
+            with contextlib.suppress(pydantic.ValidationError, UnicodeDecodeError):
+                saved = kind.model_validate_json(path.read_text(encoding="utf-8"))
+                if holds(saved):
+                    return saved
+            path.unlink()
+        torch.default_generator.manual_seed(self._seed_of(name))
+        outcome = compute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, outcome.model_dump_json(indent=2))
+        return outcome
+
+    def _seed_of(self, name: str) -> int:
+        digits = hashlib.sha256(f"{self.seed} {name}".encode()).digest()
+        return int.from_bytes(digits[:6])
 
 
 class RunFolder:
@@ -213,26 +246,13 @@ class RunFolder:
     def stage(
         self, name: str, kind: type[T], compute: Callable[[], T], *, holds: Callable[[T], bool] = lambda _: True
     ) -> T:
-        """The stage's saved outcome if it still holds, or compute and save it: what makes a killed run continue.
+        """As `StageFolder.stage`."""
+        return self.stages.stage(name, kind, compute, holds=holds)
 
-        Each stage draws from a random state of its own, so that a continued run draws what an unbroken one does.
-        """
-        path = self.state / f"{name}.json"
-        if path.exists():
-            with contextlib.suppress(pydantic.ValidationError, UnicodeDecodeError):
-                saved = kind.model_validate_json(path.read_text(encoding="utf-8"))
-                if holds(saved):
-                    return saved
-            path.unlink()
-        torch.default_generator.manual_seed(self._seed_of(name))
-        outcome = compute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, outcome.model_dump_json(indent=2))
-        return outcome
-
-    def _seed_of(self, name: str) -> int:
-        digits = hashlib.sha256(f"{self.manifest.source.seed} {name}".encode()).digest()
-        return int.from_bytes(digits[:6])
+    @property
+    def stages(self) -> StageFolder:
+        """What another process needs to keep stages here."""
+        return StageFolder(self.state, self.manifest.source.seed)
 
     def finish(self, artifact: Artifact, original: Artifact, target: str) -> None:
         """Hash every file, mark the run finished, drop the state."""

@@ -29,7 +29,7 @@ from lissom.measure.records import RunRecord, Saturation, Sensitivity
 from lissom.measure.synthesis import SynthesisRecord
 from lissom.pipeline import Foresight, Remeasured
 from lissom.pipeline.recording import done_text
-from lissom.report import groups, lifelong, saturation, tables
+from lissom.report import groups, lifelong, saturation, searches, tables
 from lissom.report.headline import summary
 from lissom.report.units import bytes_text, count_text, interval_text, metric_text, ratio_interval_text, ratio_text
 from lissom.target import Target
@@ -242,6 +242,11 @@ def show_run(record: RunRecord, folder: Path, report: Path) -> None:
     if record.trials:
         console.print()
         console.print(rich_table(tables.trials(record)))
+    if record.search:
+        console.print()
+        console.print(rich_table(searches.trials(record.search, only_front=True)))
+        for sentence in record.search.explanation:
+            console.print(f"\n{escape(sentence)}")
     if text := tables.precisions_text(record):
         console.print(f"\n{text}")
     for note in (*record.notes, *tables.reasons(record)):

@@ -19,6 +19,7 @@ from lissom.graph.graph import ChannelGroup, ChannelMember, Graph
 from lissom.lifelong import EWC, Grow, LwF, Pack, ProgressAndCompress
 from lissom.measure import lifelong as lifelong_records
 from lissom.measure import records
+from lissom.measure.search_records import SearchTrial
 from lissom.measure.synthesis import Signs, SynthesisPoint, SynthesisRecord
 from lissom.pipeline import DataFree
 from lissom.runfolder import Manifest, Source
@@ -237,6 +238,8 @@ DESCRIBED: list[tuple[str, type[pydantic.BaseModel]]] = [
             SynthesisPoint,
             records.Environment,
             records.TargetTrial,
+            records.SearchRecord,
+            SearchTrial,
             Manifest,
             Source,
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from lissom.measure.search_records import SearchRecord
 from lissom.measure.synthesis import SynthesisRecord
 from lissom.settings import Setting
 
@@ -271,6 +272,8 @@ class RunRecord(Setting):
     """Of every layer with channels, over all pruning steps; empty where nothing was pruned."""
     parity: Parity | None
     trials: tuple[TargetTrial, ...]
+    search: SearchRecord | None = None
+    """Of a run that was given a budget or a search in place of a recipe."""
     notes: tuple[str, ...]
     synthesis: SynthesisRecord | None = None
     """Data that were made up for the whole run; None where none were."""

@@ -1,7 +1,6 @@
 """The verbs: analyze, plan, compress, load, measure again."""
 
 from lissom.pipeline.candidates import recipes_for as recipes_for
-from lissom.pipeline.compressing import Result as Result
 from lissom.pipeline.compressing import analyze as analyze
 from lissom.pipeline.compressing import compress as compress
 from lissom.pipeline.datafree import Arranged as Arranged
@@ -16,6 +15,7 @@ from lissom.pipeline.reload import Remeasured as Remeasured
 from lissom.pipeline.reload import load as load
 from lissom.pipeline.reload import read_result as read_result
 from lissom.pipeline.reload import remeasure as remeasure
+from lissom.pipeline.result import Result as Result
 from lissom.pipeline.saturation import saturation as saturation
 from lissom.pipeline.sensitivity import sensitivity as sensitivity
 from lissom.pipeline.transforming import plan as plan

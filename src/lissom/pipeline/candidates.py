@@ -22,6 +22,7 @@ from lissom.goal import Goal
 from lissom.graph.graph import Graph
 from lissom.measure.latency import bootstrap_median, interleave
 from lissom.measure.records import MetricValue, TargetTrial
+from lissom.measure.search_records import SearchRecord
 from lissom.pipeline.transforming import transform, validate
 from lissom.recipe import Recipe
 from lissom.runfolder import RunFolder
@@ -61,6 +62,9 @@ class Choice(pydantic.BaseModel):
     target: str
     recipe: list[dict[str, object]]
     trials: tuple[TargetTrial, ...]
+    search: SearchRecord | None = None
+    prefix: str = ""
+    """Of the stages in which the recipe was carried out already."""
 
     @classmethod
     def of(cls, best: Candidate, trials: tuple[TargetTrial, ...]) -> Choice:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pydantic
 import torch
 from torch import nn
 
@@ -22,10 +21,10 @@ from lissom.export.catalogue import runtime_of
 from lissom.goal import Goal
 from lissom.graph.graph import Graph
 from lissom.graph.groups import with_groups
-from lissom.graph.trace import trace
+from lissom.graph.trace import Trace, trace
 from lissom.measure.environment import available_cores, environment
 from lissom.measure.judge import impossible, judge
-from lissom.measure.records import GoalItem, Ratios, RunRecord, Side, TargetTrial
+from lissom.measure.records import RunRecord
 from lissom.measure.synthesis import SynthesisRecord
 from lissom.pipeline.arguments import (
     check_arguments,
@@ -39,7 +38,9 @@ from lissom.pipeline.arguments import (
 from lissom.pipeline.candidates import Candidate, Choice, choose, recipes_for, targets_for
 from lissom.pipeline.datafree import Arranged, DataFree, arranged, expected_seconds, notes_of, supplied
 from lissom.pipeline.measuring import Measured, measure
-from lissom.pipeline.recording import channel_records, skip_records, step_records, write_tables
+from lissom.pipeline.recording import channel_records, plans_json, skip_records, step_records, write_tables
+from lissom.pipeline.result import REPORT, Result
+from lissom.pipeline.searching import SEARCH_SECONDS, Place, Wanted, searched, wanted_search
 from lissom.pipeline.teachers import with_teachers
 from lissom.pipeline.timing import Stopwatch
 from lissom.pipeline.transforming import Step, state_of, transform, validate
@@ -57,49 +58,12 @@ from lissom.runfolder import (
     write_text,
 )
 from lissom.target import Target
-from lissom.task import Batch, Task
+from lissom.task import Task
 from lissom.training.synthesis.settings import Synthesis
-from lissom.transforms.base import Plan, Work
+from lissom.transforms.base import Work
 
 RESULT = "result.json"
-REPORT = "report.html"
 WEIGHTS = "model.safetensors"
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """What a run made. Also a folder on disk: `folder`."""
-
-    model: nn.Module
-    """The compressed model: an `nn.Module`, of the same class where the transforms allow it."""
-    artifact: Artifact
-    record: RunRecord
-    plans: tuple[Plan, ...]
-    folder: Path
-
-    @property
-    def before(self) -> Side:
-        return self.record.before
-
-    @property
-    def after(self) -> Side:
-        return self.record.after
-
-    @property
-    def ratios(self) -> Ratios:
-        return self.record.ratios
-
-    @property
-    def goal(self) -> tuple[GoalItem, ...]:
-        return self.record.goal
-
-    @property
-    def goal_met(self) -> bool:
-        return all(item.met for item in self.record.goal)
-
-    @property
-    def report(self) -> Path:
-        return self.folder / REPORT
 
 
 def analyze(model: nn.Module, task: Task) -> Graph:
@@ -119,6 +83,9 @@ def compress(  # noqa: PLR0913  one keyword per wish
     goal: Goal | None = None,
     recipe: Recipe | None = None,
     budget: str | float | None = None,
+    search: str | None = None,
+    storage: str | None = None,
+    workers: int | str = 1,
     out: str | Path | None = None,
     batch_size: int | None = None,
     threads: int | None = None,
@@ -131,12 +98,16 @@ def compress(  # noqa: PLR0913  one keyword per wish
     """Compress `model` for `target` and measure the outcome against the original on the same runtime.
 
     Without a recipe, the recipes that fit the model are tried; with `target="auto"`, every compiled runtime installed
-    here. The original is never changed. Killed at any point, the same call with the same `out` continues.
+    here. With a budget or a search, and no recipe, one is searched for that meets the goal (`lissom.search`). The
+    original is never changed. Killed at any point, the same call with the same `out` continues.
 
     Args:
         target: a name from `lissom targets`, or `auto`.
         goal: what the outcome is judged by; None for no wish.
-        budget: time for trying candidates, as `"10min"`, `"1h"` or seconds.
+        budget: time for the whole run, as `"10min"`, `"1h"` or seconds; with a recipe, for trying targets.
+        search: `auto`, `knapsack`, `netadapt`, `nsga2`, `tpe`, `anneal` or `random`; `auto` if there is a budget.
+        storage: URL of the trials' database as Optuna takes it (default: an SQLite file in the run folder).
+        workers: candidates at a time, in processes; or `"dask:4"`, a backend of joblib and how many.
         out: the run folder (a fresh temporary one by default).
         batch_size: batch that latency is measured at (default: the example's).
         threads: threads of the runtime (default: the cores this process may use).
@@ -155,6 +126,7 @@ def compress(  # noqa: PLR0913  one keyword per wish
     if batch_size < 1 or threads < 1:
         raise UsageError(f"batch_size and threads must be at least 1, got {batch_size} and {threads}.")
     deadline = None if budget is None else time.monotonic() + seconds(budget)
+    sought = wanted_search(search, storage, workers, None if budget is None else seconds(budget), recipe=recipe)
     check_weights(model)
     making = arranged(model, task, recipe, data_free) if data_free is not None else None
     recipe = making.recipe if making else recipe
@@ -169,6 +141,7 @@ def compress(  # noqa: PLR0913  one keyword per wish
         "threads": threads,
         "teacher": taught_by(recipe, task),
         "data_free": making.words if making else None,
+        "search": sought.searcher if sought else None,
     }
     source = Source(model=fingerprint(model), wanted=_words(wanted), seed=seed, lissom=__version__)
     path, settings = project if project else (None, {})
@@ -181,10 +154,11 @@ def compress(  # noqa: PLR0913  one keyword per wish
             if progress:
                 progress(1.0, "already finished")
             return _finished(folder, model, task)
-        stages = Stages(_expected(recipe, len(targets), making), progress)
+        stages = Stages(_expected(recipe, len(targets), making, sought), progress)
         with stages("synthesize") as tick:
             task, made = supplied(model, task, making, seed=seed, folder=folder, tick=tick)
-        run = _Run(model, task, goal, folder, threads, batch_size, seed, command or _snippet(wanted), stages, made)
+        told = command or _snippet(wanted)
+        run = _Run(model, task, goal, folder, threads, batch_size, seed, told, stages, made, sought)
         return run.carry_out(recipe, targets, deadline)
 
 
@@ -202,12 +176,15 @@ def _place(out: str | Path | None) -> Generator[Path]:
             place.rmdir()
 
 
-def _expected(recipe: Recipe | None, targets: int, making: Arranged | None) -> list[tuple[str, float]]:
+def _expected(
+    recipe: Recipe | None, targets: int, making: Arranged | None, sought: Wanted | None
+) -> list[tuple[str, float]]:
     """Seconds of each stage on a small CNN: what the progress bar weighs its shares by."""
     candidates = targets * (1 if recipe else 2)
     return [
         ("synthesize", expected_seconds(making)),
         ("analyze", 1.0),
+        ("search", (sought.seconds or SEARCH_SECONDS) if sought else 0.0),
         ("try candidates", 4.0 * candidates if candidates > 1 else 0.0),
         ("transform", sum(step.expected_seconds for step in recipe.steps) if recipe else 2.0),
         *(("export", 2.0), ("measure", 8.0), ("report", 0.5)),
@@ -226,26 +203,37 @@ class _Run:
     command: str
     stages: Stages
     made: SynthesisRecord | None
+    sought: Wanted | None
 
     def carry_out(self, recipe: Recipe | None, targets: Sequence[Target], deadline: float | None) -> Result:
         folder, task = self.folder, self.task
         with self.stages("analyze"):
-            graph = trace(self.model, task.example).graph
+            traced = trace(self.model, task.example)
+            graph = traced.graph
             refuse_impossible(self.goal, graph, task)
             check_data(task)
             folder.of_graph(digest_of(graph))
-            save_example(folder.path / "example.safetensors", _detached(task.example))
+            save_example(folder.path / "example.safetensors", task.example)
         with self.stages("try candidates") as tick:
             recipes = [recipe] if recipe else recipes_for(graph, task)
+            if self.sought and len(targets) == 1:
+                recipes = recipes[:1]
             candidates = [Candidate(t, r) for t in targets for r in recipes]
             choice = self._choose(candidates, graph, deadline, tick)
         chosen = next(filter(choice.names, candidates))
+        if self.sought:
+            with self.stages("search") as tick:
+                choice = self._search(self.sought, traced, chosen.target, choice, deadline, tick)
+            chosen = Candidate(chosen.target, Recipe.from_data(choice.recipe))
         with self.stages("transform") as tick:
             watch = Stopwatch(
                 self.model, self.task, chosen.target, self.threads, self.batch_size, folder.state / "timed"
             )
             work = Work(tick=tick, seed=self.seed, faster=watch, race=watch.race)
-            steps = transform(self.model, task, chosen.recipe, chosen.target, folder=folder, measure=True, work=work)
+            steps = transform(
+                self.model, task, chosen.recipe, chosen.target,
+                folder=folder, prefix=choice.prefix, measure=True, work=work,
+            )  # fmt: skip
         after = steps[-1].model if steps else self.model
         with self.stages("export") as tick:
             original, compressed = self._export(after, chosen, graph, tick)
@@ -263,7 +251,7 @@ class _Run:
                 tick=tick,
             )
         with self.stages("report"):
-            return self._report(chosen, steps, after, measured, choice.trials, (original, compressed))
+            return self._report(chosen, steps, after, measured, choice, (original, compressed))
 
     def _choose(
         self, candidates: list[Candidate], graph: Graph, deadline: float | None, tick: Callable[[float], None]
@@ -290,6 +278,25 @@ class _Run:
 
         return self.folder.stage("choice", Choice, compute, holds=lambda saved: any(map(saved.names, candidates)))
 
+    def _search(
+        self,
+        sought: Wanted,
+        traced: Trace,
+        target: Target,
+        tried: Choice,
+        deadline: float | None,
+        tick: Callable[[float], None],
+    ) -> Choice:
+        def compute() -> Choice:
+            chosen, record, prefix = searched(
+                Place(self.folder, self.seed, self.threads, self.batch_size),
+                self.model, self.task, traced, target,
+                goal=self.goal, wanted=sought, deadline=deadline, tick=tick,
+            )  # fmt: skip
+            return Choice(target=target.name, recipe=chosen, trials=tried.trials, search=record, prefix=prefix)
+
+        return self.folder.stage("searched", Choice, compute)
+
     def _export(
         self, after: nn.Module, chosen: Candidate, graph: Graph, tick: Callable[[float], None]
     ) -> tuple[Artifact, Artifact]:
@@ -315,7 +322,7 @@ class _Run:
         steps: list[Step],
         after: nn.Module,
         measured: Measured,
-        trials: tuple[TargetTrial, ...],
+        choice: Choice,
         artifacts: tuple[Artifact, Artifact],
     ) -> Result:
         from lissom.report.html import write as write_report  # brings plotly: late
@@ -338,7 +345,8 @@ class _Run:
             channels=channel_records(steps),
             layers=measured.layers,
             parity=measured.parity,
-            trials=trials,
+            trials=choice.trials,
+            search=choice.search,
             notes=(*notes_of(self.made), *measured.notes),
             synthesis=self.made,
             recipe=chosen.recipe.to_data(),
@@ -348,21 +356,13 @@ class _Run:
         )
         plans = tuple(s.plan for s in steps)
         write_text(folder.path / "recipe.yaml", chosen.recipe.to_yaml())
-        write_text(folder.path / "plan.json", _plans_json(plans))
+        write_text(folder.path / "plan.json", plans_json(plans))
         write_tables(steps, folder.path)
         save_tensors(folder.path / WEIGHTS, state_of(after))
         write_report([record], folder.path / REPORT)
         write_text(folder.path / RESULT, record.model_dump_json(indent=2))
         folder.finish(artifacts[1], artifacts[0], chosen.target.name)
         return Result(after, artifacts[1], record, plans, folder.path)
-
-
-class _Plans(pydantic.RootModel[tuple[Plan, ...]]):
-    pass
-
-
-def _plans_json(plans: tuple[Plan, ...]) -> str:
-    return _Plans(plans).model_dump_json(indent=1)
 
 
 def _finished(folder: RunFolder, model: nn.Module, task: Task) -> Result:
@@ -382,13 +382,6 @@ def _finished(folder: RunFolder, model: nn.Module, task: Task) -> Result:
 
 def digest_of(graph: Graph) -> str:
     return hashlib.sha256(graph.model_dump_json().encode()).hexdigest()[:16]
-
-
-def _detached(example: Batch) -> Batch:
-    def plain(value: object) -> object:
-        return value.detach() if isinstance(value, torch.Tensor) else value
-
-    return Batch(tuple(plain(a) for a in example.args), {k: plain(v) for k, v in example.kwargs.items()})
 
 
 def _words(wanted: Mapping[str, object]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pydantic
 from torch.fx import GraphModule
 
 from lissom.files import write_text
@@ -235,3 +236,11 @@ def _reason(group: ChannelGroup | None, reasons: dict[str, str]) -> str:
         return "its outputs are not channels that can be cut"
     own = group.name.split("#")[0].rpartition(".")[0] or group.name
     return reasons.get(own) or group.reason or "none of its channels is among the least important"
+
+
+class _Plans(pydantic.RootModel[tuple[Plan, ...]]):
+    pass
+
+
+def plans_json(plans: tuple[Plan, ...]) -> str:
+    return _Plans(plans).model_dump_json(indent=1)

@@ -20,7 +20,7 @@ from lissom.measure.records import MetricValue
 from lissom.metrics import as_metric
 from lissom.pipeline.teachers import with_teachers
 from lissom.recipe import Recipe
-from lissom.runfolder import RunFolder, load_tensors, save_tensors
+from lissom.runfolder import RunFolder, StageFolder, load_tensors, save_tensors
 from lissom.target import Target, load_target
 from lissom.task import Task
 from lissom.transforms.base import ALONE, Plan, Transform, Work
@@ -94,7 +94,7 @@ def transform(
     recipe: Recipe,
     target: Target,
     *,
-    folder: RunFolder | None = None,
+    folder: RunFolder | StageFolder | None = None,
     prefix: str = "",
     measure: bool = False,
     work: Work = ALONE,
@@ -125,7 +125,7 @@ def _step(
     task: Task,
     one: Transform,
     target: Target,
-    folder: RunFolder | None,
+    folder: RunFolder | StageFolder | None,
     name: str,
     measure: bool,
     work: Work,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lissom.errors import UsageError
 from lissom.measure.records import RunRecord
-from lissom.report import channels, figures, lessons, syntheses, tables, trainings
+from lissom.report import channels, figures, lessons, searches, syntheses, tables, trainings
 from lissom.report.headline import Headline, headlines, summary
 from lissom.report.listing import recipe_text
 from lissom.report.page import Figure, Section, filled, json_of, write_page
@@ -84,6 +84,7 @@ def _view(run: RunRecord, label: str, anchor: str) -> RunView:
             "corrections": lessons.corrections(run.steps),
             "made_up": syntheses.readers(run),
             "trials": tables.trials(run),
+            "search": searches.trials(run.search) if run.search else None,
             "parity": tables.parity(run),
             "environment": tables.environment(run),
         },
@@ -92,6 +93,7 @@ def _view(run: RunRecord, label: str, anchor: str) -> RunView:
             "samples": _samples(run),
             "layers": _layers(run),
             "channels": _channels(run),
+            **_search(run),
         },
         trainings=_trainings(run),
         lessons=lessons.lessons(run.steps),
@@ -114,6 +116,7 @@ def _sections(run: RunRecord) -> tuple[Section, ...]:
         ("skipped", "Skipped layers", True),
         ("parity", "Simulation and runtime", True),
         ("trials", "Candidates", bool(run.trials)),
+        ("search", "Search", run.search is not None),
         ("steps", "Steps and recipe", True),
         ("training", "Training", bool(trainings.trained(run.steps))),
         ("synthesis", "Made up data", syntheses.readers(run) is not None),
@@ -197,6 +200,30 @@ def _synthesis(one: syntheses.Synthesis) -> Figure | None:
         height=syntheses.HEIGHT,
         table=syntheses.table(one.record, one.moment),
     )
+
+
+def _search(run: RunRecord) -> dict[str, Figure]:
+    if run.search is None:
+        return {}
+    return {
+        "front": Figure(
+            title="Front of the search",
+            caption="Better is to the right and up. Bars: 95 % intervals of the latency. Dashed: the original's "
+            "metric. The front is of all objectives, so that a candidate on it can lie behind others here.",
+            description=searches.text(run.search),
+            json=json_of(searches.front(run.search)),
+            height=searches.HEIGHT,
+            table=searches.trials(run.search, only_front=True),
+        ),
+        "timeline": Figure(
+            title="Time line of the search",
+            caption="When each candidate was made and measured, and who proposed it.",
+            description=searches.text(run.search),
+            json=json_of(searches.timeline(run.search)),
+            height=searches.TIMELINE_HEIGHT,
+            table=searches.trials(run.search),
+        ),
+    }
 
 
 def _channels(run: RunRecord) -> Figure:

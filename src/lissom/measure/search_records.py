@@ -1,0 +1,55 @@
+"""A search in `result.json`: its space, every candidate, the front, the choice and why."""
+
+from __future__ import annotations
+
+from lissom.settings import Setting
+
+
+class SearchTrial(Setting):
+    """One candidate. Figures are None where it could not be made; ratios are original / candidate."""
+
+    number: int
+    by: str
+    """Who proposed it: a searcher, or `recovery` for training of one that is known."""
+    recipe: str
+    point: dict[str, float | str]
+    """Its value in each dimension of the space."""
+    metric: float | None
+    """On the first validation examples."""
+    latency_ms: float | None
+    latency_ratio: float | None
+    """Median over paired rounds, with its interval."""
+    latency_low: float | None
+    latency_high: float | None
+    size_bytes: int | None
+    macs: int | None
+    parameters: int | None
+    started: float
+    """Seconds after the first candidate of the search."""
+    seconds: float
+    on_front: bool
+    chosen: bool
+    failure: str
+    """Why there are no figures."""
+
+
+class SearchRecord(Setting):
+    searcher: str
+    budget_seconds: float | None
+    workers: int
+    space: dict[str, list[float | str]]
+    """Values of each dimension."""
+    closed: dict[str, str]
+    """Dimensions and values that were not open, and why."""
+    objectives: tuple[str, ...]
+    """What the front is of: the drop of the metric, and the costs that the goal names."""
+    hypervolume: float
+    """Of the front, up to a drop of 0.1 and the original's costs, which count as 1 each."""
+    original_metric: float
+    latency_error: float | None
+    """Mean relative error of the predicted latency of candidates that the model had not seen."""
+    met: bool
+    binding: str
+    """The wish that stands in the way; empty where the goal is met."""
+    explanation: tuple[str, ...]
+    trials: tuple[SearchTrial, ...]

@@ -1,0 +1,165 @@
+"""One candidate carried out, exported and measured: the callable that a search is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from lissom.errors import DataError, ExportError
+from lissom.export.base import Artifact, run
+from lissom.export.catalogue import runtime_of
+from lissom.graph.trace import trace
+from lissom.measure.artifacts import peak_memory
+from lissom.measure.latency import bootstrap_median, interleave, paired_ratio
+from lissom.pipeline.candidates import caller
+from lissom.pipeline.quiet import Quiet, Shared
+from lissom.pipeline.timing import Stopwatch
+from lissom.pipeline.transforming import Step, transform, validate
+from lissom.recipe import Recipe
+from lissom.runfolder import StageFolder, write_text
+from lissom.search import Measurement
+from lissom.target import Target
+from lissom.task import Batch, Task, repeated
+from lissom.transforms.base import Work
+from lissom.transforms.finetuning import Finetune
+
+ROUNDS = 10
+ORIGINAL = "search-original"
+
+
+def prefix_of(recipe: Recipe) -> str:
+    """Of the stages that a candidate's steps are kept as: the one that is chosen is not carried out again."""
+    return f"search/{recipe.id}/"
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluator:
+    """Travels to other processes, with the model and its task. `memory` says whether peak memory is measured."""
+
+    model: nn.Module
+    task: Task
+    target: Target
+    stages: StageFolder
+    quiet: Quiet
+    threads: int
+    batch_size: int
+    seed: int
+    memory: bool
+
+    def original(self) -> Measurement:
+        """The model as it is, exported; what candidates are timed against."""
+        place = self._place(ORIGINAL)
+        with self.quiet.working() as share:
+            artifact = self._original(share)
+            with share.alone():
+                samples = interleave({"original": self._call(artifact, place)}, rounds=ROUNDS)
+        graph = trace(self.model, self.task.example).graph
+        found = validate(self.model, self.task)
+        assert found is not None, "a search is begun with a metric and validation data only"
+        return Measurement(
+            metric=found.value,
+            examples=found.samples,
+            latency_ms=bootstrap_median(samples["original"]).median,
+            latency_ratio=1.0,
+            latency_low=1.0,
+            latency_high=1.0,
+            size_bytes=artifact.size_bytes,
+            macs=graph.macs,
+            parameters=graph.parameters,
+            peak_memory_bytes=self._peak(artifact, place),
+        )
+
+    def __call__(self, recipe: Recipe) -> Measurement:
+        """
+        Raises:
+            LissomError: the candidate cannot be made, exported or loaded.
+        """
+        with self.quiet.working() as share:
+            steps = self._transformed(recipe, share)
+            after = steps[-1].model
+            place = self._place(prefix_of(recipe))
+            artifact = self._export(after, place)
+            original = self._original(share)
+            with share.alone():
+                calls = {
+                    "before": self._call(original, self._place(ORIGINAL)),
+                    "after": self._call(artifact, place),
+                }
+                samples = interleave(calls, rounds=ROUNDS)
+            ratio = paired_ratio(samples["before"], samples["after"])
+            metric = steps[-1].metric
+            if metric is None:
+                raise DataError("The candidate's metric could not be taken: the task has no validation data.")
+            cost = steps[-1].plan.predicted
+            return Measurement(
+                metric=metric.value,
+                examples=metric.samples,
+                latency_ms=bootstrap_median(samples["after"]).median,
+                latency_ratio=ratio.median,
+                latency_low=ratio.low,
+                latency_high=ratio.high,
+                size_bytes=artifact.size_bytes,
+                macs=cost.macs,
+                parameters=cost.parameters,
+                peak_memory_bytes=self._peak(artifact, place),
+                epoch_seconds=_pace(steps),
+            )
+
+    def _transformed(self, recipe: Recipe, share: Shared) -> list[Step]:
+        watch = Stopwatch(
+            self.model, self.task, self.target, self.threads, self.batch_size, self._place(prefix_of(recipe)) / "timed"
+        )
+
+        def faster(other: nn.Module) -> float:
+            with share.alone():
+                return watch(other)
+
+        def race(modules: Mapping[str, nn.Module], example: Batch) -> Mapping[str, tuple[float, ...]]:
+            with share.alone():
+                return watch.race(modules, example)
+
+        work = Work(seed=self.seed, faster=faster, race=race)
+        return transform(
+            self.model, self.task, recipe, self.target,
+            folder=self.stages, prefix=prefix_of(recipe), measure=True, work=work,
+        )  # fmt: skip
+
+    def _place(self, name: str) -> Path:
+        place = self.stages.state / name
+        place.mkdir(parents=True, exist_ok=True)
+        return place
+
+    def _export(self, model: nn.Module, place: Path) -> Artifact:
+        runtime = runtime_of(self.target)
+        artifact = runtime.export(model, self.task.example, self.target.name, place, "candidate")
+        try:
+            # A file that does not load here is no candidate, whatever the exporter said.
+            run(runtime.load(artifact, place, 1), artifact, self.task.example)
+        except RuntimeError as wrong:
+            raise ExportError(str(wrong).splitlines()[0]) from wrong
+        return artifact
+
+    def _original(self, share: Shared) -> Artifact:
+        place = self._place(ORIGINAL)
+        path = place / "artifact.json"
+        if not path.exists():
+            with share.alone():  # two processes do not write the same files
+                if not path.exists():
+                    write_text(path, self._export(self.model, place).model_dump_json())
+        return Artifact.model_validate_json(path.read_text(encoding="utf-8"))
+
+    def _call(self, artifact: Artifact, place: Path) -> Callable[[], object]:
+        runner = runtime_of(self.target).load(artifact, place, self.threads)
+        return caller(runner, artifact, repeated(self.task.example, self.batch_size))
+
+    def _peak(self, artifact: Artifact, place: Path) -> int | None:
+        return peak_memory(place, artifact, self.threads, self.batch_size) if self.memory else None
+
+
+def _pace(steps: list[Step]) -> float | None:
+    trained = [(step.transform.epochs, step.seconds) for step in steps if isinstance(step.transform, Finetune)]
+    epochs = sum(count for count, _ in trained)
+    return sum(seconds for _, seconds in trained) / epochs if epochs else None

@@ -1,0 +1,204 @@
+"""A recipe searched for: the space opened, candidates measured, the outcome as a record."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lissom.errors import ExportError, UsageError
+from lissom.goal import Goal
+from lissom.graph.trace import Trace
+from lissom.measure.environment import environment
+from lissom.measure.search_records import SearchRecord, SearchTrial
+from lissom.pipeline.evaluating import Evaluator, prefix_of
+from lissom.pipeline.quiet import Quiet
+from lissom.recipe import Recipe
+from lissom.runfolder import RunFolder, fingerprint
+from lissom.search import Found, Limits, Measurement, Search, Space, Trial, Workers, opened, searchers_of, workers_of
+from lissom.search.opening import open_space
+from lissom.target import Target
+from lissom.task import Task
+
+SEARCH_SECONDS = 300.0
+"""What the progress bar takes a search without a budget to last."""
+FINAL_SHARE, FINAL_SECONDS = 0.2, 20.0
+"""Of a budget, kept back for export, the full measurement and the report: the smaller of the two."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A search as it was asked for."""
+
+    searcher: str
+    storage: str | None
+    workers: Workers
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how candidates are measured."""
+
+    folder: RunFolder
+    seed: int
+    threads: int
+    batch_size: int
+
+
+def wanted_search(
+    search: str | None, storage: str | None, workers: int | str, seconds: float | None, *, recipe: Recipe | None
+) -> Wanted | None:
+    """What a call asks for; None for a call without a budget or a search, or with a recipe.
+
+    Raises:
+        UsageError: unknown names, or arguments that do nothing.
+    """
+    made = workers_of(workers)
+    if recipe is not None and search is not None:
+        raise UsageError(f"search={search!r} finds a recipe, and one is given: {recipe.title}. Leave one of them out.")
+    if recipe is not None or (search is None and seconds is None):
+        for name, value, usual in (("storage", storage, None), ("workers", workers, 1)):
+            if value != usual:
+                raise UsageError(
+                    f"{name}={value!r} is of a search, and there is none. Give search='auto' or a budget, and no "
+                    "recipe."
+                )
+        return None
+    searchers_of(search or "auto")
+    return Wanted(search or "auto", storage, made, seconds)
+
+
+def searched(  # noqa: PLR0913  keywords of one call site
+    place: Place,
+    model: nn.Module,
+    task: Task,
+    traced: Trace,
+    target: Target,
+    *,
+    goal: Goal,
+    wanted: Wanted,
+    deadline: float | None,
+    tick: Callable[[float], None],
+) -> tuple[list[dict[str, Any]], SearchRecord, str]:
+    """The chosen recipe, the record of the search, and the prefix of the stages that hold its steps.
+
+    Raises:
+        DataError: the task cannot tell a good candidate from a bad one.
+        UsageError: the storage cannot be used.
+        RunFolderError: the storage is of another model, other data, another space, target or machine.
+        ExportError: no candidate could be made.
+    """
+    folder = place.folder
+    space = open_space(traced, task, target)
+    storage = wanted.storage or f"sqlite:///{(folder.state / 'search.db').resolve()}"
+    quiet = Quiet(Path(tempfile.gettempdir()) / f"lissom-quiet-{hashlib.sha256(storage.encode()).hexdigest()[:16]}")
+    evaluator = Evaluator(
+        model, task, target, folder.stages, quiet, place.threads, place.batch_size, place.seed,
+        goal.peak_memory_bytes is not None,
+    )  # fmt: skip
+    original = folder.stage("search-original", Measurement, evaluator.original)
+    identity = {
+        "model": fingerprint(model),
+        "data": _data(task),
+        "space": hashlib.sha256(space.model_dump_json().encode()).hexdigest()[:16],
+        "target": target.name,
+        "settings": f"batch {place.batch_size}, threads {place.threads}, seed {place.seed}",
+        "machine": environment(place.threads).cpu,
+    }
+    own = str(folder.path.resolve())
+    with opened(storage, task.name, identity, place=own) as study:
+        used = sum(trial.seconds for trial in study.trials() if trial.place == own) / wanted.workers.count
+        search = Search(
+            evaluator, space, study, goal, original, searchers_of(wanted.searcher),
+            limits=Limits(seconds=_left(wanted.seconds, deadline, used)), workers=wanted.workers, seed=place.seed,
+        )  # fmt: skip
+
+        def progress(share: float, _: str) -> None:
+            tick(share)
+            _tidy(folder.state, space, search.found(), study.trials())
+
+        search = replace(search, progress=progress)
+        found = search.run()
+    if found.chosen is None:
+        reasons = "; ".join(dict.fromkeys(t.failure for t in found.trials))
+        raise ExportError(f"None of {len(found.trials)} candidates could be made. {reasons}")
+    recipe = space.recipe(found.chosen.point)
+    return recipe.to_data(), _record(found, space, original, wanted), prefix_of(recipe)
+
+
+def _left(seconds: float | None, deadline: float | None, used: float) -> float | None:
+    """Seconds that the search may take, after what it took before it was interrupted."""
+    if seconds is None or deadline is None:
+        return None
+    return max(0.0, deadline - time.monotonic() - used - min(FINAL_SHARE * seconds, FINAL_SECONDS))
+
+
+def _tidy(state: Path, space: Space, found: Found, trials: tuple[Trial, ...]) -> None:
+    """Weights of what is neither on the front nor under way are not needed again."""
+    kept = {t.recipe for t in trials if t.state == "running" or t.number in found.front}
+    kept.add(found.chosen.recipe if found.chosen else "")
+    for trial in trials:
+        if trial.recipe not in kept:
+            shutil.rmtree(state / prefix_of(space.recipe(trial.point)), ignore_errors=True)
+
+
+def _data(task: Task) -> str:
+    """Fingerprint of the first validation batch, and of which splits there are."""
+    hashed = hashlib.sha256(" ".join(s for s in ("train", "calibration") if task.has(s)).encode())
+    batch = next(task.batches("validation", limit=64))
+    for value in (*batch.args, *batch.kwargs.values(), batch.target):
+        if isinstance(value, torch.Tensor):
+            hashed.update(f"{tuple(value.shape)}{value.dtype}".encode())
+            hashed.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()[:16]
+
+
+def _record(found: Found, space: Space, original: Measurement, wanted: Wanted) -> SearchRecord:
+    began = min((t.started for t in found.trials), default=0.0)
+    return SearchRecord(
+        searcher=wanted.searcher,
+        budget_seconds=wanted.seconds,
+        workers=wanted.workers.count,
+        space={name: list(space.values(name)) for name in (*space.open, "epochs")},
+        closed=space.closed,
+        objectives=found.objectives,
+        hypervolume=found.hypervolume,
+        original_metric=original.metric,
+        latency_error=found.latency_error,
+        met=found.explanation.met,
+        binding=found.explanation.binding,
+        explanation=found.explanation.sentences,
+        trials=tuple(_trial(t, found, space, began) for t in found.trials),
+    )
+
+
+def _trial(trial: Trial, found: Found, space: Space, began: float) -> SearchTrial:
+    one = trial.measurement
+    return SearchTrial(
+        number=trial.number,
+        by=trial.by,
+        recipe=space.recipe(trial.point).title,
+        point=trial.point.model_dump(),
+        metric=one.metric if one else None,
+        latency_ms=one.latency_ms if one else None,
+        latency_ratio=one.latency_ratio if one else None,
+        latency_low=one.latency_low if one else None,
+        latency_high=one.latency_high if one else None,
+        size_bytes=one.size_bytes if one else None,
+        macs=one.macs if one else None,
+        parameters=one.parameters if one else None,
+        started=round(trial.started - began, 3),
+        seconds=round(trial.seconds, 3),
+        on_front=trial.number in found.front,
+        chosen=found.chosen is not None and trial.number == found.chosen.number,
+        failure=trial.failure,
+    )

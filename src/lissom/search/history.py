@@ -1,0 +1,95 @@
+"""What a search has found out: measurements and trials, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from lissom.goal import Goal
+from lissom.search.space import Point, Space
+from lissom.settings import Setting
+
+
+class Measurement(Setting):
+    """What a recipe made of the model, measured. Ratios are original / candidate, as in a goal."""
+
+    metric: float
+    """On validation data, higher is better."""
+    examples: int
+    """That the metric is over."""
+    latency_ms: float
+    latency_ratio: float
+    """Median of paired rounds against the original, with its interval."""
+    latency_low: float
+    latency_high: float
+    size_bytes: int
+    macs: int
+    parameters: int
+    peak_memory_bytes: int | None = None
+    """Where the goal limits it."""
+    epoch_seconds: float | None = None
+    """Of one pass over the training data, where there was training."""
+
+
+class Trial(Setting):
+    """One candidate, evaluated once."""
+
+    number: int
+    point: Point
+    recipe: str
+    """Id of the recipe: what makes two trials the same."""
+    by: str
+    """The searcher that proposed it."""
+    state: Literal["running", "done", "failed"]
+    measurement: Measurement | None = None
+    failure: str = ""
+    started: float = 0.0
+    """Seconds since the epoch."""
+    seconds: float = 0.0
+    place: str = ""
+    """The run that evaluated it."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What a searcher proposes from: everything that is known, and what is being tried.
+
+    `trials` are those at the number of epochs that candidates are judged after, finished, in the order of their
+    numbers.
+    """
+
+    space: Space
+    goal: Goal
+    original: Measurement
+    trials: tuple[Trial, ...]
+    pending: frozenset[Point] = frozenset()
+    seed: int = 0
+
+    @cached_property
+    def known(self) -> dict[Point, Trial]:
+        return {trial.point.with_(epochs=0): trial for trial in self.trials}
+
+    def new(self, point: Point) -> bool:
+        """Neither tried nor being tried."""
+        return point not in self.known and point not in self.pending
+
+    def measured(self, point: Point) -> Measurement | None:
+        trial = self.known.get(point)
+        return trial.measurement if trial else None
+
+
+def view(
+    space: Space,
+    goal: Goal,
+    original: Measurement,
+    trials: Iterable[Trial],
+    *,
+    epochs: int = 0,
+    pending: Iterable[Point] = (),
+    seed: int = 0,
+) -> View:
+    """Of the trials, those with that many epochs of training."""
+    own = sorted((t for t in trials if t.point.epochs == epochs and t.state != "running"), key=lambda t: t.number)
+    return View(space, goal, original, tuple(own), frozenset(p.with_(epochs=0) for p in pending), seed)

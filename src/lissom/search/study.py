@@ -1,0 +1,199 @@
+"""Trials in Optuna's storage: kept, shared between processes, each done once.
+
+A trial is claimed by writing it, with its recipe's id and its owner, in one transaction; then everybody's claims of
+that recipe are read, and the lowest number has it. Whoever writes second sees the first, so that two processes never
+do the same trial, whatever database it is. What a claim came to is an attribute of the study, written before the trial
+is closed: a process that is killed in between has lost nothing, and one that is killed before leaves a running trial
+whose owner is gone (`search.owners`), which is given up and done again.
+
+A candidate that cannot be made (`PRUNED` in Optuna's terms) is not tried again; a claim that was given up (`FAIL`)
+counts as never made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import warnings
+from collections.abc import Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lissom.errors import RunFolderError, UsageError
+from lissom.search.history import Measurement, Trial
+from lissom.search.owners import Owner
+from lissom.search.space import Point
+
+if TYPE_CHECKING:
+    import optuna
+
+FORMAT = "1"
+OBJECTIVES = 3
+"""Of the study as Optuna sees it: minus the metric, the share of the latency that is left, bytes."""
+CLAIM, RESULT = "lissom", "result"
+
+
+class Study:
+    """An open study; `opened` makes one."""
+
+    def __init__(self, study: optuna.Study, owner: Owner, place: str) -> None:
+        self._study, self._owner, self._place = study, owner, place
+
+    def trials(self) -> tuple[Trial, ...]:
+        """All that are running, done or failed, in the order of their numbers."""
+        results = self._study.user_attrs
+        return tuple(_read(one, results) for one in self._claims())
+
+    def claim(self, point: Point, recipe: str, by: str) -> Trial | None:
+        """The trial of this recipe, to be carried out and finished by the caller; None where somebody has it."""
+        import optuna
+
+        if any(self._claim(one)["recipe"] == recipe for one in self._claims()):
+            return None
+        trial = Trial(
+            number=0, point=point, recipe=recipe, by=by, state="running", started=time.time(), place=self._place
+        )
+        claim = {"recipe": recipe, "owner": self._owner.id, "trial": trial.model_dump(mode="json")}
+        self._study.add_trial(
+            optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs={CLAIM: json.dumps(claim)})
+        )
+        same = sorted(
+            (one.number, self._claim(one)["owner"]) for one in self._claims() if self._claim(one)["recipe"] == recipe
+        )
+        own = next(number for number, owner in same if owner == self._owner.id)
+        if same[0][1] != self._owner.id:
+            self._study.tell(own, state=optuna.trial.TrialState.FAIL)
+            return None
+        return trial.model_copy(update={"number": own})
+
+    def finish(self, trial: Trial, outcome: Measurement | str, seconds: float) -> Trial:
+        """Keep what came of a claimed trial: a measurement, or why there is none."""
+        failed = isinstance(outcome, str)
+        done = trial.model_copy(
+            update={
+                "state": "failed" if failed else "done",
+                "measurement": None if failed else outcome,
+                "failure": outcome if failed else "",
+                "seconds": seconds,
+            }
+        )
+        self._study.set_user_attr(f"{RESULT}:{trial.number}", done.model_dump_json())
+        self._close(done)
+        return done
+
+    def release(self, trial: Trial) -> None:
+        """Give a claim up: the work was interrupted."""
+        import optuna
+
+        self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+
+    def reset(self) -> int:
+        """Give up, or close, the running trials whose owners are gone; how many were given up."""
+        import optuna
+
+        given_up, results = 0, self._study.user_attrs
+        for one in self._claims():
+            claim = self._claim(one)
+            trial = _read(one, results)
+            if one.state != optuna.trial.TrialState.RUNNING or not self._owner.gone(claim["owner"], trial.started):
+                continue
+            # Another process may do the same at this moment: the trial is closed once, by whoever is first.
+            with contextlib.suppress(ValueError):
+                if f"{RESULT}:{one.number}" in results:
+                    self._close(trial)
+                else:
+                    self.release(trial)
+                    given_up += 1
+        return given_up
+
+    def _close(self, trial: Trial) -> None:
+        import optuna
+
+        if trial.measurement is None:
+            self._study.tell(trial.number, state=optuna.trial.TrialState.PRUNED)
+        else:
+            one = trial.measurement
+            self._study.tell(trial.number, (-one.metric, 1.0 / one.latency_ratio, float(one.size_bytes)))
+
+    def _claims(self) -> Iterator[optuna.trial.FrozenTrial]:
+        import optuna
+
+        for one in sorted(self._study.get_trials(deepcopy=False), key=lambda t: t.number):
+            if one.state != optuna.trial.TrialState.FAIL and CLAIM in one.user_attrs:
+                yield one
+
+    @staticmethod
+    def _claim(one: optuna.trial.FrozenTrial) -> dict[str, Any]:
+        return json.loads(one.user_attrs[CLAIM])
+
+
+def _read(one: optuna.trial.FrozenTrial, results: Mapping[str, Any]) -> Trial:
+    kept = results.get(f"{RESULT}:{one.number}")
+    if kept is not None:
+        return Trial.model_validate_json(kept)
+    begun = Trial.model_validate(json.loads(one.user_attrs[CLAIM])["trial"])
+    return begun.model_copy(update={"number": one.number})
+
+
+@contextlib.contextmanager
+def opened(storage: str, name: str, identity: Mapping[str, str], *, place: str = "") -> Generator[Study]:
+    """The study of that name, new or continued; trials that dead processes left behind are given up.
+
+    Args:
+        storage: a URL as Optuna takes it, like `sqlite:///search.db`.
+        identity: what its trials depend on, part by part: another model, other data or another space is refused.
+        place: of this run, noted with its trials.
+
+    Raises:
+        UsageError: the storage cannot be reached or read.
+        RunFolderError: the study was made with another identity; says which part differs.
+    """
+    import optuna
+
+    wanted = {"format": FORMAT, **identity}
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        owner = Owner(storage)
+        try:
+            with owner.first():
+                study = _reached(storage, name)
+                study.set_metric_names(["-metric", "latency", "size_bytes"])
+                _check_identity(study, wanted, storage, name)
+            made = Study(study, owner, place)
+            made.reset()
+            yield made
+        finally:
+            owner.close()
+            optuna.logging.set_verbosity(verbosity)
+
+
+def _reached(storage: str, name: str) -> optuna.Study:
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return optuna.create_study(
+            storage=storage, study_name=name, directions=["minimize" for _ in range(OBJECTIVES)], load_if_exists=True
+        )
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, ValueError, RuntimeError) as wrong:
+        reason = str(wrong).splitlines()[0]
+        raise UsageError(
+            f"The storage {storage!r} cannot be used: {reason}. Give a URL such as sqlite:///search.db in a folder "
+            "that exists, start the database, or leave storage out: trials are then kept in the run folder."
+        ) from wrong
+
+
+def _check_identity(study: optuna.Study, wanted: Mapping[str, str], storage: str, name: str) -> None:
+    held: dict[str, str] = study.user_attrs.get("identity", {})
+    if not held:
+        study.set_user_attr("identity", dict(wanted))
+        return
+    for part in sorted({*held, *wanted}):
+        if held.get(part) != wanted.get(part):
+            raise RunFolderError(
+                f"The storage {storage!r} holds the study {name!r} of another {part}: {held.get(part)!r}, this one's "
+                f"is {wanted.get(part)!r}. Its trials say nothing about this search. Give another storage, or give the "
+                "task another name."
+            )

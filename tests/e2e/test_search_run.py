@@ -1,0 +1,168 @@
+"""From a goal to a model, no recipe given: whole runs that search."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+import torch.nn.functional as F
+
+import lissom
+from lissom import Fold, Goal, Recipe
+from lissom.errors import DataError, RunFolderError, UsageError
+from lissom.pipeline import evaluating
+from lissom.pipeline.evaluating import Evaluator
+from lissom.search import opening
+
+DIGITS = Path(__file__).parents[2] / "examples" / "digits.py"
+GOAL = Goal(metric_drop=0.5, macs_ratio=1.4)
+
+
+@pytest.fixture
+def search(run: Callable[..., lissom.Result], monkeypatch: pytest.MonkeyPatch) -> Callable[..., lissom.Result]:
+    """A search of few points, timed shortly."""
+    monkeypatch.setattr(evaluating, "ROUNDS", 3)
+    monkeypatch.setattr(opening, "PRUNE", (1.0, 1.5))
+    monkeypatch.setattr(opening, "RANK", (1.0,))
+    monkeypatch.setattr(opening, "_precisions", lambda *_, **__: ("float32", "float16"))
+
+    def compress(**changed: object) -> lissom.Result:
+        return run(**{"recipe": None, "search": "random", "goal": GOAL, **changed})
+
+    return compress
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Recipes that are evaluated, in order."""
+    seen: list[str] = []
+    call = Evaluator.__call__
+
+    def counted(self: Evaluator, recipe: Recipe):
+        seen.append(recipe.id)
+        return call(self, recipe)
+
+    monkeypatch.setattr(Evaluator, "__call__", counted)
+    return seen
+
+
+def test_a_goal_becomes_a_recipe_and_the_record_says_how(search):
+    result = search()
+    found = result.record.search
+    assert found is not None
+    assert found.met
+    assert result.goal_met
+    (chosen,) = [t for t in found.trials if t.chosen]
+    assert chosen.recipe == Recipe.from_data(result.record.recipe).title
+    assert chosen.point["prune"] == 1.5
+    assert chosen.macs == result.after.macs
+    assert found.space["prune"] == [1.0, 1.5]
+    assert found.closed["epochs"] == "training needs Task(train=..., loss=...)"
+    assert not (result.folder / "state").exists()
+    assert "Front of the search" in result.report.read_text()
+    again = search()
+    assert again.record == result.record, "a finished run is read back"
+
+
+def test_interrupted_it_goes_on_and_the_choice_is_not_made_again(search, evaluated, monkeypatch):
+    counted, stops = Evaluator.__call__, [False, True, False, True]
+
+    def stopping(self, recipe):
+        if stops and stops.pop(0):
+            raise KeyboardInterrupt
+        return counted(self, recipe)
+
+    monkeypatch.setattr(Evaluator, "__call__", stopping)
+    for _ in range(5):
+        try:
+            result = search()
+            break
+        except KeyboardInterrupt:
+            continue
+    assert not stops
+    assert result.goal_met
+    assert len(set(evaluated)) == len(evaluated) == len(result.record.search.trials)
+
+
+def test_runs_that_share_a_storage_share_their_trials(search, evaluated, tmp_path):
+    storage = f"sqlite:///{tmp_path / 'shared.db'}"
+    first = search(storage=storage, out=tmp_path / "a")
+    before = list(evaluated)
+    second = search(storage=storage, out=tmp_path / "b")
+    assert evaluated == before
+    assert second.record.recipe == first.record.recipe
+    with pytest.raises(RunFolderError, match=r"of another settings: 'batch 1, threads 1, seed 0', .*seed 1"):
+        search(storage=storage, out=tmp_path / "c", seed=1)
+
+
+def test_a_goal_out_of_reach_is_a_result_that_explains_itself(search):
+    result = search(goal=Goal(metric_drop=0.5, size_ratio=300.0))
+    found = result.record.search
+    assert found is not None
+    assert not result.goal_met
+    assert found.binding == "size ratio >= 300x"
+    assert any("without it" in sentence for sentence in found.explanation)
+
+
+@pytest.mark.parametrize(
+    ("changed", "wrong", "says"),
+    [
+        ({"search": "best"}, UsageError, "Unknown search 'best'"),
+        ({"recipe": Recipe([Fold()])}, UsageError, "finds a recipe, and one is given: Fold"),
+        ({"search": None, "storage": "sqlite:///a.db"}, UsageError, "storage='sqlite:///a.db' is of a search"),
+        ({"search": None, "workers": 2}, UsageError, "workers=2 is of a search"),
+        ({"workers": 0}, UsageError, "workers must be at least 1"),
+        ({"task": tiny.task(validation=None)}, DataError, r"the task has no validation\. Give Task\(validation="),
+        ({"task": tiny.task(metric=None), "goal": None}, DataError, "the task has no metric"),
+        ({"storage": "sqlite:////no/such/place/a.db"}, UsageError, "cannot be used"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(search, changed, wrong, says):
+    with pytest.raises(wrong, match=says):
+        search(**changed)
+
+
+def test_on_the_command_line(search, monkeypatch, capfd, tmp_path):
+    from lissom import cli
+
+    monkeypatch.chdir(tmp_path)
+    project = str(Path(__file__).parent / "tiny_project.py")
+    arguments = [
+        "compress",
+        project,
+        "--target",
+        "onnxruntime",
+        "--macs",
+        "1.4x",
+        "--drop",
+        "50%",
+        "--search",
+        "netadapt",
+    ]
+    monkeypatch.setattr(
+        sys, "argv", ["lissom", *arguments, "--budget", "90s", "--out", "a", "--threads", "1", "--json"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    found = json.loads(capfd.readouterr().out)["search"]
+    assert (found["searcher"], found["budget_seconds"], found["met"]) == ("netadapt", 600.0, True)
+
+
+@pytest.mark.slow
+def test_digits_are_pruned_trained_and_rounded_for_their_goal(tmp_path):
+    from lissom.project import load_project
+
+    model, task = load_project(DIGITS, {})
+    result = lissom.compress(
+        model, task, target="onnxruntime", goal=Goal(metric_drop=0.02, size_ratio=10, macs_ratio=3),
+        budget="4min", out=tmp_path / "run", threads=1,
+    )  # fmt: skip
+    assert result.goal_met
+    assert result.record.search is not None
+    assert any(t.by == "recovery" for t in result.record.search.trials)
+    assert F.cross_entropy is task.loss

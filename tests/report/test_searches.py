@@ -1,0 +1,78 @@
+"""A search on the page: the front, every candidate, the time line, and nothing that a recipe's text could run."""
+
+from __future__ import annotations
+
+import report_samples
+from report_samples import HOSTILE
+
+from lissom.measure.search_records import SearchRecord, SearchTrial
+from lissom.report import searches
+from lissom.report.html import render
+
+
+def trial(number: int, **changed: object) -> SearchTrial:
+    given: dict[str, object] = {
+        "number": number, "by": "knapsack", "recipe": "Fold", "point": {"precision": "float32"}, "metric": 0.9,
+        "latency_ms": 2.0, "latency_ratio": 1.5, "latency_low": 1.4, "latency_high": 1.7, "size_bytes": 2000,
+        "macs": 10, "parameters": 10, "started": 2.0 * number, "seconds": 1.5, "on_front": False, "chosen": False,
+        "failure": "",
+    }  # fmt: skip
+    return SearchTrial.model_validate({**given, **changed})
+
+
+NONE = dict.fromkeys(
+    ("metric", "latency_ms", "latency_ratio", "latency_low", "latency_high", "size_bytes", "macs", "parameters")
+)
+SEARCH = SearchRecord(
+    searcher="auto", budget_seconds=60.0, workers=1, space={"prune": [1.0, 2.0]}, closed={},
+    objectives=("drop", "size"),
+    hypervolume=0.05, original_metric=0.91, latency_error=0.08, met=False, binding="size ratio >= 8x",
+    explanation=(f"What binds is {HOSTILE}.",),
+    trials=(
+        trial(0, on_front=True), trial(1, on_front=True, chosen=True, latency_ratio=3.0, recipe=HOSTILE),
+        trial(2), trial(3, failure="no kernel for it", by="recovery", **NONE),
+    ),
+)  # fmt: skip
+
+
+def test_front_has_error_bars_of_the_interval_and_marks_the_choice():
+    figure = searches.front(SEARCH).to_plotly_json()
+    named = {trace.get("name"): trace for trace in figure["data"]}
+    assert set(named) == {None, "tried", "on the front", "chosen"}
+    assert list(named["chosen"]["x"]) == [3.0]
+    bars = named["tried"]["error_x"]
+    assert (round(bars["array"][0], 6), round(bars["arrayminus"][0], 6)) == (0.2, 0.1)
+    assert list(named[None]["x"]) == [1.5, 3.0]
+
+
+def test_time_line_has_every_candidate_where_it_was():
+    bars = searches.timeline(SEARCH).to_plotly_json()["data"]
+    assert [(b["name"], list(b["base"]), list(b["x"])) for b in bars] == [
+        ("knapsack", [0.0, 2.0, 4.0], [1.5, 1.5, 1.5]),
+        ("recovery", [6.0], [1.5]),
+    ]
+
+
+def test_table_flags_what_could_not_be_made():
+    table = searches.trials(SEARCH)
+    assert [row[0] for row in table.rows] == ["0", "1", "2", "3"]
+    assert table.flagged == {3}
+    assert table.rows[3][-1] == "no kernel for it"
+    assert [row[0] for row in searches.trials(SEARCH, only_front=True).rows] == ["0", "1"]
+
+
+def test_words_say_how_many_and_how_well_foretold():
+    assert searches.text(SEARCH) == (
+        "auto: 3 candidates measured in a budget of 60 s. 1 candidate could not be made. "
+        "Latency was foretold to 8% on average."
+    )
+
+
+def test_the_page_shows_the_search_and_escapes_what_recipes_say():
+    run = report_samples.resnet20().model_copy(update={"search": SEARCH})
+    page = render([run])
+    assert 'id="run-1-front-data"' in page
+    assert 'id="run-1-timeline-data"' in page
+    assert "no kernel for it" in page
+    assert HOSTILE not in page
+    assert 'id="run-1-front-data"' not in render([report_samples.resnet20()])

@@ -1,0 +1,169 @@
+"""Trials are done once, whoever is killed when, and however many processes share a storage."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import synthetic
+
+from lissom.errors import RunFolderError, UsageError
+from lissom.search import Limits, Point, Workers, opened
+
+HERE = Path(__file__).parent
+IDENTITY = {"model": "m", "space": "s"}
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'search.db'}"
+
+
+def begin(storage: str, log: Path, name: str, trials: int, seconds: float, party: int = 1) -> subprocess.Popen[str]:
+    arguments = [storage, str(log), name, str(trials), str(seconds), str(party)]
+    return subprocess.Popen(
+        [sys.executable, str(HERE / "synthetic.py"), *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def ended(*processes: subprocess.Popen[str]) -> list[list[object]]:
+    written = [process.communicate(timeout=300) for process in processes]
+    assert [p.returncode for p in processes] == [0] * len(processes), written
+    return [json.loads(out.rsplit(" ", 1)[0]) for out, _ in written]
+
+
+def test_a_claim_is_had_by_one_and_what_is_finished_is_not_done_again(storage):
+    with opened(storage, "bars", IDENTITY) as study, opened(storage, "bars", IDENTITY) as other:
+        first = study.claim(Point(), "r1", "random")
+        assert first is not None
+        assert other.claim(Point(), "r1", "random") is None
+        assert other.reset() == 0, "its owner lives"
+        study.finish(first, synthetic.evaluate(synthetic.SPACE.recipe(Point())), 1.5)
+        assert other.claim(Point(), "r1", "random") is None
+        (trial,) = other.trials()
+        assert (trial.state, trial.seconds, trial.by) == ("done", 1.5, "random")
+
+
+def test_a_candidate_that_cannot_be_made_is_kept_with_its_reason(storage):
+    with opened(storage, "bars", IDENTITY) as study:
+        trial = study.claim(Point(), "r1", "random")
+        assert trial is not None
+        study.finish(trial, "no such layer", 0.1)
+    with opened(storage, "bars", IDENTITY) as study:
+        assert study.claim(Point(), "r1", "random") is None
+        assert [(t.state, t.failure) for t in study.trials()] == [("failed", "no such layer")]
+
+
+def test_what_is_given_up_is_done_by_the_next_one(storage):
+    with opened(storage, "bars", IDENTITY) as study:
+        trial = study.claim(Point(), "r1", "random")
+        assert trial is not None
+        study.release(trial)
+        assert study.trials() == ()
+        assert study.claim(Point(), "r1", "random") is not None
+
+
+def test_a_result_that_was_written_before_the_kill_counts(storage, monkeypatch):
+    with opened(storage, "bars", IDENTITY) as study:
+        trial = study.claim(Point(), "r1", "random")
+        assert trial is not None
+        monkeypatch.setattr(study, "_close", lambda _: None)
+        study.finish(trial, synthetic.ORIGINAL, 1.0)
+    with opened(storage, "bars", IDENTITY) as study:
+        assert [t.state for t in study.trials()] == ["done"]
+        assert study.claim(Point(), "r1", "random") is None
+
+
+@pytest.mark.parametrize("part", ["model", "space"])
+def test_a_study_of_something_else_is_refused(storage, part):
+    with opened(storage, "bars", IDENTITY):
+        pass
+    with (
+        pytest.raises(RunFolderError, match=f"holds the study 'bars' of another {part}: '.', this one's is 'x'"),
+        opened(storage, "bars", {**IDENTITY, part: "x"}),
+    ):
+        pass
+    with opened(storage, "others", {**IDENTITY, part: "x"}):
+        pass
+
+
+@pytest.mark.parametrize("url", ["sqlite:////no/such/folder/a.db", "nonsense", "postgresql://127.0.0.1:1/none"])
+def test_a_storage_that_cannot_be_used_is_refused_with_the_way_out(url):
+    with pytest.raises(UsageError, match=r"The storage '.*' cannot be used: .*leave storage out"), opened(url, "a", {}):
+        pass
+
+
+@pytest.mark.parametrize("name", ["auto", "anneal"])
+def test_interrupted_at_every_evaluation_it_ends_with_the_same_front(name, tmp_path):
+    whole = synthetic.told(synthetic.search(f"sqlite:///{tmp_path / 'a.db'}", name=name, limits=Limits(trials=6)))
+    seen: list[str] = []
+
+    def interrupted(recipe):
+        if seen.count(recipe.id) == 0:
+            seen.append(recipe.id)
+            raise KeyboardInterrupt
+        seen.append(recipe.id)
+        return synthetic.evaluate(recipe)
+
+    for _ in range(50):
+        try:
+            found = synthetic.search(
+                f"sqlite:///{tmp_path / 'b.db'}", name=name, call=interrupted, limits=Limits(trials=6)
+            )
+            break
+        except KeyboardInterrupt:
+            continue
+    assert synthetic.told(found) == whole
+    assert all(seen.count(one) == 2 for one in seen), "each was interrupted once and done once"
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_no_trial_is_lost_or_done_twice(tmp_path):
+    whole = synthetic.told(synthetic.search(f"sqlite:///{tmp_path / 'a.db'}", name="random", limits=Limits(trials=12)))
+    storage, log = f"sqlite:///{tmp_path / 'b.db'}", tmp_path / "log"
+    dice, kills = random.Random(0), 0
+    while True:
+        process = begin(storage, log, "random", 12, 0.05)
+        lines = len(log.read_text().splitlines()) if log.exists() else 0
+        while process.poll() is None and (len(log.read_text().splitlines()) if log.exists() else 0) < lines + 4:
+            time.sleep(0.01)
+        if process.poll() is not None:
+            break
+        time.sleep(dice.uniform(0.0, 0.15))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += 1
+    assert ended(process) == [whole]
+    assert kills >= 2
+    done = [line.split()[1] for line in log.read_text().splitlines()]
+    # What is written down between the evaluation and the end of its trial may be evaluated again; nothing else is.
+    assert len(set(done)) == 12
+    assert len(done) <= 12 + kills
+
+
+def test_two_processes_do_no_trial_twice_and_find_the_same_front(tmp_path):
+    storage, log = f"sqlite:///{tmp_path / 'b.db'}", tmp_path / "log"
+    both = [begin(storage, log, "random", 6, 0.5, party=2) for _ in range(2)]
+    fronts = ended(*both)
+    done = [line.split() for line in log.read_text().splitlines()]
+    assert len({recipe for _, recipe in done}) == len(done)
+    assert len({pid for pid, _ in done}) == 2, "both had a part in it"
+    assert fronts[0] == fronts[1]
+    assert len(done) <= 7
+
+
+def test_processes_of_joblib_end_with_the_same_trials(tmp_path):
+    limits = Limits(trials=4)
+    one = synthetic.search(f"sqlite:///{tmp_path / 'a.db'}", limits=limits)
+    two = synthetic.search(f"sqlite:///{tmp_path / 'b.db'}", limits=limits, workers=Workers(2))
+    assert {t.recipe for t in one.trials if t.point.epochs == 0} == {
+        t.recipe for t in two.trials if t.point.epochs == 0
+    }
+    assert synthetic.told(one) == synthetic.told(two)
