@@ -68,7 +68,9 @@ class Store:
         Raises:
             RunFolderError: the folder holds something, or cannot be written.
         """
-        if folder.exists() and (not folder.is_dir() or any(p.name != ORIGINAL for p in folder.iterdir())):
+        if folder.exists() and (
+            not folder.is_dir() or any(p.name != ORIGINAL and not p.name.startswith(".") for p in folder.iterdir())
+        ):
             what = "already holds a backbone: Lifelong.open goes on with it" if (folder / MANIFEST).exists() else (
                 "is not empty"
             )  # fmt: skip
