@@ -121,7 +121,7 @@ def network(classes: int, side: int = 28, hidden: int = HIDDEN) -> nn.Module:
 def goal() -> Goal:
     return Goal(
         text=(
-            "five split-MNIST tasks at least 99 % and ten permuted-MNIST tasks at least 97 %, on average over the tasks, "
+            "five split-MNIST tasks at least 99 % and ten permuted-MNIST tasks at least 97 %, on average over tasks, "
             "with the task given, in float32 and with an int8 backbone; backward transfer exactly 0; every earlier "
             "output the same bit for bit; at most 1 bit on disk per weight and added task, head, biases and scales "
             "included"

@@ -179,3 +179,19 @@ def test_prove_sees_other_weights_and_outputs(tmp_path: Path) -> None:
     path.write_text(record.replace(task.outputs_sha256, "0" * 64).replace('"torch":', '"other":'))
     (found,) = lifelong.prove().tasks
     assert (found.same_machine, found.difference, found.held) == (False, 0.0, True)
+
+
+def test_a_folder_whose_making_was_killed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_text", stop)
+        with pytest.raises(KeyboardInterrupt):
+            Lifelong.create(worlds.net(), tmp_path / "folder", worlds.task(0))
+    (tmp_path / "folder" / ".original.safetensors.part").write_bytes(b"half")
+    assert Lifelong.create(worlds.net(), tmp_path / "folder", worlds.task(0)).tasks == ()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(RunFolderError, match="is not empty"):
+        Lifelong.create(worlds.net(), tmp_path / "other", worlds.task(0))

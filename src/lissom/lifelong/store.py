@@ -68,13 +68,12 @@ class Store:
         Raises:
             RunFolderError: the folder holds something, or cannot be written.
         """
-        if folder.exists() and (
-            not folder.is_dir() or any(p.name != ORIGINAL and not p.name.startswith(".") for p in folder.iterdir())
-        ):
-            what = "already holds a backbone: Lifelong.open goes on with it" if (folder / MANIFEST).exists() else (
-                "is not empty"
-            )  # fmt: skip
-            raise RunFolderError(f"The folder {folder} {what}. Choose another folder for a new one.")
+        if (folder / MANIFEST).exists():
+            raise RunFolderError(
+                f"{folder} already holds a backbone: Lifelong.open goes on with it. Choose another folder."
+            )
+        if folder.exists() and (not folder.is_dir() or any(_foreign(path) for path in folder.iterdir())):
+            raise RunFolderError(f"The folder {folder} is not empty. Choose another folder for a new backbone.")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as wrong:
@@ -240,6 +239,11 @@ class Store:
         for task in self.tasks():
             files += [self.place(task) / name for name in (MASKS, WEIGHTS, PRIVATE, SHARED)]
         return sum(path.stat().st_size for path in files if path.exists())
+
+
+def _foreign(path: Path) -> bool:
+    """Whether a file is not what the making of a folder may have left when it was killed."""
+    return path.name != ORIGINAL and not path.name.startswith(".")
 
 
 def check_name(name: str) -> None:
