@@ -125,8 +125,7 @@ def check_inputs(model: nn.Module, task: Task, name: str, known: Batch | None) -
         raise UsageError(
             f"The backbone cannot take the inputs of the task {name!r}, of shapes {here}{before} "
             f"({str(wrong).splitlines()[0]}). Resize or pad them, give Task(feed=...) that does, or make a folder "
-            "of its "
-            "own for such inputs."
+            "of its own for such inputs."
         ) from wrong
 
 

@@ -53,8 +53,7 @@ def doubts(models: Mapping[str, nn.Module], batch: Batch, by: By) -> Tensor:
         if logits.ndim < 2 or logits.shape[0] != batch.size:
             raise DataError(
                 f"The task {name!r} is inferred by its logits of shape (batch, classes, ...), got "
-                f"{tuple(logits.shape)}. "
-                "Name the task instead: Lifelong.model(name)."
+                f"{tuple(logits.shape)}. Name the task instead: Lifelong.model(name)."
             )
         found.append(doubt(logits.cpu(), by))
     return torch.stack(found)

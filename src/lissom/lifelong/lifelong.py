@@ -300,8 +300,7 @@ class Lifelong:
         if other is not None:
             raise UsageError(
                 f"{type(settings).__name__} cannot follow {other.method!r} ({other.name}): masks hold weights that "
-                "must "
-                "not move, and the other methods move all of them. Use another folder."
+                "must not move, and the other methods move all of them. Use another folder."
             )
         if settings.family == "drifting" and self._store.backbone.bits == 8:
             raise UsageError(

@@ -77,8 +77,7 @@ def grow(ground: Ground, settings: Grow, before: Backbone, width: float) -> Made
     if settings.goal is not None and (ground.task.metric is None or not ground.task.has("validation")):
         raise DataError(
             f"goal={settings.goal:g} is judged by the metric on validation data. Give Task(validation=..., "
-            "metric=...), "
-            "or leave goal out."
+            "metric=...), or leave goal out."
         )
     if missing := without_room(before, settings.share):
         needed = _width_for(ground.anatomy, before, settings.share, width)
@@ -250,8 +249,7 @@ def check_widened(ground: Ground, width: float) -> None:
     if gap > SAME:
         raise UsageError(
             f"The model cannot be made {width:g} times wider: with idle channels its outputs change by {gap:.1e} "
-            "of the "
-            f"largest. {way_out}"
+            f"of the largest. {way_out}"
         )
 
 

@@ -178,8 +178,7 @@ class Store:
             differs = [field for field in Intent.model_fields if getattr(held, field) != getattr(intent, field)]
             raise RunFolderError(
                 f"{self.folder} holds an unfinished addition of {held.name!r}, which differs in "
-                f"{' and '.join(differs)}. "
-                f"Repeat that call to continue it, or delete {place}."
+                f"{' and '.join(differs)}. Repeat that call to continue it, or delete {place}."
             )
         place.mkdir(exist_ok=True)
         write_text(place / "adding.json", intent.model_dump_json(indent=2))
@@ -254,8 +253,7 @@ def check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise UsageError(
             "A task's name has letters, digits, '.', '_' and '-', begins with a letter or digit and is at most "
-            "64 long, "
-            f"got {name!r}."
+            f"64 long, got {name!r}."
         )
 
 
