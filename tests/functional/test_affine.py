@@ -16,6 +16,7 @@ from lissom.functional.affine import (
     WEIGHT_LIMIT,
     Affine,
     affine,
+    fake_quantize,
     fake_quantize_groups,
     quantize_weight,
     round_bias,
@@ -53,6 +54,21 @@ def test_zero_is_exact_and_scale_is_usable(a, b, dtype, symmetric):
     assert grid.scale >= SMALLEST_SCALE
     assert grid.scale == float(np.float32(grid.scale))
     assert math.isfinite(float(np.float32(1.0) / np.float32(grid.scale)))
+
+
+@given(
+    numbers,
+    numbers,
+    dtypes,
+    st.booleans(),
+    st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=20),
+)
+def test_rounding_in_float_is_bit_by_bit_that_through_integers(a, b, dtype, symmetric, values):
+    grid = affine(min(a, b), max(a, b), dtype, symmetric=symmetric)
+    x = torch.tensor([*values, a, b, grid.low, grid.high])
+    steps = torch.arange(-300, 301) * grid.scale
+    for given_ in (x, steps, steps + grid.scale / 2):
+        assert torch.equal(fake_quantize(given_, grid), rounded(given_, grid))
 
 
 @given(numbers, numbers, dtypes, st.booleans(), st.lists(st.floats(0, 1), min_size=1, max_size=20))

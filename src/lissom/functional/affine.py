@@ -109,7 +109,16 @@ def affine(low: float, high: float, dtype: IntType, *, symmetric: bool, bits: Ac
 
 def fake_quantize(values: Tensor, numbers: Affine) -> Tensor:
     """x̂ of every value, same shape; float32."""
-    return torch.fake_quantize_per_tensor_affine(values, numbers.scale, numbers.zero_point, *numbers.limits)
+    return on_grid(values, numbers.scale, numbers.zero_point, *numbers.limits)
+
+
+def on_grid(values: Tensor, scale: float, zero_point: int, low: int, high: int) -> Tensor:
+    """x̂ of every value for steps in [low, high], bit by bit what quantizing and restoring give, without the integers.
+
+    Clipped before z would be added: clamp(q + z, low, high) - z = clamp(q, low - z, high - z), and no pass over the
+    values is spent on z. `torch.fake_quantize_per_tensor_affine` takes ten times as long on a CPU.
+    """
+    return (values * (1.0 / scale)).round_().clamp_(low - zero_point, high - zero_point).mul_(scale)
 
 
 def _scale(value: float) -> float:

@@ -68,14 +68,18 @@ def safe_scales(weight: Tensor, scales: Tensor, largest_input: int) -> Tensor:
     """
     if largest_input > LARGEST_INPUT:
         raise ValueError(f"unsigned inputs of 8 bits are at most {LARGEST_INPUT}, got {largest_input}")
-    shape = [-1] + [1] * (weight.ndim - 1)
     found = scales.clone()
+    first, second = _pairs(weight.detach().float(), largest_input)
+    owners = torch.arange(len(found)).reshape(-1, 1).expand_as(first)
+    at = found.reshape(-1, 1)
     for limit in range(WEIGHT_LIMIT - 1, SAFE_LIMIT - 1, -1):
-        steps = torch.round(weight.detach().float() / found.reshape(shape)).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
-        risky = _leaves(*_extremes(steps, largest_input))
-        if not risky.any():
+        # Steps do not grow with the scale: a pair that fits stays so, and few do not fit at the start.
+        risky = _leaves(*_sums(_steps(first, at), _steps(second, at), largest_input))
+        first, second, owners = first[risky], second[risky], owners[risky]
+        if not len(owners):
             break
-        found = torch.where(risky, scales * WEIGHT_LIMIT / limit, found)
+        found[owners] = scales[owners] * WEIGHT_LIMIT / limit
+        at = found[owners]
     return found
 
 
@@ -87,24 +91,46 @@ def saturates_here() -> bool:
 
 
 def _extremes(steps: Tensor, largest_input: int) -> tuple[Tensor, Tensor]:
+    """Of each row."""
+    first, second = _pairs(steps.to(torch.int64), largest_input)
+    highest, lowest = _sums(first, second, largest_input)
+    if not highest.shape[1]:
+        return highest.new_zeros(len(highest)), lowest.new_zeros(len(lowest))
+    return highest.amax(1), lowest.amin(1)
+
+
+def _pairs(weight: Tensor, largest_input: int) -> tuple[Tensor, Tensor]:
+    """First and second neighbour of every pair in a weight (out, in, ...), (out, pairs) each; zero where there is no
+    second."""
     if largest_input < 0:
         raise ValueError(f"unsigned inputs are at least 0, got {largest_input}")
-    if steps.ndim < 2:
-        raise ValueError(f"weights of a product have the shape (out, in, ...), got {tuple(steps.shape)}")
-    places = steps.to(torch.int64).reshape(steps.shape[0], steps.shape[1], -1).movedim(1, 2)
-    pairs = _neighbours(places.flatten(1))
-    if places.shape[2] > 1 and places.shape[2] % 2:
-        pairs = torch.cat([pairs, _neighbours(places).flatten(1, 2)], 1)
-    if not pairs.shape[1]:
-        return pairs.new_zeros(pairs.shape[0]), pairs.new_zeros(pairs.shape[0])
-    highest, lowest = pairs.clamp_min(0).sum(-1).amax(1), pairs.clamp_max(0).sum(-1).amin(1)
+    if weight.ndim < 2:
+        raise ValueError(f"weights of a product have the shape (out, in, ...), got {tuple(weight.shape)}")
+    rows = weight.unsqueeze(-1).flatten(2)
+    if rows.shape[1] % 2 == 0:  # places of an even number of channels share no pair
+        return _neighbours(rows)
+    line = _neighbours(rows.movedim(1, 2).flatten(1).unsqueeze(-1))
+    if rows.shape[1] == 1:
+        return line
+    first, second = (torch.cat(both, 1) for both in zip(line, _neighbours(rows), strict=True))
+    return first, second
+
+
+def _neighbours(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows 2j and 2j + 1 of each (out, rows, n), a row of zeros after the last."""
+    rows = torch.nn.functional.pad(rows, (0, 0, 0, rows.shape[1] % 2))
+    return rows[:, 0::2].flatten(1), rows[:, 1::2].flatten(1)
+
+
+def _steps(weight: Tensor, scales: Tensor) -> Tensor:
+    return torch.round(weight / scales).clamp_(-WEIGHT_LIMIT, WEIGHT_LIMIT)
+
+
+def _sums(first: Tensor, second: Tensor, largest_input: int) -> tuple[Tensor, Tensor]:
+    """The largest and the smallest sum of products of each pair."""
+    highest, lowest = first.clamp_min(0) + second.clamp_min(0), first.clamp_max(0) + second.clamp_max(0)
     return highest * largest_input, lowest * largest_input
 
-
-def _neighbours(line: Tensor) -> Tensor:
-    """(..., n) to (..., (n + 1) // 2, 2), the last one beside a zero."""
-    filled = torch.nn.functional.pad(line, (0, line.shape[-1] % 2))
-    return filled.reshape(*line.shape[:-1], filled.shape[-1] // 2, 2)
 
 
 def _leaves(highest: Tensor, lowest: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ is 1. The sums do not depend on the order of the examples (`math.fsum`).
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -78,15 +78,27 @@ class _Trier(Interpreter):
         self._signal: dict[Probe, list[float]] = defaultdict(list)
         self._own: dict[tuple[str, Affine], list[float]] = defaultdict(list)
         self._count: dict[str, int] = defaultdict(int)
+        self._held: dict[str, dict[Affine, Tensor]] = {}
+        self._left: dict[str, int] = {}
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        self._held, self._left = {}, dict(Counter(probe.value for probe in self._probes))
+        return super().run(*args, **kwargs)
 
     def run_node(self, n: FxNode) -> Any:
         value = super().run_node(n)
         for probe in self._waiting.get(None if n.op == "output" else n.name, ()):
             self._try(probe, n, value)
+            self._left[probe.value] -= 1
+            if not self._left[probe.value]:
+                del self._held[probe.value]
         if n.name in self._ways:
             self._count[n.name] += value.numel()
-            for way in set(self._ways[n.name].values()):
-                self._own[n.name, way].append(_energy(fake_quantize(value, way) - value))
+            rounded = {way: fake_quantize(value, way) for way in set(self._ways[n.name].values())}
+            for way, other in rounded.items():
+                self._own[n.name, way].append(_energy(other - value))
+            if n.name in self._left:
+                self._held[n.name] = rounded
         return value
 
     def errors(self, root: str) -> dict[str, Trial]:
@@ -104,13 +116,20 @@ class _Trier(Interpreter):
         last = self._nodes[probe.through[-1]] if probe.through else source
         wanted = _tensors(self.env[last] if probe.reader is None else value)
         self._signal[probe].append(math.fsum(_energy(one) for one in wanted))
-        for way in set(self._ways[probe.root].values()):
-            moved, node = fake_quantize(self.env[source], way), source
+        for way, rounded in self._rounded(probe, self.env[source]).items():
+            moved, node = rounded, source
             for name in probe.through:
                 moved, node = self._again(self._nodes[name], node, moved), self._nodes[name]
             got = _tensors(moved if probe.reader is None else self._again(reader, node, moved))
             noise = math.fsum(_energy(one - other) for one, other in zip(got, wanted, strict=True))
             self._noise[probe, way].append(noise)
+
+    def _rounded(self, probe: Probe, value: Tensor) -> dict[Affine, Tensor]:
+        """The probe's value on every grid, kept until its last reader has had it."""
+        if probe.value not in self._held:
+            ways = set(self._ways[probe.root].values())
+            self._held[probe.value] = {way: fake_quantize(value, way) for way in ways}
+        return self._held[probe.value]
 
     def _again(self, node: FxNode, source: FxNode, value: Any) -> Any:
         """What `node` gives where `source` has another value."""
@@ -123,4 +142,5 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _energy(value: Tensor) -> float:
-    return float(value.double().square().sum())
+    flat = value.reshape(-1).double()
+    return float(torch.dot(flat, flat))

@@ -35,6 +35,7 @@ from lissom.transforms.quantization.equalizing import (
     equalize_,
     smoothing,
 )
+from lissom.transforms.quantization.simulating import quick
 
 Correction = Literal["equalize", "smooth", "awq", "gptq", "adaround", "bias", "reestimate"]
 CORRECTIONS: tuple[Correction, ...] = get_args(Correction)
@@ -133,6 +134,7 @@ def halved(module: GraphModule, graph: Graph, batches: Iterable[Batch], examples
 def first_outputs(module: nn.Module, batches: Iterable[Batch]) -> list[Tensor]:
     """The first floating-point output of `module` for every batch; none where it has no such output."""
     found: list[Tensor] = []
+    module = quick(module)
     for batch in batches:
         leaves = pytree.tree_leaves(module(*batch.args, **dict(batch.kwargs)))
         found += [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()][:1]

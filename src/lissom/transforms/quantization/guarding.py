@@ -29,6 +29,7 @@ from lissom.training.answers import fingerprint
 from lissom.transforms.quantization.corrections import Findings
 from lissom.transforms.quantization.precision import FLOAT, INTEGER, Precision
 from lissom.transforms.quantization.shop import Errors, Shop, raised, units_of
+from lissom.transforms.quantization.simulating import quick
 
 JUDGED = 5000
 """Validation examples that are looked at, each time a choice is judged."""
@@ -62,6 +63,7 @@ class Judge:
         self._whole: float | None = None
 
     def __call__(self, model: nn.Module) -> Drop:
+        model = quick(model)
         with evaluation(self._original), evaluation(model):
             return self._compared(model) if self._metric.per_example else self._subtracted(model)
 

@@ -29,6 +29,7 @@ from lissom.transforms.quantization.actions import (
 from lissom.transforms.quantization.corrections import Halves, equalized
 from lissom.transforms.quantization.placement import Reader, label
 from lissom.transforms.quantization.refit import Job, refit_
+from lissom.transforms.quantization.simulating import quick
 
 
 def write(trace: Trace, plan: Plan) -> GraphModule:
@@ -54,7 +55,7 @@ def write_fitted(
     before = equalized(trace, plan.of(Equalize)).module
     again = moves == "statistics"
     jobs = _jobs(trace.graph, plan, biases=moves != "none", fitted=fitted, rescale=again)
-    found = refit_(before, module, jobs, halves.fit, _statistics(trace.graph) if again else {})
+    found = refit_(before, quick(module), jobs, halves.fit, _statistics(trace.graph) if again else {})
     return stored(module, plan, found.scales, found.grids)
 
 
@@ -62,7 +63,7 @@ def fitted_shifts(trace: Trace, plan: Plan, halves: Halves) -> tuple[ShiftBias, 
     """What takes the mean error out of every product that has a bias of its own, weights as the plan says."""
     module = inputs_rounded(trace, plan)
     before = equalized(trace, plan.of(Equalize)).module
-    fitted = refit_(before, module, _jobs(trace.graph, plan, biases=True), halves.fit)
+    fitted = refit_(before, quick(module), _jobs(trace.graph, plan, biases=True), halves.fit)
     readers = {name: trace.graph.by_name[trace.graph.tensor_by_name[name].used_by[0]] for name in fitted.shifts}
     return tuple(
         ShiftBias(layer=label(readers[name]), parameter=name, shift=tuple(shift.tolist()))
