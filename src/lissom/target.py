@@ -41,8 +41,9 @@ class Integers(Setting):
     """Quantize before value-preserving operators (reshape, slice, pad) instead of after them."""
 
 
-Granularity = Literal["tensor", "row", "group"]
-"""What shares a range at run time: the whole input, each of its rows, each run of `group` values in a row."""
+Granularity = Literal["tensor", "sample", "row", "group"]
+"""What shares a range at run time: the whole input, each of its examples, each of its rows, each run of `group` values
+in a row."""
 
 
 class Dynamic(Setting):
@@ -53,6 +54,8 @@ class Dynamic(Setting):
     dtype: Literal["uint8", "int8"] = "int8"
     group: int = 0
     """Length of a group along the reduced axis."""
+    samples: bool = False
+    """Whether its files can hold the arithmetic of one range for each example (`lissom.functional.samples`)."""
 
 
 Bits = Literal[8, 4, 3, 2]

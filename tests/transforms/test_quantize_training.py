@@ -15,6 +15,7 @@ from lissom.errors import DataError
 from lissom.export.base import run
 from lissom.export.catalogue import runtime_of
 from lissom.functional.affine import Affine, fake_quantize
+from lissom.functional.overflow import worst_pair
 from lissom.graph.trace import Trace, trace
 from lissom.recipe import Recipe
 from lissom.target import load_target
@@ -319,3 +320,32 @@ def test_missing_data_are_named_before_anything_is_calibrated(start):
     model, made, task = start
     with pytest.raises(DataError, match=r"Give Task\(loss="):
         aware().study(model, made, replace(task, loss=None), load_target("openvino"))
+
+
+def test_trained_weights_keep_out_of_overflow_and_stay_where_they_do(start):
+    states: list[dict[str, Tensor]] = []
+    outputs: list[Tensor] = []
+    for fix in ("on", "off"):
+        training = QAT(epochs=1, learning_rate=0.01, **PLAIN)
+        setting = Quantize(calibration="minmax", corrections=(), overflow_fix=fix, training=training)
+        plan, _, after, _ = carried_out(start, setting, "openvino")
+        assert {action.pairs_fit for action in plan.of(StoreWeight)} == {fix == "on"}
+        states.append(dict(after.state_dict()))
+        with torch.no_grad():
+            outputs.append(after(images(64, 9)[0]))
+    fixed, plain = states
+    names = [name for name in plain if name.endswith("_int8")]
+    assert names
+    changed = 0
+    for name in names:
+        assert worst_pair(fixed[name], 255).rows == 0
+        scale = name.removesuffix("int8") + "scale"
+        for row in range(len(plain[name])):
+            if worst_pair(plain[name][row : row + 1], 255).rows:
+                changed += 1
+                assert float(fixed[scale][row]) > float(plain[scale][row])
+            else:
+                assert torch.equal(fixed[name][row], plain[name][row])
+                assert float(fixed[scale][row]) == float(plain[scale][row])
+    assert changed
+    assert float((outputs[0] - outputs[1]).norm() / outputs[1].norm()) < 0.05

@@ -26,6 +26,8 @@ from lissom.export.base import Artifact, artifact_of, input_specs, output_specs,
 from lissom.export.onnx_graph import rewrite_
 from lissom.export.onnx_weights import restore
 from lissom.export.origin import explain, mark_
+from lissom.functional.affine import SMALLEST_SCALE
+from lissom.functional.samples import STEPS
 from lissom.graph.trace import export_program
 from lissom.target import load_target
 from lissom.task import Batch
@@ -58,6 +60,21 @@ def _dequantize_groups(steps: Any, scale: Any, zero: Any, group: int, bits: int)
     return restore(steps, scale, *([] if zero is None else [zero]), group=group, bits=bits)
 
 
+def _sample_quantize(x: Any, axes: int) -> Any:
+    """`functional.samples` written out: DynamicQuantizeLinear knows one range for the whole tensor only."""
+    ops: Any = op
+    zero, steps = ops.Constant(value_float=0.0), ops.Constant(value_float=float(STEPS))
+    low = high = x
+    if axes > 1:
+        around = ops.Constant(value_ints=list(range(1, axes)))
+        low, high = ops.ReduceMin(x, around, keepdims=1), ops.ReduceMax(x, around, keepdims=1)
+    low, high = ops.Min(low, zero), ops.Max(high, zero)
+    scale = ops.Max(ops.Div(ops.Sub(high, low), steps), ops.Constant(value_float=SMALLEST_SCALE))
+    middle = ops.Round(ops.Div(ops.Neg(low), scale))
+    rounded = ops.Clip(ops.Add(ops.Round(ops.Div(x, scale)), middle), zero, steps)
+    return ops.Mul(ops.Sub(rounded, middle), scale)
+
+
 def translations() -> dict[Any, Any]:
     """ONNX for the operators of dynamic quantization and of stored weights, which torch.onnx does not know."""
     return {
@@ -66,6 +83,7 @@ def translations() -> dict[Any, Any]:
         OPS.dequantize_per_tensor.tensor: _dequantize,
         torch.ops.lissom.dynamic_quantize.default: _dynamic_quantize,
         RESTORE: _dequantize_groups,
+        torch.ops.lissom.sample_quantize.default: _sample_quantize,
     }
 
 

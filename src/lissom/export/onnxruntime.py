@@ -119,7 +119,9 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
 
 def _kernels(graph: onnx.GraphProto, names: Names) -> Iterator[Kernel]:
     weights = {tensor.name for tensor in graph.initializer}
-    dynamic = {output for node in graph.node if node.op_type == "DynamicQuantizeLinear" for output in node.output}
+    # Ranges of single examples are taken by plain arithmetic, which ends in a Cast (`onnx_samples`).
+    later = ("DynamicQuantizeLinear", "Cast")
+    dynamic = {output for node in graph.node if node.op_type in later for output in node.output}
     for node in graph.node:
         kind = INTEGER_OPS.get(node.op_type) or FLOAT_OPS.get(node.op_type)
         if kind is None:

@@ -132,6 +132,5 @@ def _sums(first: Tensor, second: Tensor, largest_input: int) -> tuple[Tensor, Te
     return highest * largest_input, lowest * largest_input
 
 
-
 def _leaves(highest: Tensor, lowest: Tensor) -> Tensor:
     return (highest > LARGEST) | (lowest < SMALLEST)

@@ -11,6 +11,8 @@ from pathlib import Path
 from torch import nn
 
 from lissom.export.catalogue import runtime_of
+from lissom.export.kernels import match_kernels
+from lissom.graph.trace import trace
 from lissom.measure.latency import interleave, paired_ratio
 from lissom.pipeline.candidates import caller
 from lissom.target import Target
@@ -51,6 +53,13 @@ class Stopwatch:
                 calls[name] = caller(runtime.load(artifact, place, self.threads), artifact, inputs)
             block = LAYER_BLOCK_MS
             return interleave(calls, rounds=LAYER_ROUNDS, block_ms=block, warmup_ms=5 * block, rest_ms=block)
+
+    def kernels(self, other: nn.Module) -> dict[str, str]:
+        """How the target computes the operators of `other`, by node of its trace."""
+        runtime = runtime_of(self.target)
+        artifact = runtime.export(other, self.task.example, self.target.name, self.folder, "read")
+        graph = trace(other, self.task.example).graph
+        return match_kernels(artifact, runtime.kernels(artifact, self.folder), graph)
 
     @cached_property
     def _before(self) -> Callable[[], object]:

@@ -64,6 +64,9 @@ Recovery = Literal["reconstruct", "bias", "none"]
 """What is fitted to the original without labels after a cut: weights and biases, biases only, nothing."""
 RIDGE = 1e-3
 """Of that fit, as a share of the inputs' variances."""
+Kernels = Callable[[nn.Module], Mapping[str, str]]
+"""How the target computes the operators of a module: node of its trace to `int8`, `int8 dynamic`, `float32`, or
+`unknown` where it does not tell."""
 Stage = Literal["fold", "structure", "train", "quantize"]
 
 
@@ -85,8 +88,8 @@ class Work:
 
     `folder` may not exist yet, belongs to one step of one run, and keeps what is in it if the run is killed; None
     means that nothing is kept. `tick` takes the share of the work done, in (0, 1]. `faster` says how many times faster
-    a model runs on the target than the one that the recipe was given, measured; `race` times parts of it side by side.
-    Both are None where nothing is measured.
+    a model runs on the target than the one that the recipe was given, measured; `race` times parts of it side by side,
+    `kernels` reads back how a model is computed there. All are None where nothing is measured.
     `original` is that model, None where a transform is carried out by itself. `note` hears what the work found out that
     no plan could know, under a name: it is saved with the step and stands in the report. `settle` hears the plan with
     the numbers that were learned while it was carried out; it is kept in place of the first one.
@@ -97,6 +100,7 @@ class Work:
     seed: int = 0
     faster: Callable[[nn.Module], float] | None = None
     race: Race | None = None
+    kernels: Kernels | None = None
     original: nn.Module | None = None
     note: Callable[[str, JsonValue], None] = _unheard
     settle: Callable[[Plan], None] = _ignore_plan

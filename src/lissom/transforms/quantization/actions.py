@@ -21,6 +21,10 @@ def _none(value: object) -> bool:
     return value is None
 
 
+def _empty(value: object) -> bool:
+    return value == ""
+
+
 class Equalize(Action):
     """Divide slice i of axis 0 of `outputs` by scales[i], multiply input channel i of `inputs` by it.
 
@@ -63,13 +67,17 @@ class RoundActivation(Action):
 
 
 class RoundDynamically(Action):
-    """Give the input of `node` its own ranges at every call: one a tensor, a row, or a run of `group` values."""
+    """Give the input of `node` its own ranges at every call: one a tensor, a sample, a row, or a run of `group` values.
+
+    `reason` is why, where fixed ranges were weighed against it.
+    """
 
     kind: Literal["round-dynamically"] = "round-dynamically"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
     node: str
     granularity: Granularity
     group: int
     dtype: IntType
+    reason: Annotated[str, pydantic.Field(exclude_if=_empty)] = ""
 
 
 class StoreWeight(Action):

@@ -66,10 +66,16 @@ class Findings(Statistics):
     """Bits of nodes that the work found, in place of those that the recipe asks for."""
     reasons: dict[str, str] = pydantic.Field(default_factory=dict[str, str])
     """Why, for those of them that compute in float."""
+    later: dict[str, str] = pydantic.Field(default_factory=dict[str, str])
+    """Nodes of `mode="hybrid"` whose inputs get their ranges at run time, and why."""
 
     @classmethod
-    def of(cls, seen: Statistics, corrected: Corrected) -> Findings:
+    def of(cls, seen: Statistics, corrected: Corrected, like: Statistics | None = None) -> Findings:
+        """What was seen, with the decisions about nodes of `like`, or of `seen` itself."""
         fields = {name: getattr(seen, name) for name in Statistics.model_fields}
+        decided = like if isinstance(like, Findings) else seen
+        if isinstance(decided, Findings):
+            fields |= {name: getattr(decided, name) for name in ("precisions", "reasons", "later")}
         return cls(**fields, corrected=corrected)
 
 

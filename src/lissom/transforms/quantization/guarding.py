@@ -178,7 +178,7 @@ def guarded(shop: Shop, found: Findings, judge: Judge) -> Findings:
             )
             reasons.update(dict.fromkeys(units[name].nodes, why))
     precisions = dict(raised(shop, units.values(), at(count)))
-    return found.model_copy(update={"precisions": precisions, "reasons": reasons})
+    return found.model_copy(update={"precisions": precisions, "reasons": {**found.reasons, **reasons}})
 
 
 def _note(judge: Judge, tried: Mapping[int, Drop], put: list[tuple[str, Precision]]) -> dict[str, JsonValue]:

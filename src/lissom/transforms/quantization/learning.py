@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.fx import Node as FxNode
 
-from lissom.functional.affine import DEAD_CHANNEL, SMALLEST_SCALE, Affine, middle_of
+from lissom.functional.affine import DEAD_CHANNEL, SMALLEST_SCALE, WEIGHT_LIMIT, Affine, middle_of
+from lissom.functional.overflow import LARGEST_INPUT, safe_scales
 from lissom.functional.stepsize import fake_quantize_learned, gain_of
 from lissom.functional.weightgrid import Bits, low_bit_grid, weight_limit
 from lissom.graph.graph import Graph
@@ -294,15 +295,18 @@ def written(trace: Trace, plan: Plan, student: Rehearsal) -> GraphModule:
     scales: dict[str, Tensor] = {}
     for parameter in student.weights:
         steps, weight = student.steps(parameter), attribute(module, parameter)
-        kept = parameter in spared
-        weight.copy_(weight if kept else steps(weight))
+        weight.copy_(weight if parameter in spared else steps(weight))
         scale = steps.scales().detach().clone()
         if parameter in student.norms:
             scale *= fold_(module, biases, parameter, student.norm(parameter)).abs()
-        if kept:
-            continue  # its steps are those that do not overflow
         # As `weight_scales` has it: integer kernels refuse smaller multipliers.
-        scales[parameter] = scale.clamp_min(max(float(weight.abs().max()) * DEAD_CHANNEL, SMALLEST_SCALE))
+        scale = scale.clamp_min(max(float(weight.abs().max()) * DEAD_CHANNEL, SMALLEST_SCALE))
+        if parameter in spared:
+            # What was learned stays wherever it fits into 16 bits. Clipped as in training: widening counts on it.
+            reach = WEIGHT_LIMIT * scale.reshape(-1, *[1] * (weight.ndim - 1))
+            weight.copy_(weight.clamp(-reach, reach))
+            scale = safe_scales(weight, scale, LARGEST_INPUT)
+        scales[parameter] = scale
     return stored(module, plan, scales)
 
 

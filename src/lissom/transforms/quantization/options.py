@@ -14,6 +14,7 @@ from lissom.transforms.quantization import planning
 from lissom.transforms.quantization.actions import Fit
 from lissom.transforms.quantization.calibrating import Calibration
 from lissom.transforms.quantization.corrections import CORRECTIONS, RESCALINGS, ROUNDINGS, Correction
+from lissom.transforms.quantization.idle import RemoveIdle
 from lissom.transforms.quantization.learning import QAT
 from lissom.transforms.quantization.precision import (
     HALF,
@@ -36,6 +37,11 @@ def _none(value: object) -> bool:
     return value is None
 
 
+def _read(value: object) -> bool:
+    return value == "auto"
+
+
+Mode = Literal["static", "dynamic", "per_sample", "hybrid", "weights"]
 GROUP: Group = 64
 WEIGHTS: tuple[Correction, ...] = ("awq", "gptq")
 """Corrections of stored weights, in order."""
@@ -45,10 +51,13 @@ class Options(Setting):
     """Fields of `Quantize`.
 
     `mode="static"` needs calibration data (`Task.calibration`, else `Task.train`), of which `samples` examples are
-    used; `mode="dynamic"` needs none and quantizes linear layers only; `mode="weights"` stores weights in integers and
-    computes in float (`weightonly`), with one scale for `group` weights, and a zero point unless `symmetric`.
+    used; `mode="dynamic"` needs none and quantizes linear layers only, by ranges of the runtime; `mode="per_sample"`
+    needs none and gives every example of a batch its own ranges (`lissom.functional.samples`); `mode="hybrid"` is
+    static but for the layers that lose much less by ranges at run time (`hybrid`); `mode="weights"` stores weights in
+    integers and computes in float (`weightonly`), with one scale for `group` weights, and a zero point unless
+    `symmetric`.
 
-    `calibration` sets the ranges of static mode
+    `calibration` sets fixed ranges
     (`lissom.functional.calibration`); "auto" takes for each value the method whose rounding changes the outputs of its
     readers least, on a few of the examples. `percentile` is that of the method of this name. `exclude` holds patterns
     of layers that stay in float (`"conv1"`, `"layer3.*"`).
@@ -64,14 +73,16 @@ class Options(Setting):
     (`StoreWeight.stored`). `corrections` are kept where they lower the error on held-out examples: `"auto"` tries
     equalization, smoothing and bias correction for 8 bits, GPTQ in place of the last for fewer, AWQ and GPTQ for
     weights alone. `overflow_fix` keeps 8-bit products from saturating where kernels sum two in 16 bits: on x86 without
-    VNNI ("auto"), or anywhere.
+    VNNI ("auto"), or anywhere. `remove_idle` puts operators back in float whose fixed ranges the runtime does not use,
+    as read from its kernels ("auto", where a run writes files), and with "timed" those too that are measured slower in
+    integers (`idle`).
 
     `activation_bits=4` gives what convolutions and linear layers read 16 steps; sums, poolings, and what enters and
     leaves the model keep 8 bits. `training` fine-tunes the rounded model, step sizes and weights together (`learning`);
     of the corrections, those that rescale channels come before it.
     """
 
-    mode: Literal["static", "dynamic", "weights"] = "static"
+    mode: Mode = "static"
     calibration: Calibration = "auto"
     percentile: Annotated[float, pydantic.Field(gt=0, le=100)] = PERCENTILE
     samples: Annotated[int, pydantic.Field(ge=1)] = 512
@@ -89,6 +100,7 @@ class Options(Setting):
     symmetric: Annotated[bool, pydantic.Field(exclude_if=bool)] = True
     corrections: Literal["auto"] | tuple[Correction, ...] = "auto"
     overflow_fix: planning.OverflowFix = "auto"
+    remove_idle: Annotated[RemoveIdle, pydantic.Field(exclude_if=_read)] = "auto"
 
     @pydantic.model_validator(mode="after")
     def _precision_fits(self) -> Self:
@@ -107,15 +119,20 @@ class Options(Setting):
 
     @pydantic.model_validator(mode="after")
     def _learns_fixed_steps(self) -> Self:
-        if self.mode == "dynamic" and self.activation_bits != 8:
+        if self._at_run_time and self.activation_bits != 8:
             raise ValueError(
-                f"activation_bits={self.activation_bits} has fixed steps, and mode='dynamic' leaves the steps to the "
-                "runtime, in 8 bits; use mode='static'"
+                f"activation_bits={self.activation_bits} has fixed steps, and mode={self.mode!r} sets the steps at run "
+                "time, in 8 bits; use mode='static'"
+            )
+        if not self._fixed and self.remove_idle == "timed":
+            raise ValueError(
+                f"remove_idle='timed' times layers with fixed ranges, and mode={self.mode!r} has none; use "
+                "mode='static' or 'hybrid'"
             )
         if not self.training:
             return self
-        if self.mode == "dynamic":
-            raise ValueError("training learns fixed step sizes, and mode='dynamic' has none; use mode='static'")
+        if self.mode not in ("static", "weights"):
+            raise ValueError(f"training learns fixed step sizes, and mode={self.mode!r} has none; use mode='static'")
         if self._decides or self.precision == HALF:
             raise ValueError(
                 "training begins when the bits of every layer are known; give them with weight_bits or rules of "
@@ -151,7 +168,7 @@ class Options(Setting):
     def _corrections_fit(self) -> Self:
         if self.corrections == "auto":
             return self
-        if self.mode == "dynamic" and self.corrections:
+        if self._at_run_time and self.corrections:
             raise ValueError(f"corrections={list(self.corrections)} need calibration data; use mode='static'")
         if all(name in self.corrections for name in ROUNDINGS):
             raise ValueError("'gptq' and 'adaround' both choose the rounding; give one of them in corrections")
@@ -167,9 +184,19 @@ class Options(Setting):
         return self._auto or self.max_drop is not None
 
     @property
+    def _at_run_time(self) -> bool:
+        """Whether all ranges are taken at run time."""
+        return self.mode in ("dynamic", "per_sample")
+
+    @property
+    def _fixed(self) -> bool:
+        """Whether there are ranges that do not change from call to call."""
+        return self.mode in ("static", "hybrid")
+
+    @property
     def _observes(self) -> bool:
         """Whether activations are looked at: not where they are rounded at run time, or none is."""
-        return self.mode == "static" and self.precision != HALF
+        return self._fixed and self.precision != HALF
 
     @property
     def _form(self) -> Form:
@@ -180,7 +207,7 @@ class Options(Setting):
         """Corrections to try, in order."""
         if self.corrections != "auto":
             return tuple(name for name in CORRECTIONS if name in self.corrections)
-        if self.mode == "dynamic":
+        if self._at_run_time:
             return ()
         if self.mode == "weights":
             return WEIGHTS if self.weight_bits < 8 else ()

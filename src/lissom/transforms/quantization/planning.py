@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+from lissom.errors import TargetError
 from lissom.functional.affine import ActivationBits
 from lissom.functional.overflow import saturates_here
 from lissom.functional.weightgrid import Bits
 from lissom.graph.graph import Graph, Node
 from lissom.graph.statistics import Statistics
-from lissom.target import Target
+from lissom.target import OpKind, Target, known_targets, load_target
 from lissom.transforms.base import Action, Cost, Plan
 from lissom.transforms.quantization import calibrating, placement
 from lissom.transforms.quantization.actions import (
@@ -81,6 +82,62 @@ def biases(graph: Graph, chosen: Sequence[Node], rounded: Sequence[RoundActivati
         if graph.tensor_by_name[bias].used_by == (node.name,):
             found.append(RoundBias(layer=placement.label(node), parameter=bias, weight=weight, scale=scale))
     return found
+
+
+def at_run_time(nodes: Sequence[Node], target: Target, reasons: Mapping[str, str], *, samples: bool) -> list[Action]:
+    """Inputs that get ranges at run time, as the target has it, or one for each of the `samples`."""
+    table = target.dynamic
+    return [
+        RoundDynamically(
+            layer=placement.label(node),
+            node=node.name,
+            granularity="sample" if samples else table.granularity,
+            group=0 if samples else table.group,
+            dtype="uint8" if samples else table.dtype,
+            reason=reasons.get(node.name, ""),
+        )
+        for node in nodes
+    ]
+
+
+def sampled(target: Target) -> tuple[OpKind, ...]:
+    """Kinds of operator that get a range for each example.
+
+    Raises:
+        TargetError: the target's files cannot hold the arithmetic.
+    """
+    if not target.dynamic.samples:
+        able = [name for name in known_targets() if load_target(name).dynamic.samples]
+        raise TargetError(
+            f"Quantize(mode='per_sample') writes out the arithmetic of a range for each example, which files for "
+            f"{target.title} cannot hold. Use the target {', '.join(able)}, or mode='dynamic' or 'static'."
+        )
+    return ("conv", "linear")
+
+
+def unable(graph: Graph, node: Node, target: Target) -> str | None:
+    """Why the input of a linear layer cannot get its ranges at run time."""
+    own = width(graph, node)
+    if own < target.dynamic.group:
+        return (
+            f"its input has {own} values, fewer than the {target.dynamic.group} of a group: {target.title} would keep "
+            "it in float"
+        )
+    return None
+
+
+def able(graph: Graph, chosen: Sequence[Node], target: Target) -> frozenset[str]:
+    """Those of the nodes whose inputs the target can give ranges at run time."""
+    dynamic = [node for node in chosen if placement.KINDS[node.op] in target.dynamic.ops]
+    return frozenset(node.name for node in dynamic if unable(graph, node, target) is None)
+
+
+def without_examples(graph: Graph, node: Node, _: Target) -> str | None:
+    """Why the input of a product cannot get a range for each example."""
+    first = graph.shape_of(node.value(0) or "")[:1]
+    if "N" in str(first) or first == (graph.fixed_batch,):
+        return None
+    return "the first axis of its input does not count the examples, so that they cannot have ranges of their own"
 
 
 def shifts(graph: Graph, chosen: Sequence[Node], study: Findings) -> list[ShiftBias]:

@@ -3,7 +3,8 @@
 Static: every activation that an integer kernel reads has one scale and zero point, set on calibration data by a method
 of `lissom.functional.calibration`, or by the one whose rounding its readers feel least (`lissom.graph.trials`); weights
 are symmetric int8 with one scale per output channel. Dynamic: the range of an input is taken at every call, no data
-needed. Formulas: `lissom.functional.affine`; where quantizers go: `placement` and the target's table.
+needed; per sample, one for each example (`lissom.functional.samples`). Hybrid: some layers so, the others static.
+Formulas: `lissom.functional.affine`; where quantizers go: `placement` and the target's table.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ from lissom.transforms.quantization.corrections import (
 )
 from lissom.transforms.quantization.equalizing import find_pairs
 from lissom.transforms.quantization.guarding import Judge, check_judged, guarded
+from lissom.transforms.quantization.hybrid import with_later
+from lissom.transforms.quantization.idle import without_idle, without_slow
 from lissom.transforms.quantization.learning import learned, seconds
 from lissom.transforms.quantization.options import Options
 from lissom.transforms.quantization.placement import KINDS, Point
@@ -102,10 +105,15 @@ class Quantize(Options, Transform):
     def watch(self, graph: Graph, target: Target) -> Collection[str]:
         return {point.root for point in self._points(graph, target)} if self._observes else ()
 
-    def _points(self, graph: Graph, target: Target) -> list[Point]:
-        """All that any plan may round."""
+    def _points(self, graph: Graph, target: Target, found: Findings | None = None) -> list[Point]:
+        """All that any plan may round, and what those of `found` do."""
         chosen, _ = self._chosen(graph, target)
-        return placement.points(graph, chosen, planning.every_sum(target) if self._decides else target)
+        points = placement.points(graph, chosen, planning.every_sum(target) if self._decides else target)
+        if found is None:
+            return points
+        chosen = [node for node in self._chosen(graph, target, found)[0] if node.name not in found.later]
+        held = {point.value: point for point in (*points, *placement.points(graph, chosen, target))}
+        return list(held.values())
 
     def study(
         self, model: nn.Module, trace: Trace, task: Task, target: Target, work: Work = ALONE
@@ -120,40 +128,75 @@ class Quantize(Options, Transform):
         if self.mode == "weights":
             return self._scaled(trace, task, target, before)
         if self._observes:
-            found = self._corrected(trace, task, target, self._seen(trace, task, target, before), before)
+            found = self._seen(trace, task, target, before)
+            found = self._corrected(trace, task, target, self._placed(trace, task, target, found, before), before)
         return self._decided(trace, task, target, found, work) if self._decides else found
 
-    def _decided(self, trace: Trace, task: Task, target: Target, seen: Statistics | None, work: Work) -> Findings:
-        """With bits of layers that keep to the bounds."""
-        found = seen or Statistics(ranges={}, examples=0)
-        found = found if isinstance(found, Findings) else Findings.of(found, Corrected())
+    def _placed(self, trace: Trace, task: Task, target: Target, seen: Statistics, work: Work) -> Statistics:
+        """With what is to have ranges at run time, and what is better off in float."""
+        reads = self.remove_idle == "timed" or (self.remove_idle == "auto" and work.kernels is not None)
+        if self.mode != "hybrid" and not reads:
+            return seen
+        graph, found = trace.graph, Findings.of(seen, Corrected())
+
+        def complete(found: Findings) -> tuple[Findings, list[Node], nn.Module]:
+            """With the ranges that these decisions need; what is rounded by fixed ranges, and the model."""
+            chosen = [node for node in self._chosen(graph, target, found)[0] if node.name not in found.later]
+            if not {point.root for point in placement.points(graph, chosen, target)} <= set(found.ranges):
+                found = Findings.of(self._seen(trace, task, target, work, found), Corrected(), found)
+            return found, chosen, write(trace, self.plan(graph, found, target))
+
+        if self.mode == "hybrid":
+            able = planning.able(graph, self._chosen(graph, target)[0], target)
+
+            def planned(bits: Mapping[str, Precision], later: Mapping[str, str]) -> Plan:
+                tried = {"precisions": dict(bits), "later": dict(later)}
+                return self.plan(graph, Findings.of(seen, Corrected()).model_copy(update=tried), target)
+
+            at_run_time = replace(self._shop(trace, task, target, found, work), plain=Quantize(mode="dynamic"))
+            found = complete(with_later(found, at_run_time, able, planned))[0]
+        if reads and work.kernels is not None:
+            found = without_idle(found, graph, target, complete, work.kernels)
+        if self.remove_idle == "timed":
+            found = without_slow(found, self._shop(trace, task, target, found, work), complete)
+        return found
+
+    def _shop(self, trace: Trace, task: Task, target: Target, found: Findings, work: Work) -> Shop:
         bits, free = wanted(trace.graph, self.precision, self.exclude)
 
         def planned(bits: Mapping[str, Precision]) -> Plan:
             return self.plan(trace.graph, found.model_copy(update={"precisions": dict(bits)}), target)
 
-        shop = Shop(
+        return Shop(
             trace=trace,
             task=task,
             target=target,
-            work=replace(work, tick=lambda share: work.tick(0.3 + 0.7 * share)),
-            bits=bits,
-            free=free,
-            chosen=self._chosen(trace.graph, target)[0],
+            work=work,
+            bits={**bits, **found.precisions},
+            free=free - set(found.precisions),
+            chosen=self._chosen(trace.graph, target, found)[0],
             plan=planned,
             finished=lambda plan: self._rounded(trace, plan, task)[0],
-            plain=Quantize(mode=self.mode, calibration="minmax", corrections=()),
+            plain=Quantize(mode="static" if self._fixed else self.mode, calibration="minmax", corrections=()),
         )
+
+    def _decided(self, trace: Trace, task: Task, target: Target, seen: Statistics | None, work: Work) -> Findings:
+        """With bits of layers that keep to the bounds."""
+        found = seen or Statistics(ranges={}, examples=0)
+        found = found if isinstance(found, Findings) else Findings.of(found, Corrected())
+        later = replace(work, tick=lambda share: work.tick(0.3 + 0.7 * share))
+        shop = self._shop(trace, task, target, found, later)
         judge = None if self.max_drop is None else Judge(trace.module, task, self.max_drop, self.confidence)
         if self._auto:
             return searched(shop, found, self.size_ratio, self.latency_ratio, judge)
         assert judge is not None
         return guarded(shop, found, judge)
 
-    def _seen(self, trace: Trace, task: Task, target: Target, work: Work) -> Statistics:
+    def _seen(self, trace: Trace, task: Task, target: Target, work: Work, found: Findings | None = None) -> Statistics:
         batches = task.batches(calibration_split(self.name, task), limit=self.samples)
         auto = self.calibration == "auto"
-        sample, watch = Sample(TRIED), self.watch(trace.graph, target)
+        points = self._points(trace.graph, target, found)
+        sample, watch = Sample(TRIED), {point.root for point in points}
         seen = observe(
             trace,
             batches,
@@ -163,10 +206,14 @@ class Quantize(Options, Transform):
             progress=lambda n: work.tick(n / self.samples),
         )
         work.tick(1.0)
-        return seen.model_copy(update={"trials": self._trials(trace, seen, sample, target)}) if auto else seen
+        if not auto:
+            return seen
+        points = [point for point in points if point.root in seen.ranges]
+        return seen.model_copy(update={"trials": self._trials(trace, seen, sample, target, points)})
 
-    def _trials(self, trace: Trace, seen: Statistics, sample: Sample, target: Target) -> dict[str, dict[str, float]]:
-        points = [p for p in self._points(trace.graph, target) if p.root in seen.ranges]
+    def _trials(
+        self, trace: Trace, seen: Statistics, sample: Sample, target: Target, points: list[Point]
+    ) -> dict[str, dict[str, float]]:
         widths = with_bits(
             trace.graph, points, {node.name for node in self._chosen(trace.graph, target)[0]}, self.activation_bits
         )
@@ -182,8 +229,9 @@ class Quantize(Options, Transform):
         halves = self._halves(trace, task, EXAMPLES) if names else None
         if halves is None:
             return seen
-        graph, watch = trace.graph, self.watch(trace.graph, target)
-        products = {node.name for node in self._chosen(graph, target)[0] if KINDS[node.op] in ("conv", "linear")}
+        graph, decided = trace.graph, seen if isinstance(seen, Findings) else None
+        watch = {point.root for point in self._points(graph, target, decided)}
+        products = {node.name for node in self._chosen(graph, target, seen)[0] if KINDS[node.op] in ("conv", "linear")}
         plain = self.model_copy(update={"corrections": ()})
         coarse = plain.model_copy(update={"calibration": "minmax"})
 
@@ -195,8 +243,8 @@ class Quantize(Options, Transform):
                 trace=trace,
                 halves=halves,
                 pairs=find_pairs(graph, products),
-                observe=lambda scaled: plain._seen(scaled, task, target, work),
-                glance=lambda scaled: glance(scaled, halves.fit, watch),
+                observe=lambda scaled: Findings.of(plain._seen(scaled, task, target, work, decided), Corrected(), seen),
+                glance=lambda scaled: Findings.of(glance(scaled, halves.fit, watch), Corrected(), seen),
                 rounded=rounded,
                 shifted=lambda found: fitted_shifts(trace, plain.plan(graph, found, target), halves),
             ),
@@ -260,31 +308,23 @@ class Quantize(Options, Transform):
         actions: list[Action] = []
         if isinstance(study, Findings):
             actions += [*study.corrected.equalizations, *planning.shifts(graph, chosen, study)]
-        if self.mode == "static" and chosen:
+        later = study.later if isinstance(study, Findings) else {}
+        fixed = [node for node in chosen if self._fixed and node.name not in later]
+        if fixed:
             if study is None:
                 raise DataError(
-                    "Quantize(mode='static') needs calibration data: give Task(calibration=...) or "
+                    f"Quantize(mode={self.mode!r}) needs calibration data: give Task(calibration=...) or "
                     "Task(train=...), or use Quantize(mode='dynamic'), which needs none."
                 )
-            found = placement.points(graph, chosen, target)
-            widths = with_bits(graph, found, {node.name for node in chosen}, self.activation_bits)
+            found = placement.points(graph, fixed, target)
+            widths = with_bits(graph, found, {node.name for node in fixed}, self.activation_bits)
             how = (self.calibration, self.percentile)
             rounded = [planning.activation(graph, point, study, target, how, bits) for point, bits in widths]
             actions += rounded
             if target.integers.integer_bias:
-                actions += planning.biases(graph, chosen, rounded)
-        elif chosen:
-            table = target.dynamic
-            actions += [
-                RoundDynamically(
-                    layer=placement.label(node),
-                    node=node.name,
-                    granularity=table.granularity,
-                    group=table.group,
-                    dtype=table.dtype,
-                )
-                for node in chosen
-            ]
+                actions += planning.biases(graph, fixed, rounded)
+        others = [node for node in chosen if node not in fixed]
+        actions += planning.at_run_time(others, target, later, samples=self.mode == "per_sample")
         products = [node for node in chosen if KINDS[node.op] in ("conv", "linear")]
         steps: dict[str, Bits] = {name: 4 if own == 4 else self.weight_bits for name, own in bits.items()}
         actions += planning.weights(products, steps, self._fit_of, target, self.overflow_fix)
@@ -342,19 +382,14 @@ class Quantize(Options, Transform):
     def _chosen(self, graph: Graph, target: Target, study: Statistics | None = None) -> tuple[list[Node], list[Skip]]:
         """Nodes to quantize, and the others with the reason; those that are halved are in neither."""
         bits = self._bits(graph, study)
-        ops = target.integers.ops if self.mode == "static" else target.dynamic.ops
+        ops = target.integers.ops if self._fixed else target.dynamic.ops
+        if self.mode == "per_sample":
+            ops = planning.sampled(target)
         chosen, skipped = placement.partition(graph, ops, target, floats(bits))
         skipped = explained(graph, bits, skipped, study.reasons if isinstance(study, Findings) else {})
-        if self.mode == "static":
+        if self._fixed:
             return chosen, skipped
-        narrow = {node.name: width for node in chosen if (width := planning.width(graph, node)) < target.dynamic.group}
-        skipped += [
-            Skip(
-                layer=placement.label(node),
-                reason=f"its input has {narrow[node.name]} values, fewer than the {target.dynamic.group} of a group: "
-                f"{target.title} would keep it in float",
-            )
-            for node in chosen
-            if node.name in narrow
-        ]
-        return [node for node in chosen if node.name not in narrow], skipped
+        refuse = planning.without_examples if self.mode == "per_sample" else planning.unable
+        refused = {node.name: why for node in chosen if (why := refuse(graph, node, target))}
+        skipped += [Skip(layer=placement.label(n), reason=refused[n.name]) for n in chosen if n.name in refused]
+        return [node for node in chosen if node.name not in refused], skipped

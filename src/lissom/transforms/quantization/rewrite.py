@@ -30,6 +30,7 @@ from lissom.functional.affine import (
     weight_scales,
 )
 from lissom.functional.overflow import LARGEST_INPUT, safe_scales
+from lissom.functional.samples import fake_quantize_samples
 from lissom.functional.weightgrid import Bits, low_bit_grid
 from lissom.graph.lockstep import attribute
 from lissom.target import Granularity
@@ -47,6 +48,17 @@ def dynamic_quantize(x: torch.Tensor, group: int) -> torch.Tensor:
 
 @dynamic_quantize.register_fake
 def _(x: torch.Tensor, group: int) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("lissom::sample_quantize", mutates_args=())
+def sample_quantize(x: torch.Tensor, axes: int) -> torch.Tensor:
+    """Rounding by one range for each example; `axes` is how many axes `x` has, which exporters have to know."""
+    return fake_quantize_samples(x)
+
+
+@sample_quantize.register_fake
+def _(x: torch.Tensor, axes: int) -> torch.Tensor:
     return torch.empty_like(x)
 
 
@@ -104,6 +116,9 @@ def round_dynamically_(module: GraphModule, node: str, granularity: Granularity,
         (low, high), kind = LIMITS[dtype], DTYPES[dtype]
         if granularity == "group":
             restored = graph.call_function(torch.ops.lissom.dynamic_quantize.default, (source, group))
+        elif granularity == "sample":
+            axes = source.meta["val"].ndim
+            restored = graph.call_function(torch.ops.lissom.sample_quantize.default, (source, axes))
         elif granularity == "row":
             qparams = graph.call_function(OPS.choose_qparams_per_token_asymmetric.default, (source, kind))
             scale = graph.call_function(operator.getitem, (qparams, 0))

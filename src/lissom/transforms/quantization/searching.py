@@ -122,7 +122,7 @@ def searched(
         for name in line.nodes
     }
     why = "put back in float: with it in 8 bits no choice of the other layers keeps the metric"
-    found = {"precisions": precisions, "reasons": {**reasons, **dict.fromkeys(whole, why)}}
+    found = {"precisions": precisions, "reasons": {**seen.reasons, **reasons, **dict.fromkeys(whole, why)}}
     return seen.model_copy(update=found)
 
 

@@ -17,7 +17,7 @@ from lissom.graph.graph import Graph, Node
 from lissom.graph.lockstep import attribute, first
 from lissom.graph.trace import Trace, trace
 from lissom.target import Target
-from lissom.task import Batch, Split, Task
+from lissom.task import Batch, Split, Task, sliced
 from lissom.transforms.base import Plan, Race, Transform, Work
 from lissom.transforms.quantization import placement
 from lissom.transforms.quantization.corrections import first_outputs, relative_error
@@ -99,13 +99,16 @@ def examples_of(shop: Shop) -> list[Batch]:
 class Errors:
     """Error of the model's first output with one unit at so many bits and all others in float.
 
-    Weights are rounded to the nearest. Raises:
+    Weights are rounded to the nearest. Examples run one at a time where they are to be `alone` and the graph lets them:
+    ranges taken at run time are then those of one example. Raises:
         DataError: the model has no floating-point output.
     """
 
-    def __init__(self, shop: Shop) -> None:
+    def __init__(self, shop: Shop, *, alone: bool = False) -> None:
         self._shop = shop
         self._pieces = examples_of(shop)
+        if alone and shop.graph.dynamic_batch:
+            self._pieces = [sliced(piece, at, at + 1) for piece in self._pieces for at in range(piece.size)]
         self._wanted = first_outputs(shop.trace.module, self._pieces)
         if not self._wanted:
             raise DataError(
