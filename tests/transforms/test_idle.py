@@ -18,7 +18,7 @@ from lissom.pipeline.timing import Stopwatch
 from lissom.target import Target, load_target
 from lissom.task import Batch, Task
 from lissom.transforms.base import Plan, Race, Work
-from lissom.transforms.quantization import Quantize
+from lissom.transforms.quantization import Quantize, placement
 from lissom.transforms.quantization.actions import RoundActivation, StoreWeight
 from lissom.transforms.quantization.idle import idle, slower
 from small_models import settled
@@ -27,24 +27,24 @@ SETTING = Quantize(calibration="minmax", corrections=())
 
 
 class Pooled(nn.Module):
-    """ONNX Runtime has no integer kernel for a pooling of 12 to 5; OpenVINO adds two linear layers in float."""
+    """ONNX Runtime has no integer kernel for a pooling of 16 to 3; OpenVINO adds two linear layers in float."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
-        self.left, self.right = nn.Linear(12, 12), nn.Linear(12, 12)
+        self.left, self.right = nn.Linear(16, 16), nn.Linear(16, 16)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.relu(self.first(x))
         added = torch.tanh(self.left(y)) + torch.sigmoid(self.right(y))
-        return torch.tanh(F.adaptive_avg_pool2d(self.second(y), (5, 5))), torch.tanh(added)
+        return torch.tanh(F.adaptive_avg_pool2d(self.second(y), (3, 3))), torch.tanh(added)
 
 
 @pytest.fixture(scope="module")
 def planted() -> tuple[nn.Module, Trace, Task]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model, x = settled(Pooled()), torch.randn(8, 4, 12, 12)
+        model, x = settled(Pooled()), torch.randn(8, 4, 16, 16)
     task = Task(example_inputs=(x[:2],), calibration=[x])
     return model, trace(model, task.example), task
 
@@ -80,7 +80,7 @@ def test_nothing_is_put_back_where_nothing_runs_in_integers(planted: tuple[nn.Mo
 
 def test_a_sum_or_pooling_goes_only_if_a_rounding_goes_with_it(planted: tuple[nn.Module, Trace, Task]) -> None:
     graph, target = planted[1].graph, load_target("openvino")
-    chosen = SETTING._chosen(graph, target)[0]
+    chosen, _ = placement.partition(graph, target.integers.ops, target, ())
     ran = {node.name: "int8" if node.op in ("conv2d", "linear") else "float32" for node in chosen}
     names = {node.name: node.op for node in chosen}
     found = {names[name] for name in idle(graph, chosen, target, ran, set(names))}
