@@ -10,16 +10,14 @@ network is. The arithmetic of VGG-16 stands beside them.
 
 from __future__ import annotations
 
-import json
-
 import torch
 from torch import nn
 
 import lissom
-from benchmarks.answers import difference, percent, right
 from benchmarks.cifar import trained
 from benchmarks.context import Context
-from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
+from benchmarks.equalranks import compared, figure
+from benchmarks.results import Beside, Figure, Goal, Outcome, Wish
 from lissom.graph.trace import Trace, trace
 from lissom.target import load_target
 from lissom.task import Batch, Task
@@ -43,59 +41,39 @@ def goal() -> Goal:
             "rank 64 in fc6 and fc7 of VGG-16 leaves 21,211,944 parameters"
         ),
         wishes=(
-            *(Wish(figure=_figure(m, r), at_least=0.0) for m in METHODS for r in RATIOS),
+            *(Wish(figure=figure(m, r), at_least=0.0) for m in METHODS for r in RATIOS),
             Wish(figure="VGG-16 parameters", at_least=VGG_LEFT, at_most=VGG_LEFT),
         ),
     )
 
 
 def run(context: Context) -> Outcome:
-    original, task = trained(context, 56)
-    target = load_target("torch")
-    fold = lissom.Fold()
-    traced = trace(original, task.example)
-    model = fold.apply(original, fold.plan(traced.graph, None, target), traced, task)
-    traced = trace(model, task.example)
-    memory = context.kept / "runs.json"
-    done: dict[str, list[int]] = json.loads(memory.read_text()) if memory.exists() else {}
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    if "original" not in done:
-        done["original"] = right(model, task.batches("validation", limit=IMAGES))
-    runs = [Run(name="original", figures={"accuracy %": percent(done["original"])})]
-    value: dict[str, Figure] = {}
-    for method in METHODS:
-        for ratio in RATIOS:
-            plain = Factorize(method=method, ratio=ratio, exclude=ENDS, data_aware=False, recovery="none", round_to=1)
-            plan = plain.plan(traced.graph, plain.study(model, traced, task, target), target)
-            for recovery in ("none", "reconstruct"):
-                for aware in (False, True):
-                    key = f"{method} {ratio}, {'aware' if aware else 'plain'}, recovery {recovery}"
-                    if key not in done:
-                        one = plain.model_copy(update={"data_aware": aware, "recovery": recovery})
-                        done[key] = right(
-                            one.apply(model, plan, traced, task), task.batches("validation", limit=IMAGES)
-                        )
-                        memory.write_text(json.dumps(done))
-                    context.say(f"{key}: {percent(done[key]):.2f} %")
-                    macs = round(traced.graph.macs / plan.predicted.macs, 3)
-                    figures: dict[str, float | str] = {"accuracy %": percent(done[key]), "MACs ratio": macs}
-                    runs.append(Run(name=key, figures=figures))
-            for recovery, note in (("none", ""), ("reconstruct", ", recovered")):
-                names = [f"{method} {ratio}, {kind}, recovery {recovery}" for kind in ("aware", "plain")]
-                value[_figure(method, ratio) + note] = difference(done[names[0]], done[names[1]])
-    value |= _vgg()
+    model, task = folded(context, 56)
+    found = compared(
+        context,
+        model,
+        task,
+        methods=METHODS,
+        ratios=RATIOS,
+        exclude=ENDS,
+        judged=lambda: task.batches("validation", limit=IMAGES),
+        recoveries=("none", "reconstruct"),
+    )
     return Outcome(
         goal=goal(),
-        value=value,
+        value={**found.value, **_vgg()},
         reference=(),
-        control=(Beside(what="the original", value=percent(done["original"]), unit="%", source="the same run"),),
+        control=(Beside(what="the original", value=found.original, unit="%", source="the same run"),),
         seeds=(0,),
-        runs=tuple(runs),
+        runs=found.runs,
     )
 
 
-def _figure(method: str, ratio: float) -> str:
-    return f"aware over plain, {method} {ratio}"
+def folded(context: Context, depth: int) -> tuple[nn.Module, Task]:
+    """The CIFAR-10 ResNet with its normalizations in its convolutions."""
+    original, task = trained(context, depth)
+    fold, traced = lissom.Fold(), trace(original, task.example)
+    return fold.apply(original, fold.plan(traced.graph, None, load_target("torch")), traced, task), task
 
 
 def _vgg() -> dict[str, Figure]:

@@ -13,7 +13,6 @@ The folder `minilm` of the weights is a checkpoint as transformers saves it (`co
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.answers import difference, percent, right
 from benchmarks.context import Context
-from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
-from lissom.files import write_text
-from lissom.graph.trace import trace
+from benchmarks.equalranks import compared, figure
+from benchmarks.results import Beside, Figure, Goal, Outcome, Wish
 from lissom.runfolder import load_tensors, save_tensors
-from lissom.target import load_target
 from lissom.task import Task
-from lissom.transforms.lowrank import Factorize
 
 TITLE = "Data-aware and plain SVD of MiniLM on SST-2 at equal ranks, no training"
 NEEDS = ("data", "weights")
@@ -82,7 +77,7 @@ def goal() -> Goal:
         ),
         wishes=(
             Wish(figure="the original", at_least=LEAST),
-            *(Wish(figure=_figure(ratio), at_least=0.0) for ratio in RATIOS),
+            *(Wish(figure=figure("svd", ratio), at_least=0.0) for ratio in RATIOS),
         ),
     )
 
@@ -101,51 +96,23 @@ def run(context: Context) -> Outcome:
     )
     context.kept.mkdir(parents=True, exist_ok=True)
     model = original(context, checkpoint, train)
-    memory = context.kept / "runs.json"
-    done: dict[str, list[int]] = json.loads(memory.read_text()) if memory.exists() else {}
-
-    def answered(key: str, one: nn.Module) -> None:
-        done[key] = right(one, task.batches("test"))
-        write_text(memory, json.dumps(done))
-
-    if "original" not in done:
-        answered("original", model)
-    context.say(f"original: {percent(done['original'])} %")
-    runs = [Run(name="original", figures={"accuracy %": percent(done["original"])})]
-    value = {"the original": Figure(value=percent(done["original"]), unit="%")}
-    target, traced = load_target("torch"), trace(model, task.example)
-    for ratio in RATIOS:
-        plain = Factorize(method="svd", ratio=ratio, exclude=("head",), data_aware=False, recovery="none", round_to=1)
-        plan = plain.plan(traced.graph, plain.study(model, traced, task, target), target)
-        for aware in (False, True):
-            key = _key(ratio, aware)
-            if key not in done:
-                one = plain.model_copy(update={"data_aware": aware})
-                answered(key, one.apply(model, plan, traced, task))
-            context.say(f"{key}: {percent(done[key])} %")
-            figures: dict[str, float | str] = {
-                "accuracy %": percent(done[key]),
-                "MACs ratio": round(traced.graph.macs / plan.predicted.macs, 3),
-                "layers split": len(plan.actions),
-            }
-            runs.append(Run(name=key, figures=figures))
-        value[_figure(ratio)] = difference(done[_key(ratio, True)], done[_key(ratio, False)])
+    found = compared(
+        context,
+        model,
+        task,
+        methods=("svd",),
+        ratios=RATIOS,
+        exclude=("head",),
+        judged=lambda: task.batches("test"),
+    )
     return Outcome(
         goal=goal(),
-        value=value,
+        value={"the original": Figure(value=found.original, unit="%"), **found.value},
         reference=(),
-        control=(Beside(what="the original", value=percent(done["original"]), unit="%", source="the same run"),),
+        control=(Beside(what="the original", value=found.original, unit="%", source="the same run"),),
         seeds=(0,),
-        runs=tuple(runs),
+        runs=found.runs,
     )
-
-
-def _figure(ratio: float) -> str:
-    return f"aware over plain, {ratio}"
-
-
-def _key(ratio: float, aware: bool) -> str:
-    return f"svd {ratio}, {'aware' if aware else 'plain'}"
 
 
 def tokens(checkpoint: Path) -> Any:

@@ -64,8 +64,9 @@ def test_it_trains_once_and_compares_at_equal_ranks(tmp_path: Path, monkeypatch:
         say=said.append,
     )
     found = l1text.run(context)
-    assert found.value["aware over plain, 0.3"].low is not None
-    assert [run.name for run in found.runs] == ["original", "svd 0.3, plain", "svd 0.3, aware"]
+    assert found.value["aware over plain, svd 0.3"].low is not None
+    kinds = [f"svd 0.3, {kind}, recovery none" for kind in ("plain", "aware")]
+    assert [run.name for run in found.runs] == ["original", *kinds]
     splits = {run.figures["layers split"] for run in found.runs[1:]}
     assert splits == {12}
     once = (tmp_path / "kept" / "original.safetensors").stat().st_mtime_ns
