@@ -149,3 +149,17 @@ def test_a_row_that_gptq_spoils_is_rounded_to_the_nearest():
             assert torch.equal(found[row], (near if worse else fitted)[row]) or lost[0][row] == lost[1][row]
             kept[worse] += 1
     assert min(kept.values()) > 0
+
+
+@pytest.mark.parametrize("by_energy", [False, True])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_pruned_weights_stay_zero_and_are_made_up_for(by_energy, symmetric):
+    weight, moments = problem(6, 12, 2)
+    alive = torch.rand(6, 12, generator=torch.Generator().manual_seed(1)) < 0.5
+    pruned = weight * alive
+    made = grid(pruned, 3, symmetric=symmetric)
+    got = made.restored(gptq(pruned, moments, made, by_energy=by_energy, alive=alive))
+    assert bool((got[~alive] == 0).all())
+    without = made.restored(gptq(pruned, moments, made, by_energy=by_energy))
+    assert bool((without[~alive] != 0).any()), "it fills zeros where nobody says that they are meant"
+    assert output_error(got - pruned, moments) < output_error(made.rounded(pruned) - pruned, moments)

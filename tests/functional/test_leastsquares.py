@@ -127,3 +127,27 @@ def test_through_the_origin_leaves_weights_of_silent_inputs():
     y, start = torch.tensor([[3.0], [6.0]]), torch.tensor([[0.0, 7.0]])
     fitted = solve_through_origin(x.T @ x, y.T @ x, start, 0.0)
     torch.testing.assert_close(fitted, torch.tensor([[3.0, 7.0]]))
+
+
+def test_through_the_origin_inside_a_mask_every_row_has_its_own_system():
+    x, y, start = data(60, 9, 4, 1)
+    alive = torch.rand(4, 9, generator=torch.Generator().manual_seed(3)) < 0.5
+    alive[0] = False
+    x[:, 2] = 0
+    got = solve_through_origin(x.T @ x, y.T @ x, start, 0.1, alive)
+    assert bool((got[~alive] == 0).all())
+    for row in range(1, 4):
+        kept = alive[row] & (x != 0).any(0)
+        inside = x[:, kept].double()
+        pull = 0.1 * inside.square().sum(0)
+        left = inside.T @ inside + torch.diag(pull)
+        wanted = torch.linalg.solve(left, inside.T @ y[:, row].double() + pull * start[row, kept].double())
+        torch.testing.assert_close(got[row, kept].double(), wanted, rtol=1e-4, atol=1e-5)
+        assert torch.equal(got[row, alive[row] & ~kept], start[row, alive[row] & ~kept])
+    everything = torch.ones_like(alive)
+    torch.testing.assert_close(
+        solve_through_origin(x.T @ x, y.T @ x, start, 0.1, everything),
+        solve_through_origin(x.T @ x, y.T @ x, start, 0.1),
+        rtol=1e-4,
+        atol=1e-5,
+    )

@@ -79,3 +79,14 @@ def test_what_rounding_does_not_change_stays():
     made = grid(weight, 3)
     inputs = torch.ones(4, 3)
     assert torch.equal(adaround(weight, made, Rows(inputs, inputs @ weight.T)), torch.tensor([[3.0, -2.0, 1.0]]))
+
+
+def test_pruned_weights_stay_zero():
+    weight, inputs = problem(12, 5, outputs=4)
+    alive = torch.rand(4, 12, generator=torch.Generator().manual_seed(1)) < 0.5
+    pruned = weight * alive
+    made = grid(pruned, 3)
+    data = Rows(inputs, inputs @ weight.T)
+    found = adaround(pruned, made, data, FAST, alive)
+    assert bool((found[~alive] == 0).all())
+    assert data.error(made.restored(found)) < data.error(made.rounded(pruned))

@@ -23,12 +23,20 @@ from lissom.functional.weightgrid import Grid
 
 
 def gptq(
-    weight: Tensor, moments: Tensor, grid: Grid, *, block: int = 128, damping: float = 0.01, by_energy: bool = False
+    weight: Tensor,
+    moments: Tensor,
+    grid: Grid,
+    *,
+    block: int = 128,
+    damping: float = 0.01,
+    by_energy: bool = False,
+    alive: Tensor | None = None,
 ) -> Tensor:
     """Steps of `grid` for `weight` (rows, n), given X'X of its inputs (n, n); whole numbers, float32.
 
     `damping` times the mean diagonal is added to the diagonal. `by_energy` visits the columns with the largest
-    diagonal first (the paper's implementation calls it act-order) instead of from left to right.
+    diagonal first (the paper's implementation calls it act-order) instead of from left to right. Weights that are not
+    `alive` (rows, n) get the step of zero, and the columns that are left make up for what that takes.
     """
     n = weight.shape[1]
     hessian = moments.detach().double().clone()
@@ -38,6 +46,7 @@ def gptq(
     diagonal += damping * diagonal[~dead].mean() if not dead.all() else 0.0
     order = diagonal.argsort(descending=True, stable=True) if by_energy else torch.arange(n)
     left = weight.detach().double()[:, order].clone()
+    kept = None if alive is None else alive[:, order]
     scales, zeros = grid.scales(n).double()[:, order], grid.zeros(n).double()[:, order]
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian[order][:, order]))
     factor = torch.linalg.cholesky(inverse, upper=True)
@@ -49,6 +58,8 @@ def gptq(
         for j in range(stop - start):
             at = start + j
             steps = torch.round(now[:, j] / scales[:, at] + zeros[:, at]).clamp(grid.low, grid.high)
+            if kept is not None:
+                steps = torch.where(kept[:, at], steps, zeros[:, at])
             found[:, at] = steps
             errors[:, j] = (now[:, j] - (steps - zeros[:, at]) * scales[:, at]) / own[j, j]
             now[:, j:] -= torch.outer(errors[:, j], own[j, j:])
@@ -58,10 +69,10 @@ def gptq(
     return back.float()
 
 
-def gptq_by_row(weight: Tensor, moments: Tensor, grid: Grid) -> Tensor:
+def gptq_by_row(weight: Tensor, moments: Tensor, grid: Grid, alive: Tensor | None = None) -> Tensor:
     """Steps (rows, n) by GPTQ in the order of energy, and the nearest ones in the rows where those disturb the outputs
     less: GPTQ decides column by column, and nothing holds it to be better in the end."""
-    fitted, near = gptq(weight, moments, grid, by_energy=True), grid.steps(weight.float())
+    fitted, near = gptq(weight, moments, grid, by_energy=True, alive=alive), grid.steps(weight.float())
     errors = [row_errors(grid.restored(steps) - weight, moments) for steps in (fitted, near)]
     return torch.where((errors[0] < errors[1])[:, None], fitted, near)
 

@@ -18,6 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+STEPS, CLOSE = 200, 1e-16
+"""Conjugate gradients: at most so many, and the share of the squared residual that ends them."""
+
 
 @dataclass(eq=False)
 class Moments:
@@ -66,14 +69,41 @@ def solve(moments: Moments, start: Tensor, ridge: float) -> tuple[Tensor, Tensor
     return weights.to(start.dtype), (mean_y - weights @ mean_x).to(start.dtype)
 
 
-def solve_through_origin(xx: Tensor, yx: Tensor, start: Tensor, ridge: float) -> Tensor:
+def solve_through_origin(xx: Tensor, yx: Tensor, start: Tensor, ridge: float, alive: Tensor | None = None) -> Tensor:
     """The fitted weights (k, d) where no bias is left to choose: means stay in, D is the diagonal of `xx` = X'X (d, d).
 
-    `yx` = Y'X is (k, d). Inputs that are always zero keep their starting weight.
+    `yx` = Y'X is (k, d). Inputs that are always zero keep their starting weight. Only weights that are `alive` (k, d)
+    are fitted where that is given, the others are zero.
     """
     energy = xx.double().diagonal()
-    alive = (energy > 1e-12 * energy.max().clamp_min(1e-30)).double()
-    pull = torch.where(alive > 0, ridge * energy, torch.ones_like(energy))
-    left = xx.double() * torch.outer(alive, alive) + torch.diag(pull)
-    right = yx.double() * alive + start.double() * pull
+    loud = (energy > 1e-12 * energy.max().clamp_min(1e-30)).double()
+    pull = torch.where(loud > 0, ridge * energy, torch.ones_like(energy))
+    left = xx.double() * torch.outer(loud, loud) + torch.diag(pull)
+    right = yx.double() * loud + start.double() * pull
+    if alive is not None:
+        return _solve_inside(left, right, start.double() * alive, alive.double()).to(start.dtype)
     return torch.linalg.solve(left, right.T).T.to(start.dtype)
+
+
+def _solve_inside(left: Tensor, right: Tensor, start: Tensor, alive: Tensor) -> Tensor:
+    """W with (W `left` - `right`) zero where `alive`, W zero elsewhere: every row has a system of its own.
+
+    Conjugate gradients on all rows at once, scaled by the diagonal, from `start` on: after any number of steps no row
+    is worse than there.
+    """
+    found, diagonal = start, left.diagonal()
+    rest = (right - found @ left) * alive
+    ahead = rest / diagonal
+    size = (rest * ahead).sum(1, keepdim=True)
+    enough = CLOSE * size
+    for _ in range(STEPS):
+        if bool((size <= enough).all()):
+            break
+        moved = (ahead @ left) * alive
+        step = size / (ahead * moved).sum(1, keepdim=True).clamp_min(1e-300)
+        found = found + step * ahead
+        rest = rest - step * moved
+        scaled = rest / diagonal
+        before, size = size, (rest * scaled).sum(1, keepdim=True)
+        ahead = scaled + size / before.clamp_min(1e-300) * ahead
+    return found

@@ -74,10 +74,13 @@ class Rows:
 
 
 @torch.no_grad()
-def adaround(weight: Tensor, grid: Grid, data: Rows, how: AdaRound | None = None) -> Tensor:
+def adaround(
+    weight: Tensor, grid: Grid, data: Rows, how: AdaRound | None = None, alive: Tensor | None = None
+) -> Tensor:
     """Steps of `grid` for `weight` (outputs, n), each the one below or above; whole numbers, float32.
 
-    Falls back to the nearest steps where those have a smaller error on `data`.
+    Weights that are not `alive` (outputs, n) are zero and stay it. Falls back to the nearest steps where those have a
+    smaller error on `data`.
     """
     how = how or AdaRound()
     weight = weight.detach().float()
@@ -88,13 +91,14 @@ def adaround(weight: Tensor, grid: Grid, data: Rows, how: AdaRound | None = None
     if start <= 0 or len(data.inputs) == 0:
         return nearest
     below = exact.floor()
-    upper = _learn(exact - below, below, grid, data, how, weight.numel() / start)
+    moving = torch.ones_like(weight) if alive is None else alive.float()
+    upper = _learn(exact - below, below, grid, data, how, weight.numel() / start, moving)
     found = (below + upper).clamp(grid.low, grid.high)
     return found if data.error(grid.restored(found)) < start else nearest
 
 
-def _learn(part: Tensor, below: Tensor, grid: Grid, data: Rows, how: AdaRound, unit: float) -> Tensor:
-    """1 where the step above is taken, else 0."""
+def _learn(part: Tensor, below: Tensor, grid: Grid, data: Rows, how: AdaRound, unit: float, moving: Tensor) -> Tensor:
+    """1 where the step above is taken, else 0; what is not `moving` stays where it begins."""
     generator = torch.Generator().manual_seed(how.seed)
     share = ((part - GAMMA) / (ZETA - GAMMA)).clamp(1e-4, 1 - 1e-4)
     v = torch.log(share / (1 - share))
@@ -116,7 +120,7 @@ def _learn(part: Tensor, below: Tensor, grid: Grid, data: Rows, how: AdaRound, u
             slope = slope - how.penalty * 2 * beta * side.sign() * side.abs().pow(beta - 1)
             if step % 50 == 0 and bool(((h == 0) | (h == 1)).all()):
                 break
-        slope = slope * ((raw > 0) & (raw < 1)) * (ZETA - GAMMA) * sigmoid * (1 - sigmoid)
+        slope = slope * moving * ((raw > 0) & (raw < 1)) * (ZETA - GAMMA) * sigmoid * (1 - sigmoid)
         mean += (slope - mean) * 0.1
         square += (slope.square() - square) * 0.001
         bias = (1 - 0.9 ** (step + 1)), (1 - 0.999 ** (step + 1))

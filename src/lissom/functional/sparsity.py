@@ -30,6 +30,16 @@ def zeros_of(ratio: float, size: int) -> int:
     return math.floor(ratio * size + SLACK)
 
 
+def support(weight: Tensor) -> Tensor | None:
+    """Where a matrix or kernel that was pruned is not zero; None for any other.
+
+    Training does not produce exact zeros, and a layer that begins at zero is zero as a whole: what is partly zero was
+    pruned.
+    """
+    alive = weight.detach() != 0
+    return alive if weight.ndim > 1 and bool(alive.any()) and not bool(alive.all()) else None
+
+
 def keep_largest(scores: Tensor, zeros: int) -> Tensor:
     """Mask of the shape of `scores`, False for the `zeros` lowest ones."""
     mask = torch.ones(scores.numel(), dtype=torch.bool)

@@ -1,8 +1,4 @@
-"""Sparsity that survives training: what was set to zero stays zero.
-
-A matrix or kernel in which some weights, but not all, are exactly zero was pruned: training does not produce exact
-zeros, and a layer that begins at zero is zero as a whole.
-"""
+"""Sparsity that survives training: what was set to zero stays zero."""
 
 from __future__ import annotations
 
@@ -11,15 +7,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from lissom.functional.sparsity import support
+
 
 def masks_of(parameters: Iterable[nn.Parameter]) -> list[tuple[nn.Parameter, Tensor]]:
-    """Parameters with the mask of what may change in them, for those that are partly zero."""
-    found: list[tuple[nn.Parameter, Tensor]] = []
-    for parameter in parameters:
-        alive = parameter.detach() != 0
-        if parameter.ndim > 1 and bool(alive.any()) and not bool(alive.all()):
-            found.append((parameter, alive))
-    return found
+    """Parameters with the mask of what may change in them, for those that were pruned."""
+    found = ((parameter, support(parameter)) for parameter in parameters)
+    return [(parameter, alive) for parameter, alive in found if alive is not None]
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from lissom.functional.leastsquares import solve_through_origin
 from lissom.functional.overflow import LARGEST_INPUT, safe_scales
 from lissom.functional.reestimation import channel_moments, reestimated
 from lissom.functional.rounding import Rows, adaround
+from lissom.functional.sparsity import support
 from lissom.functional.weightgrid import Bits, Grid, low_bit_grid
 from lissom.graph.describe import op_name, schema_of
 from lissom.graph.lockstep import attribute, interpreter, last_uses, run, tensor_of
@@ -166,16 +167,19 @@ class _Walk:
             return made, made.steps(weight)
         xx, yx = self._moments(call, twin)
         parts = weight.reshape(len(xx), -1, weight.shape[1])
+        # Pruned weights stay zero: the others make up for them.
+        alive = support(weight)
+        masks: list[Tensor | None] = [None] * len(xx) if alive is None else list(alive.reshape(parts.shape))
         found: list[tuple[Grid, Tensor]] = []
-        for part, inputs, cross in zip(parts, xx, yx, strict=True):
+        for part, inputs, cross, mask in zip(parts, xx, yx, masks, strict=True):
             if job.fit == "adaround" and len(parts) == 1:
                 made = low_bit_grid(part, job.bits, inputs.diagonal().float())
-                found.append((made, adaround(part, made, self._drawn(call, twin))))
+                found.append((made, adaround(part, made, self._drawn(call, twin), alive=mask)))
             else:
-                fitted = solve_through_origin(inputs, cross, part, RIDGE)
+                fitted = solve_through_origin(inputs, cross, part, RIDGE, mask)
                 energy = inputs.diagonal().float()
                 made = low_bit_grid(fitted, job.bits, energy, group=job.group, symmetric=job.symmetric)
-                found.append((made, gptq_by_row(fitted, inputs, made)))
+                found.append((made, gptq_by_row(fitted, inputs, made, mask)))
         first = found[0][0]
         scale, zero = torch.cat([g.scale for g, _ in found]), torch.cat([g.zero for g, _ in found])
         return Grid(scale, zero, first.low, first.high, first.group), torch.cat([s for _, s in found])
