@@ -9,8 +9,9 @@ groups of M that maximizes
 Few columns: exactly, over all partitions, by dynamic programming over sets of columns.
 
 More columns: exchanges of two columns until none gains, from the given order, and again from the best order found with
-some columns exchanged at random (iterated local search). For column a in its group, with t_a the N-th largest score of
-the others in that group, row by row, column c in its place is worth
+a column or two of every group exchanged at random (iterated local search, several such starts side by side). For
+column a in its group, with t_a the N-th largest score of the others in that group, row by row, column c in its place
+is worth
 
     value(a, c) = sum_r [ the N - 1 largest of the others + max(t_a, S_c) ]
                 = sum_r   the N - 1 largest of the others + (sum t_a + sum S_c + |t_a - S_c|_1) / 2
@@ -45,10 +46,12 @@ EXACT = 1_000_000
 """Steps of the dynamic programme up to which the best partition is found."""
 WIDEST, TALLEST = 512, 1024
 """Columns and rows that are searched at a time."""
-TRIALS = 100
-"""Random exchanges from the best order, each climbed from."""
+TRIALS = 160
+"""Random starts near the best order, each climbed from."""
+BESIDE, SQUARES = 32, 2**20
+"""Starts that are climbed from side by side: at most so many, and what their numbers of columns, squared, add up to."""
 SHAKEN = 32
-"""Pairs of columns that a trial exchanges at random, each from two groups of their own: all groups of a small layer."""
+"""Pairs of groups of which a trial exchanges columns at random, one and two in turn: all groups of a small layer."""
 EPS = 1e-5
 """Of what a group keeps: gains that are taken for rounding errors of their sums."""
 WORK = 500_000_000
@@ -136,82 +139,108 @@ def _exact(scores: Tensor, pattern: Pattern) -> Tensor:
 
 
 def _searched(scores: Tensor, pattern: Pattern, trials: int, draws: torch.Generator) -> Tensor:
-    if scores.shape[1] == pattern.m:
-        return torch.arange(pattern.m)
-    best = _Partition(scores.T.contiguous(), pattern)
-    best.climb_()
-    shaken = min(SHAKEN, len(best.members) // 2)
-    for _ in range(trials):
-        other = best.copy()
-        other.exchange_(*other.drawn(shaken, draws))
-        other.climb_()
-        if other.total >= best.total:
-            best = other
-    return best.members.flatten()
+    count = scores.shape[1]
+    if count == pattern.m:
+        return torch.arange(count)
+    columns = scores.T.contiguous()
+    first = _Partitions(columns, torch.arange(count).reshape(1, -1, pattern.m), pattern)
+    first.climb_()
+    best, most = first.members, float(first.totals()[0])
+    side_by_side = max(1, min(BESIDE, SQUARES // count**2))
+    for start in range(0, trials, side_by_side):
+        others = _Partitions(columns, best.expand(min(side_by_side, trials - start), -1, -1), pattern, first)
+        others.shake_(draws)
+        others.climb_()
+        totals = others.totals()
+        at = int(totals.argmax())
+        if float(totals[at]) >= most:
+            best, most = others.members[at : at + 1], float(totals[at])
+            first = others.one(at)
+    return best.flatten()
 
 
-class _Partition:
-    """Columns in groups of M, and what every exchange of two of them would make of a group."""
+class _Partitions:
+    """Several partitions of the same columns into groups of M, searched side by side.
 
-    def __init__(self, columns: Tensor, pattern: Pattern) -> None:
-        """`columns` holds the scores (columns, rows)."""
-        count = len(columns)
-        self.pattern = pattern
-        self.columns = columns
-        self.sums = columns.sum(1)
-        self.members = torch.arange(count).reshape(-1, pattern.m)
-        self.group = torch.arange(count) // pattern.m
+    Columns and groups of partition b are numbered from b C and b G on, so that an exchange is an exchange whichever
+    partition it belongs to.
+    """
+
+    def __init__(self, columns: Tensor, members: Tensor, pattern: Pattern, known: _Partitions | None = None) -> None:
+        """`columns` holds the scores (columns, rows), `members` the columns (partitions, groups, M). What is `known` of
+        one partition holds for copies of it."""
+        several, groups, m = members.shape
+        self.pattern, self.columns, self.sums = pattern, columns, columns.sum(1)
+        self.count, self.several = len(columns), several
+        self.flat = (members + torch.arange(several)[:, None, None] * self.count).flatten(0, 1)
+        """(all groups, M): numbers of their columns."""
+        self.group = torch.empty(several * self.count, dtype=torch.int64)
         """Of every column."""
-        self.kept = torch.zeros(len(self.members))
-        """By group."""
-        self.values = torch.zeros(count, count)
-        """value(a, c): what the group of column a keeps with column c in its place."""
-        self._look_(torch.arange(len(self.members)))
+        self.group[self.flat.flatten()] = torch.arange(len(self.flat)).repeat_interleave(m)
+        if known is None:
+            self.kept = torch.zeros(several * groups)
+            self.changes = torch.zeros(several * self.count, self.count)
+            self._look_(torch.arange(len(self.flat)))
+        else:
+            self.kept = known.kept.repeat(several)
+            self.changes = known.changes.repeat(several, 1)
+        """`changes`: what the group of a column keeps more with another in its place; minus infinity for its own."""
         self.least = EPS * float(self.kept.mean())
 
     @property
-    def total(self) -> float:
-        return float(self.kept.double().sum())
+    def members(self) -> Tensor:
+        return (self.flat % self.count).reshape(self.several, -1, self.pattern.m)
 
-    def copy(self) -> _Partition:
+    def totals(self) -> Tensor:
+        return self.kept.double().reshape(self.several, -1).sum(1)
+
+    def one(self, at: int) -> _Partitions:
+        """What is known of one of them."""
         made = copy.copy(self)
-        made.members, made.group = self.members.clone(), self.group.clone()
-        made.kept, made.values = self.kept.clone(), self.values.clone()
+        made.kept = self.kept.reshape(self.several, -1)[at].clone()
+        made.changes = self.changes.reshape(self.several, self.count, -1)[at].clone()
         return made
 
-    def drawn(self, pairs: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Columns of random groups, each to be exchanged with one of the other list."""
-        groups = torch.randperm(len(self.members), generator=draws)[: 2 * pairs]
-        at = torch.randint(self.pattern.m, (len(groups),), generator=draws)
-        some = self.members[groups, at]
-        return some[: len(some) // 2], some[len(some) // 2 :]
-
-    def exchange_(self, first: Tensor, second: Tensor) -> None:
-        """Exchange columns pairwise; no group may occur twice."""
-        groups, others = self.group[first], self.group[second]
-        mine, theirs = self.members[groups], self.members[others]
-        self.members[groups] = torch.where(mine == first[:, None], second[:, None], mine)
-        self.members[others] = torch.where(theirs == second[:, None], first[:, None], theirs)
-        self.group[first], self.group[second] = others, groups
-        self._look_(torch.cat([groups, others]))
+    def shake_(self, draws: torch.Generator) -> None:
+        """Exchange a column of every group, of at most `SHAKEN` pairs of them, with one of another; in every second
+        partition once more."""
+        each = len(self.flat) // self.several
+        pairs = min(SHAKEN, each // 2)
+        touched: list[Tensor] = []
+        for step in (1, 2):
+            some = torch.arange(0, self.several, step)
+            drawn = torch.rand(len(some), each, generator=draws).argsort(1)[:, : 2 * pairs] + some[:, None] * each
+            at = torch.randint(self.pattern.m, drawn.shape, generator=draws)
+            columns = self.flat[drawn, at]
+            self._swap_(columns[:, :pairs].flatten(), columns[:, pairs:].flatten())
+            touched.append(drawn.flatten())
+        self._look_(torch.cat(touched).unique())
 
     def climb_(self) -> None:
         """Make exchanges that gain until there are none."""
         while (found := self._gaining()) is not None:
-            self.exchange_(*found)
+            groups = torch.cat([self.group[column] for column in found])
+            self._swap_(*found)
+            self._look_(groups)
+
+    def _swap_(self, first: Tensor, second: Tensor) -> None:
+        """Exchange columns pairwise; no group may occur twice."""
+        groups, others = self.group[first], self.group[second]
+        mine, theirs = self.flat[groups], self.flat[others]
+        self.flat[groups] = torch.where(mine == first[:, None], second[:, None], mine)
+        self.flat[others] = torch.where(theirs == second[:, None], first[:, None], theirs)
+        self.group[first], self.group[second] = others, groups
 
     def _gaining(self) -> tuple[Tensor, Tensor] | None:
         """Of every two groups that are each other's best partners, the best exchange."""
-        now = self.kept[self.group]
-        gains = self.values + self.values.T - (now[:, None] + now)
-        gains.masked_fill_(self.group[:, None] == self.group, -torch.inf)
-        gain, partner = gains.max(1)
-        top, at = gain[self.members].max(1)
+        changes = self.changes.reshape(self.several, self.count, self.count)
+        gain, partner = (changes + changes.transpose(1, 2)).max(2)
+        top, at = gain.flatten()[self.flat].max(1)
         if not float(top.max()) > self.least:
             return None
-        first = self.members.gather(1, at[:, None])[:, 0]
-        second = partner[first]
-        groups = torch.arange(len(self.members))
+        first = self.flat.gather(1, at[:, None])[:, 0]
+        second = (partner + torch.arange(self.several)[:, None] * self.count).flatten()[first]
+        groups = torch.arange(len(self.flat))
         theirs = self.group[second]
         pairs = (theirs[theirs] == groups) & (groups < theirs) & (top > self.least)
         if not bool(pairs.any()):
@@ -219,9 +248,10 @@ class _Partition:
         return first[pairs], second[pairs]
 
     def _look_(self, groups: Tensor) -> None:
-        """What these groups keep, and the values of exchanges that give up a column of theirs."""
+        """What these groups keep, and what they would with another column in the place of each of theirs."""
         n = self.pattern.n
-        members = self.members[groups]
+        flat = self.flat[groups]
+        members = flat % self.count
         own = self.columns[members]
         ranked = own.sort(dim=1, descending=True).values
         kept, last, next_ = ranked[:, :n].sum(1), ranked[:, n - 1 : n], ranked[:, n : n + 1]
@@ -229,7 +259,8 @@ class _Partition:
         others = torch.where(stays, next_, last)
         rest = kept[:, None] - torch.where(stays, own, last)
         self.kept[groups] = kept.sum(1)
-        flat = others.flatten(0, 1)
-        distances = torch.cdist(flat, self.columns, p=1)
-        larger = (flat.sum(1)[:, None] + self.sums + distances) / 2
-        self.values[members.flatten()] = rest.sum(2).flatten()[:, None] + larger
+        bars = others.flatten(0, 1)
+        larger = torch.cdist(bars, self.columns, p=1).add_(self.sums).add_(bars.sum(1)[:, None]).div_(2)
+        changes = larger.add_((rest.sum(2) - self.kept[groups][:, None]).flatten()[:, None])
+        changes.scatter_(1, members.repeat_interleave(self.pattern.m, 0), -torch.inf)
+        self.changes[flat.flatten()] = changes
