@@ -121,6 +121,28 @@ def test_before_and_after() -> None:
     assert rows["Peak memory above the bare runtime"] == ("21.0 MB", "9.40 MB", "2.2x")
 
 
+def test_zeros_are_told_where_weights_were_set_to_zero() -> None:
+    run = resnet20()
+    assert "Parameters that are not zero" not in {row[0] for row in tables.before_after(run).rows}
+    assert "Zeros" not in {column.name for column in tables.layers(run).columns}
+    counted = run.model_copy(
+        update={
+            "before": run.before.model_copy(update={"nonzeros": 272_000}),
+            "after": run.after.model_copy(update={"nonzeros": 136_000}),
+            "layers": (
+                run.layers[0].model_copy(update={"zeros": 0.5, "pattern": "2:4"}),
+                run.layers[1].model_copy(update={"zeros": 0.25}),
+                *run.layers[2:],
+            ),
+        }
+    )
+    rows = {row[0]: row[1:] for row in tables.before_after(counted).rows}
+    assert rows["Parameters that are not zero"] == ("272k", "136k", "2.0x")
+    assert [row[-1] for row in tables.layers(counted).rows][:2] == ["50% (2:4)", "25%"]
+    few = counted.model_copy(update={"after": run.after.model_copy(update={"nonzeros": 270_000})})
+    assert "Parameters that are not zero" not in {row[0] for row in tables.before_after(few).rows}, "biases at zero"
+
+
 def test_before_and_after_without_metric_and_memory() -> None:
     rows = {row[0]: row[1:] for row in tables.before_after(bare()).rows}
     assert rows["Metric"] == ("not measured",) * 3

@@ -50,6 +50,8 @@ class Side(Setting):
     """Multiply-accumulates of one example (batch of one)."""
     peak_memory_bytes: int | None
     """Peak resident memory of a fresh process that loads and runs the artifact, above the bare runtime's."""
+    nonzeros: int | None = None
+    """Trainable parameters that are not exactly zero, before rounding; None where an older version did not count."""
 
 
 class Ratios(Setting):
@@ -218,6 +220,10 @@ class LayerRecord(Setting):
     sqnr_db: float | None
     weights: str = ""
     """How its weights are stored: `int8`, `int4`, `float16`, `float32`; empty for a layer without."""
+    zeros: float = 0.0
+    """Share of its weights that `Sparsify` made zero and that still are, before rounding."""
+    pattern: str = ""
+    """The N:M pattern that they have; empty where none was asked for or it is lost."""
 
 
 class Parity(Setting):

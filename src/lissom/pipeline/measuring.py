@@ -26,6 +26,7 @@ from lissom.measure.records import LayerRecord, MetricValue, Parity, Ratios, Sid
 from lissom.metrics import as_metric
 from lissom.pipeline.candidates import caller
 from lissom.pipeline.transforming import Step
+from lissom.pipeline.zeros import nonzeros, unrounded, zero_shares
 from lissom.runfolder import RunFolder
 from lissom.target import Target
 from lissom.task import Batch, Split, Task, repeated, sliced
@@ -134,12 +135,14 @@ def measure(  # noqa: PLR0913  keywords of one call site
             parameters=found.parameters,
             macs=found.macs,
             peak_memory_bytes=peak,
+            nonzeros=nonzeros(own),
         )
-        for metric, taken, artifact, found, peak in zip(
+        for metric, taken, artifact, found, own, peak in zip(
             metrics,
             (samples.before, samples.after),
             artifacts,
             (graph, _counted(steps, graph, after_trace.graph)),
+            (steps[0].trace if steps else after_trace, unrounded(steps, after_trace)),
             (memory.before, memory.after),
             strict=True,
         )
@@ -211,6 +214,7 @@ def _layers(
         planned, stored = planned_precision(last.plan), stored_as(last.plan)
         errors = sqnr_db(last.trace.module, last.model, batch, set(names.by_name))
     held = {layer.name: layer for layer in graph.layers}
+    zeros = zero_shares(steps, after)
     records = tuple(
         LayerRecord(
             layer=layer.name,
@@ -222,6 +226,8 @@ def _layers(
             ran=ran.get(layer.node, "unknown"),
             sqnr_db=errors.get(layer.node),
             weights=stored.get(layer.node, "float32" if layer.bytes else ""),
+            zeros=zeros.get(layer.name, (0.0, ""))[0],
+            pattern=zeros.get(layer.name, (0.0, ""))[1],
         )
         for layer in names.layers
     )

@@ -33,6 +33,7 @@ from lissom.transforms.pruning import Cut
 from lissom.transforms.pruning.surgery import EXPORTED
 from lissom.transforms.quantization import PrecisionTable
 from lissom.transforms.quantization.searching import TABLE
+from lissom.transforms.sparsity import ZeroWeights
 
 RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 Axes = tuple[str, int, tuple[str, int] | None]
@@ -146,9 +147,15 @@ def done_text(plan: Plan) -> str:
     for train in trained:
         order = ", channels last" if train.channels_last is True else ""
         parts.append(f"{train.parameters:,} parameters trained in {train.precision}{order}")
+    if sparse := plan.of(ZeroWeights):
+        zeros, size = sum(one.zeros for one in sparse), sum(one.size for one in sparse)
+        pattern = f", {sparse[0].pattern}" if sparse[0].pattern else ""
+        parts.append(f"{zeros:,} of {size:,} weights zero in {_count(len(sparse), 'layer')}{pattern}")
+        if sparse[0].pattern and not sparse[0].skips_zeros:
+            parts.append("no kernel of the target skips them")
     kinds: dict[str, int] = {}
     for action in plan.actions:
-        if not isinstance(action, (Cut, Train)):
+        if not isinstance(action, (Cut, Train, ZeroWeights)):
             kinds[action.kind] = kinds.get(action.kind, 0) + 1
     parts += [f"{count} x {kind}" for kind, count in kinds.items()]
     return "; ".join(parts) or "nothing"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lissom.measure.records import LayerRecord, RunRecord, StepRecord, TargetTrial
+from lissom.measure.records import LayerRecord, RunRecord, Side, StepRecord, TargetTrial
 from lissom.report.units import (
     MISSING,
     bytes_text,
@@ -25,6 +25,8 @@ from lissom.report.units import (
     significant,
 )
 
+MANY = 0.95
+"""Share of the parameters that are not zero above which that is not worth a row."""
 UNRECORDED = "not recorded"
 """Of runs made before it was."""
 Kind = Literal["text", "number", "code"]
@@ -74,6 +76,7 @@ def before_after(run: RunRecord) -> Table:
             count_text(after.parameters),
             ratio_text(ratios.parameters),
         ),
+        *_nonzeros_row(before, after),
         ("MACs per example", count_text(before.macs), count_text(after.macs), ratio_text(ratios.macs)),
         _memory_row(before.peak_memory_bytes, after.peak_memory_bytes),
     )
@@ -84,6 +87,14 @@ def before_after(run: RunRecord) -> Table:
         Column("Before / after", "number"),
     )
     return Table("Original and compressed model", columns, rows)
+
+
+def _nonzeros_row(before: Side, after: Side) -> tuple[tuple[str, str, str, str], ...]:
+    """Only where single weights were set to zero, not just biases that never moved."""
+    if before.nonzeros is None or after.nonzeros is None or after.nonzeros > MANY * after.parameters:
+        return ()
+    ratio = ratio_text(_ratio(before.nonzeros, after.nonzeros))
+    return (("Parameters that are not zero", count_text(before.nonzeros), count_text(after.nonzeros), ratio),)
 
 
 def _metric_name(run: RunRecord) -> str:
@@ -121,7 +132,8 @@ def as_planned(layer: LayerRecord) -> bool | None:
 
 
 def layers(run: RunRecord) -> Table:
-    rows = tuple(_layer_row(layer) for layer in run.layers)
+    sparse = any(layer.zeros for layer in run.layers)
+    rows = tuple((*_layer_row(layer), *((_zeros_text(layer),) if sparse else ())) for layer in run.layers)
     columns = (
         Column("Layer", "code"),
         Column("Operator", "code"),
@@ -133,9 +145,17 @@ def layers(run: RunRecord) -> Table:
         Column("Planned"),
         Column("Ran as"),
         Column("As planned"),
+        *((Column("Zeros"),) if sparse else ()),
     )
     flagged = frozenset(i for i, layer in enumerate(run.layers) if as_planned(layer) is False)
     return Table("Cost, quantization error and arithmetic of each layer", columns, rows, flagged)
+
+
+def _zeros_text(layer: LayerRecord) -> str:
+    """'50 % (2:4)'; empty for a dense layer."""
+    if not layer.zeros:
+        return ""
+    return f"{layer.zeros:.0%} ({layer.pattern})" if layer.pattern else f"{layer.zeros:.0%}"
 
 
 def _layer_row(layer: LayerRecord) -> tuple[str, ...]:
