@@ -24,7 +24,8 @@ from torch import Tensor
 from lissom.functional.ring import joined
 
 SWEEPS = 4
-STEPS = 8
+STEPS = 4
+"""Of each core in each sweep: more gain little before the other cores have moved."""
 SETTLED = 1e-3
 """Of the error: the gain of a sweep below which there is no other."""
 SMALL = 1e-12
