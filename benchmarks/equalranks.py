@@ -47,6 +47,7 @@ def compared(
     """`ratios`: shares of the multiplications of every layer that are saved; ranks are those of the plain singular
     values. `judged`: the examples that are answered, anew at each call. What was answered is kept."""
     target, traced = load_target("torch"), trace(model, task.example)
+    context.kept.mkdir(parents=True, exist_ok=True)
     memory = context.kept / "runs.json"
     done: dict[str, list[int]] = json.loads(memory.read_text(encoding="utf-8")) if memory.exists() else {}
 
