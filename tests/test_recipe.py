@@ -105,7 +105,7 @@ def test_a_recipe_that_cannot_work_says_why(steps: object, said: str) -> None:
     [
         ("- Fodl: {}", r"r\.yaml, step 1: unknown transform 'Fodl'. Did you mean 'Fold'\?"),
         ("- Fold\n- Quantize: {mod: static}", r"step 2, Quantize: unknown field 'mod'. Did you mean 'mode'\?"),
-        ("- Quantize: {mode: sttaic}", r"Quantize: mode: .*'static' or 'dynamic'.*got 'sttaic'"),
+        ("- Quantize: {mode: sttaic}", r"Quantize: mode: .*'static', 'dynamic', .*got 'sttaic'"),
         ("- Finetune: {epochs: 0}", r"step 1, Finetune: epochs: .*greater than or equal to 1, got 0"),
         ("- Finetune: {learning_rat: 0.1}", r"unknown field 'learning_rat'. Did you mean 'learning_rate'\?"),
         ("- Quantize: {samples: 0}", r"samples: .*greater than or equal to 1.*got 0"),

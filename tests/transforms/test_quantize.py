@@ -174,13 +174,14 @@ def test_dynamic_rounding_is_what_the_table_says():
     scales = weight_scales(weight, 0)
     restored = quantize_weight(weight, scales, 0).float() * scales[:, None]
 
-    grouped = applied(made, planned(made, Batch((x,)), load_target("openvino"), Quantize(mode="dynamic")))
+    plain = Quantize(mode="dynamic", overflow_fix="off")  # scales are widened where the processor needs it
+    grouped = applied(made, planned(made, Batch((x,)), load_target("openvino"), plain))
     pieces = [x[:, i : i + 32] for i in range(0, 70, 32)]
     steps = [piece.abs().amax(1, keepdim=True) / 127 for piece in pieces]
     wanted = torch.cat([(p / s).round() * s for p, s in zip(pieces, steps, strict=True)], 1) @ restored.T
     torch.testing.assert_close(grouped(x), wanted)
 
-    whole = applied(made, planned(made, Batch((x,)), load_target("onnxruntime"), Quantize(mode="dynamic")))
+    whole = applied(made, planned(made, Batch((x,)), load_target("onnxruntime"), plain))
     low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
     step = (high - low) / 255
     error = (whole(x) - x @ restored.T).abs()
@@ -446,7 +447,7 @@ def test_static_without_data_is_explained():
 
 
 def test_wrong_settings_are_refused():
-    for wrong in ({"mode": "weights"}, {"samples": 0}, {"bits": 4}):
+    for wrong in ({"mode": "weight"}, {"samples": 0}, {"bits": 4}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Quantize(**wrong)
 
