@@ -11,7 +11,7 @@ import pydantic
 from lissom.errors import TargetError, nearest
 from lissom.settings import Setting
 
-OpKind = Literal["conv", "linear", "add", "pool"]
+OpKind = Literal["conv", "linear", "add", "pool", "transposed_conv", "matmul", "attention", "concat"]
 
 
 class Integers(Setting):
@@ -37,6 +37,10 @@ class Integers(Setting):
     """On x86 without VNNI its kernels sum two products in 16 bits (`lissom.functional.overflow`)."""
     absorbs_add: bool = False
     """A product's kernel adds the other operand before it rounds: the product itself enters the sum unrounded."""
+    joins: Literal["any", "shared", "nonnegative"] = "shared"
+    """What its integer concatenation takes: any grids, one grid for all, or one grid of values that are never negative.
+    In the last case others are joined in float and clipped before they are rounded, or the runtime would round them
+    before it joins them."""
     at_source: bool
     """Quantize before value-preserving operators (reshape, slice, pad) instead of after them."""
 
@@ -59,7 +63,7 @@ class Dynamic(Setting):
 
 
 Bits = Literal[8, 4, 3, 2]
-StoredKind = Literal["conv", "linear", "embedding"]
+StoredKind = Literal["conv", "linear", "embedding", "recurrent"]
 """Kinds of layer whose weight can be stored in integers while activations stay in float."""
 
 

@@ -12,6 +12,7 @@ from torch.fx import Node as FxNode
 
 from lissom.export.base import TensorSpec
 from lissom.export.onnx_packing import packed_
+from lissom.export.onnx_recurrent import sort_gates_
 from lissom.export.onnx_samples import multiply_steps_
 from lissom.export.onnx_weights import weights_
 from lissom.export.origin import origin
@@ -41,6 +42,7 @@ def rewrite_(
     _transpose_int8_weights_(graph)
     multiply_steps_(graph, target)
     _pool_globally_(graph)
+    sort_gates_(graph)
     packed_(model, target.weights.bits)
     stored = weights_(model, target)
     RemoveUnusedNodesPass()(model)

@@ -16,6 +16,8 @@ KINDS: dict[str, Kind] = {
     "MatMul": "product",
     "MatMulInteger": "product",
     "MatMulNBits": "product",
+    "LSTM": "product",
+    "GRU": "product",
     "Add": "add",
     "AveragePool": "pool",
     "GlobalAveragePool": "pool",

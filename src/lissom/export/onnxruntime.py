@@ -45,6 +45,8 @@ FLOAT_OPS: dict[str, Kind] = {
     "FusedGemm": "product",
     "MatMul": "product",
     "FusedMatMul": "product",
+    "LSTM": "product",
+    "GRU": "product",
     "Add": "add",
     "AveragePool": "pool",
     "GlobalAveragePool": "pool",

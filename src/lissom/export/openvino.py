@@ -24,6 +24,8 @@ LAYERS: dict[str, Kind] = {
     "Deconvolution": "product",
     "FullyConnected": "product",
     "MatMul": "product",
+    "RNNSeq": "product",
+    "RNNCell": "product",
     "Eltwise": "add",
     "Pooling": "pool",
     "Reduce": "pool",
@@ -104,6 +106,8 @@ def _product_precision(operation: Any, weight: Any, floats: bool) -> str:
     if left == "f32" and right in INTEGERS and _text(operation, "layerType") == "FullyConnected":
         width = int(ports[1].get_partial_shape()[-1].get_length())
         return "int8 dynamic" if rounds_its_input(width) else "float32"
+    if _text(operation, "layerType") == "Deconvolution" and left == "f32" and right in INTEGERS:
+        return "float32"  # its weights are unpacked first
     return "float32" if left == "f32" and right == "f32" else "unknown"
 
 

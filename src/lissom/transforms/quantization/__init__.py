@@ -1,5 +1,6 @@
 """`Quantize`: int8 or fewer bits, static or dynamic, placed by the target's table, after training or trained."""
 
+from lissom.transforms.quantization.attention import products_of as products_of
 from lissom.transforms.quantization.learning import QAT as QAT
 from lissom.transforms.quantization.planning import layer_bits as layer_bits
 from lissom.transforms.quantization.planning import planned_precision as planned_precision

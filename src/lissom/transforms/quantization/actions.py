@@ -25,6 +25,10 @@ def _empty(value: object) -> bool:
     return value == ""
 
 
+def _no(value: object) -> bool:
+    return value is False
+
+
 class Equalize(Action):
     """Divide slice i of axis 0 of `outputs` by scales[i], multiply input channel i of `inputs` by it.
 
@@ -49,7 +53,8 @@ class RoundActivation(Action):
     """Round `value` (a node of the traced graph) for its readers; `layer` computed it.
 
     `range` is what was seen, and `method` set the part of it that `numbers` represent. `learned` is what training made
-    of them.
+    of them. With `clip`, what rounding would clip is clipped by an operator of its own before: the runtime then rounds
+    here and not earlier.
     """
 
     kind: Literal["round-activation"] = "round-activation"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
@@ -59,6 +64,7 @@ class RoundActivation(Action):
     range: Range
     method: Method = "minmax"
     learned: Annotated[Affine | None, pydantic.Field(exclude_if=_none)] = None
+    clip: Annotated[bool, pydantic.Field(exclude_if=_no)] = False
 
     @property
     def grid(self) -> Affine:
@@ -80,11 +86,23 @@ class RoundDynamically(Action):
     reason: Annotated[str, pydantic.Field(exclude_if=_empty)] = ""
 
 
+class MultiplyActivations(Action):
+    """Multiply activations at `node` in integers; their rounding has actions of its own.
+
+    An attention is taken apart, and its weights, between 0 and 1, are rounded to `weights`.
+    """
+
+    kind: Literal["multiply-activations"] = "multiply-activations"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
+    node: str
+    weights: Annotated[Affine | None, pydantic.Field(exclude_if=_none)] = None
+
+
 class StoreWeight(Action):
     """Keep `parameter` as symmetric int8 with one scale per slice of `axis`; `nodes` multiply by it.
 
     Its steps are those of `bits` bits, of which each takes `stored` in the target's file; `fit` is how they are chosen:
-    to the nearest, or from data when it is applied. With `pairs_fit`, sums of two products stay inside 16 bits.
+    to the nearest, or from data when it is applied. With `pairs_fit`, sums of two products stay inside 16 bits. What is
+    `restored` is turned back into floats first, and computed with as such.
     """
 
     kind: Literal["store-weight"] = "store-weight"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
@@ -95,6 +113,7 @@ class StoreWeight(Action):
     fit: Fit = "nearest"
     stored: Bits = 8
     pairs_fit: bool = False
+    restored: bool = False
 
 
 class StoreGroups(Action):

@@ -24,7 +24,7 @@ from lissom.target import Target
 from lissom.transforms.base import Kernels
 from lissom.transforms.quantization import placement
 from lissom.transforms.quantization.corrections import Findings
-from lissom.transforms.quantization.placement import KINDS
+from lissom.transforms.quantization.operators import KINDS
 from lissom.transforms.quantization.precision import FLOAT
 from lissom.transforms.quantization.shop import Shop, milliseconds, units_of
 

@@ -10,20 +10,26 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from lissom.graph.graph import Graph, Node
-from lissom.target import Integers, OpKind, Target
+from lissom.target import Integers, Target
 from lissom.transforms.base import Skip
-
-KINDS: dict[str, OpKind] = {
-    "conv1d": "conv",
-    "conv2d": "conv",
-    "conv3d": "conv",
-    "linear": "linear",
-    "add": "add",
-    "avg_pool2d": "pool",
-    "adaptive_avg_pool2d": "pool",
-}
+from lissom.transforms.quantization.concat import Family, families
+from lissom.transforms.quantization.operators import (
+    ACTIVATIONS,
+    KINDS,
+    PRODUCTS,
+    RESTORED,
+    SILENT,
+    Kind,
+    label,
+    read_by,
+    refuse_concat,
+    refuse_multiplied,
+    refuse_restored,
+    refuse_shared,
+)
 
 _MOVES = """
 view reshape flatten unflatten transpose permute slice select squeeze unsqueeze expand contiguous alias clone
@@ -39,12 +45,9 @@ OUTPUT = "output"
 EXCLUDED = "excluded by the recipe"
 
 UNSUPPORTED = {
-    "embedding": "an embedding is a look-up: weight-only quantization, not part of this transform",
-    "scaled_dot_product_attention": "attention products stay in float",
-    "matmul": "a product of two activations stays in float",
-    "bmm": "a product of two activations stays in float",
-    "lstm": "recurrent layers stay in float",
-    "gru": "recurrent layers stay in float",
+    "einsum": "einsum stays in float: write the product as matmul",
+    "rnn_tanh": "plain recurrent layers stay in float",
+    "rnn_relu": "plain recurrent layers stay in float",
     "batch_norm": "a normalization that was not folded stays in float; put Fold before Quantize",
     "layer_norm": "layer normalization stays in float: its range is narrow and integers gain nothing",
     "group_norm": "group normalization stays in float",
@@ -76,28 +79,31 @@ def candidates(graph: Graph) -> list[Node]:
 
 
 def partition(
-    graph: Graph, ops: Collection[OpKind], target: Target, excluded: Collection[str]
+    graph: Graph,
+    ops: Collection[Kind],
+    target: Target,
+    excluded: Collection[str],
+    barred: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[Node], list[Skip]]:
-    """Candidates that are quantized, and the others with the reason. `excluded` are names of nodes."""
+    """Candidates that are quantized, and the others with the reason.
+
+    `excluded` are names of nodes; `barred` ones stay in float for the reason that is given.
+    """
     found = candidates(graph)
-    reasons = {node.name: _refuse(graph, node, ops, target, excluded) for node in found}
+    reasons = {node.name: _refuse(graph, node, ops, target, excluded, barred) for node in found}
     changed = True
     while changed:  # one refusal can take away the reason to round a weight that others share
         changed = False
+        refused = {name for name, reason in reasons.items() if reason is not None}
         for node in found:
-            if reasons[node.name] is None and (shared := _refuse_shared(graph, node, reasons)):
-                reasons[node.name], changed = shared, True
+            if node.name in refused:
+                continue
+            reason = refuse_shared(graph, node, refused) or _refuse_unread(graph, node, reasons)
+            if reason is not None:
+                reasons[node.name], changed = reason, True
     chosen = [node for node in found if reasons[node.name] is None]
     skipped = [Skip(layer=label(node), reason=reason) for node in found if (reason := reasons[node.name])]
     return chosen, list(dict.fromkeys(skipped))
-
-
-def label(node: Node) -> str:
-    """A name a user recognises: the layer, with the operator where the layer is more than that operator."""
-    kind = KINDS.get(node.op)
-    if node.layer and kind in ("conv", "linear"):
-        return node.layer
-    return f"{node.layer}/{node.name}" if node.layer else node.name
 
 
 def names_of(node: Node) -> tuple[str, ...]:
@@ -105,7 +111,14 @@ def names_of(node: Node) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in (node.layer, node.name, label(node)) if name))
 
 
-def _refuse(graph: Graph, node: Node, ops: Collection[OpKind], target: Target, excluded: Collection[str]) -> str | None:
+def _refuse(
+    graph: Graph,
+    node: Node,
+    ops: Collection[Kind],
+    target: Target,
+    excluded: Collection[str],
+    barred: Mapping[str, str],
+) -> str | None:
     """Why not; None to quantize, an empty string for an operator nobody would call a layer."""
     kind = KINDS.get(node.op)
     if node.name in excluded:
@@ -113,18 +126,44 @@ def _refuse(graph: Graph, node: Node, ops: Collection[OpKind], target: Target, e
     if kind is None:
         return UNSUPPORTED.get(node.op, f"{node.op} has no integer form here")
     if kind not in ops:
-        if kind in ("add", "pool") and not any(o.kind == "parameter" for o in node.operands):
+        if kind in SILENT and not any(o.kind == "parameter" for o in node.operands):
             return ""
         return f"{target.title} has no integer kernel for {node.op} in this mode"
+    if node.name in barred:
+        return barred[node.name]
+    if kind in RESTORED:
+        return refuse_restored(graph, node)
     if node.dtype != "float32":
         return f"it computes in {node.dtype}, not float32"
-    if kind in ("conv", "linear"):
+    return _refuse_call(graph, node, kind)
+
+
+def _refuse_call(graph: Graph, node: Node, kind: Kind) -> str | None:
+    """Why this call of an operator that has an integer form stays in float."""
+    if kind in PRODUCTS:
         if node.value(0) is None:
             return "its input is stored, not computed"
         return None if node.parameter(1) else "its weight is computed, not stored"
-    if kind == "add":
-        return _refuse_add(graph, node)
-    return None
+    if kind in ACTIVATIONS:
+        return refuse_multiplied(graph, node)
+    if kind == "concat":
+        return refuse_concat(graph, node)
+    return _refuse_add(graph, node) if kind == "add" else None
+
+
+def _refuse_unread(graph: Graph, node: Node, reasons: Mapping[str, str | None]) -> str | None:
+    """A concatenation in integers pays where an integer kernel reads it."""
+    if KINDS[node.op] != "concat":
+        return None
+    waiting = [node.name]
+    while waiting:
+        value = waiting.pop()
+        for name in graph.consumers[value]:
+            if moved_from(graph, name) == value:
+                waiting.append(name)
+            elif reasons.get(name, "") is None and any(given == value for _, given in read_by(graph.by_name[name])):
+                return None
+    return "nothing that reads it computes in integers"
 
 
 def _refuse_add(graph: Graph, node: Node) -> str | None:
@@ -140,18 +179,6 @@ def _refuse_add(graph: Graph, node: Node) -> str | None:
         return "its two inputs have different shapes (broadcast)"
     alpha = node.constants.get("alpha", 1.0)
     return None if alpha == 1.0 else f"it multiplies an operand by {alpha:g}: integer kernels only add"
-
-
-def _refuse_shared(graph: Graph, node: Node, reasons: Mapping[str, str | None]) -> str | None:
-    """A weight is rounded for all its readers, so all of them must have been chosen."""
-    weight = node.parameter(1)
-    if KINDS[node.op] not in ("conv", "linear") or weight is None:
-        return None
-    for reader in graph.tensor_by_name[weight].used_by:
-        other = graph.by_name[reader]
-        if reasons.get(reader, "") is not None or other.parameter(1) != weight:
-            return f"its weight is shared with {label(other)}, which stays in float"
-    return None
 
 
 def moved_from(graph: Graph, value: str) -> str | None:
@@ -180,25 +207,31 @@ def path_to_root(graph: Graph, value: str) -> list[str]:
     return path
 
 
+def joined(graph: Graph, chosen: Iterable[Node], target: Target) -> list[Family]:
+    """Values that the target wants on one grid."""
+    return [] if target.integers.joins == "any" else families(graph, chosen, root_of)
+
+
 def points(graph: Graph, chosen: Iterable[Node], target: Target) -> list[Point]:
-    """Every value to round for the chosen operators, in graph order."""
+    """Every value to round for the chosen operators, in graph order; joined values have one root."""
     table = target.integers
     found: dict[str, Point] = {}
     chosen = list(chosen)
+    shared = {member: one.name for one in joined(graph, chosen, target) for member in one.members}
     names = {node.name for node in chosen}
     rounded: list[tuple[str, Reader]] = []
     for node in chosen:
         absorbed = _absorbed(graph, node, names) if table.absorbs_add else None
-        for position in (0, 1) if KINDS[node.op] == "add" else (0,):
-            value = node.value(position)
-            if value is not None and position != absorbed:
+        for position, value in read_by(node):
+            if position != absorbed:
                 rounded += _for_input(graph, value, Reader(node.name, position), table)
     for node in chosen:
         if KINDS[node.op] in table.needs_output:
-            value = _end_of_fusion(graph, node, table.fused)
+            value = _end_of_fusion(graph, node, table.fused if KINDS[node.op] != "concat" else ())
             rounded += [(value, reader) for reader in _readers(graph, value)]
     for value, reader in rounded:
-        point = found.setdefault(value, Point(value, root_of(graph, value)))
+        root = root_of(graph, value)
+        point = found.setdefault(value, Point(value, shared.get(root, root)))
         if reader not in point.readers:
             point.readers.append(reader)
     order = {name: i for i, name in enumerate((*graph.inputs, *graph.by_name))}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from lissom.errors import TargetError
-from lissom.functional.affine import ActivationBits
+from lissom.functional.affine import ActivationBits, affine
 from lissom.functional.overflow import saturates_here
 from lissom.functional.weightgrid import Bits
 from lissom.graph.graph import Graph, Node
@@ -18,6 +18,7 @@ from lissom.transforms.quantization import calibrating, placement
 from lissom.transforms.quantization.actions import (
     Fit,
     HalveWeight,
+    MultiplyActivations,
     RoundActivation,
     RoundBias,
     RoundDynamically,
@@ -27,6 +28,7 @@ from lissom.transforms.quantization.actions import (
 )
 from lissom.transforms.quantization.calibrating import Calibration
 from lissom.transforms.quantization.corrections import Findings
+from lissom.transforms.quantization.operators import ACTIVATIONS, KINDS, PRODUCTS, RESTORED, axis_of, label, weights_of
 from lissom.transforms.quantization.placement import Point
 from lissom.transforms.quantization.precision import stored_as
 
@@ -45,6 +47,7 @@ def spares(wish: OverflowFix, target: Target) -> bool:
 
 
 def weights(
+    graph: Graph,
     products: Sequence[Node],
     steps: Mapping[str, Bits],
     fit: Callable[[Bits], Fit],
@@ -57,18 +60,54 @@ def weights(
         if (parameter := node.parameter(1)) is not None:
             readers.setdefault(parameter, []).append(node)
     spared = spares(wish, target)
+
+    def fitted(nodes: Sequence[Node], bits: Bits) -> Fit:
+        plain = len(nodes) == 1 and KINDS[nodes[0].op] in ("conv", "linear")
+        return fit(bits) if plain and not (spared and bits == 8) else "nearest"
+
     return [
         StoreWeight(
             layer=placement.label(nodes[0]),
             parameter=parameter,
-            axis=0,
+            axis=axis_of(graph, nodes[0]),
             nodes=tuple(node.name for node in nodes),
             bits=(bits := max(steps[node.name] for node in nodes)),
-            fit=fit(bits) if len(nodes) == 1 and not (spared and bits == 8) else "nearest",
+            fit=fitted(nodes, bits),
             stored=target.weights.stored(bits),
             pairs_fit=spared and bits == 8,
         )
         for parameter, nodes in readers.items()
+    ]
+
+
+def restored(graph: Graph, nodes: Sequence[Node], steps: Mapping[str, Bits], target: Target) -> list[StoreWeight]:
+    """Weights that are kept as integers and computed with in float: one scale for each row."""
+    found: dict[str, StoreWeight] = {}
+    for node in nodes:
+        for parameter in weights_of(graph, node) if KINDS[node.op] in RESTORED else ():
+            before = found.get(parameter)
+            bits: Bits = max(steps[node.name], before.bits if before else 2)
+            found[parameter] = StoreWeight(
+                layer=before.layer if before else label(node),
+                parameter=parameter,
+                axis=0,
+                nodes=tuple(dict.fromkeys((*(before.nodes if before else ()), node.name))),
+                bits=bits,
+                # No format finds rows in packed integers.
+                stored=8 if KINDS[node.op] == "embedding" else target.weights.stored(bits),
+                restored=True,
+            )
+    return list(found.values())
+
+
+def multiplied(nodes: Sequence[Node], target: Target) -> list[MultiplyActivations]:
+    """Products of activations; attention weights have the 256 steps of [0, 1]."""
+    steps = affine(0.0, 1.0, target.integers.nonnegative, symmetric=target.integers.symmetric)
+    kinds = [(node, KINDS[node.op]) for node in nodes]
+    return [
+        MultiplyActivations(layer=label(node), node=node.name, weights=steps if kind == "attention" else None)
+        for node, kind in kinds
+        if kind in ACTIVATIONS
     ]
 
 
@@ -77,8 +116,10 @@ def biases(graph: Graph, chosen: Sequence[Node], rounded: Sequence[RoundActivati
     found: list[RoundBias] = []
     for node in chosen:
         weight, bias, scale = node.parameter(1), node.parameter(2), scales.get((node.name, 0))
-        if weight is None or bias is None or scale is None:
+        if weight is None or bias is None or scale is None or KINDS[node.op] not in PRODUCTS:
             continue
+        if graph.tensor_by_name[weight].shape[axis_of(graph, node)] != graph.tensor_by_name[bias].shape[0]:
+            continue  # one scale for an output of each group
         if graph.tensor_by_name[bias].used_by == (node.name,):
             found.append(RoundBias(layer=placement.label(node), parameter=bias, weight=weight, scale=scale))
     return found
@@ -152,7 +193,9 @@ def predicted(graph: Graph, actions: Sequence[Action]) -> Cost:
     for action in actions:
         if isinstance(action, (StoreWeight, HalveWeight)):
             tensor = graph.tensor_by_name[action.parameter]
-            bits, scales = (action.stored, 4 * tensor.shape[0]) if isinstance(action, StoreWeight) else (16, 0)
+            bits, scales = (
+                (action.stored, 4 * tensor.shape[action.axis]) if isinstance(action, StoreWeight) else (16, 0)
+            )
             size += math.ceil(tensor.bytes * bits / 32) + scales - tensor.bytes
         elif isinstance(action, StoreGroups):
             size += _grouped_bytes(graph, action) - graph.tensor_by_name[action.parameter].bytes
@@ -169,9 +212,10 @@ def _grouped_bytes(graph: Graph, action: StoreGroups) -> int:
 def planned_precision(plan: Plan) -> dict[str, str]:
     """Products of the traced graph to the precision the plan gives them: `int8`, `int8 dynamic`, or `int4 weights`
     where a kernel restores them as it multiplies."""
-    static = {node: "int8" for action in plan.of(StoreWeight) for node in action.nodes}
+    static = {node: "int8" for action in plan.of(StoreWeight) if not action.restored for node in action.nodes}
+    multiplied = {action.node: "int8" for action in plan.of(MultiplyActivations)}
     kept = {node: f"int{a.bits} weights" for a in plan.of(StoreGroups) if a.kept for node in a.nodes}
-    return {**static, **kept, **{action.node: "int8 dynamic" for action in plan.of(RoundDynamically)}}
+    return {**static, **multiplied, **kept, **{action.node: "int8 dynamic" for action in plan.of(RoundDynamically)}}
 
 
 def activation(
@@ -190,6 +234,7 @@ def activation(
     table, seen = target.integers, calibrating.range_at(study, point.root)
     method = calibrating.best(study.trials, point.root) if how[0] == "auto" else how[0]
     node = graph.by_name.get(point.value)
+    joined = node is not None and KINDS.get(node.op) == "concat"
     return RoundActivation(
         layer=placement.label(node) if node else point.value,
         value=point.value,
@@ -197,6 +242,7 @@ def activation(
         numbers=calibrating.numbers_by(study, point.root, method, table, how[1], bits),
         range=seen,
         method=method,
+        clip=joined and seen.low < 0 and table.joins == "nonnegative",
     )
 
 

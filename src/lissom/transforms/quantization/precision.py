@@ -18,12 +18,11 @@ from lissom.target import Target
 from lissom.transforms.base import Plan, Skip
 from lissom.transforms.quantization import placement
 from lissom.transforms.quantization.actions import HalveWeight, StoreGroups, StoreWeight
+from lissom.transforms.quantization.operators import WORTH
 
 Precision = Literal[32, 16, 8, 4]
 Auto = Literal["auto"]
 FLOAT, HALF, INTEGER = 32, 16, 8
-WORTH = 1024
-"""Values from which a tensor is stored in half precision: for fewer, the conversion takes the room that it saves."""
 
 
 def _pairs(value: Any) -> Any:

@@ -31,6 +31,7 @@ from lissom.transforms.quantization.actions import (
     Equalize,
     Fit,
     HalveWeight,
+    MultiplyActivations,
     RoundActivation,
     RoundBias,
     RoundDynamically,
@@ -38,6 +39,8 @@ from lissom.transforms.quantization.actions import (
     StoreGroups,
     StoreWeight,
 )
+from lissom.transforms.quantization.choosing import able, also_seen, choose
+from lissom.transforms.quantization.concat import united
 from lissom.transforms.quantization.corrections import (
     ENOUGH,
     EXAMPLES,
@@ -59,8 +62,9 @@ from lissom.transforms.quantization.guarding import Judge, check_judged, guarded
 from lissom.transforms.quantization.hybrid import with_later
 from lissom.transforms.quantization.idle import without_idle, without_slow
 from lissom.transforms.quantization.learning import learned, seconds
+from lissom.transforms.quantization.operators import KINDS, PRODUCTS, RESTORED
 from lissom.transforms.quantization.options import Options
-from lissom.transforms.quantization.placement import KINDS, Point
+from lissom.transforms.quantization.placement import Point
 from lissom.transforms.quantization.precision import (
     Precision,
     explained,
@@ -86,6 +90,7 @@ class Quantize(Options, Transform):
         "shift-bias": ShiftBias,
         "round-activation": RoundActivation,
         "round-dynamically": RoundDynamically,
+        "multiply-activations": MultiplyActivations,
         "round-bias": RoundBias,
         "store-weight": StoreWeight,
         "store-groups": StoreGroups,
@@ -109,11 +114,11 @@ class Quantize(Options, Transform):
         """All that any plan may round, and what those of `found` do."""
         chosen, _ = self._chosen(graph, target)
         points = placement.points(graph, chosen, planning.every_sum(target) if self._decides else target)
-        if found is None:
-            return points
-        chosen = [node for node in self._chosen(graph, target, found)[0] if node.name not in found.later]
-        held = {point.value: point for point in (*points, *placement.points(graph, chosen, target))}
-        return list(held.values())
+        points += also_seen(graph, chosen, target)
+        if found is not None:
+            chosen = [node for node in self._chosen(graph, target, found)[0] if node.name not in found.later]
+            points += placement.points(graph, chosen, target)
+        return list({(point.value, point.root): point for point in points}.values())
 
     def study(
         self, model: nn.Module, trace: Trace, task: Task, target: Target, work: Work = ALONE
@@ -147,14 +152,14 @@ class Quantize(Options, Transform):
             return found, chosen, write(trace, self.plan(graph, found, target))
 
         if self.mode == "hybrid":
-            able = planning.able(graph, self._chosen(graph, target)[0], target)
+            dynamic = planning.able(graph, self._chosen(graph, target)[0], target)
 
             def planned(bits: Mapping[str, Precision], later: Mapping[str, str]) -> Plan:
                 tried = {"precisions": dict(bits), "later": dict(later)}
                 return self.plan(graph, Findings.of(seen, Corrected()).model_copy(update=tried), target)
 
             at_run_time = replace(self._shop(trace, task, target, found, work), plain=Quantize(mode="dynamic"))
-            found = complete(with_later(found, at_run_time, able, planned))[0]
+            found = complete(with_later(found, at_run_time, dynamic, planned))[0]
         if reads and work.kernels is not None:
             found = without_idle(found, graph, target, complete, work.kernels)
         if self.remove_idle == "timed":
@@ -214,9 +219,9 @@ class Quantize(Options, Transform):
     def _trials(
         self, trace: Trace, seen: Statistics, sample: Sample, target: Target, points: list[Point]
     ) -> dict[str, dict[str, float]]:
-        widths = with_bits(
-            trace.graph, points, {node.name for node in self._chosen(trace.graph, target)[0]}, self.activation_bits
-        )
+        chosen, _ = self._chosen(trace.graph, target)
+        seen = united(seen, placement.joined(trace.graph, chosen, target))
+        widths = with_bits(trace.graph, points, {node.name for node in chosen}, self.activation_bits)
         ways = calibrating.ways(seen, widths, target.integers, self.percentile)
         tried = trial_errors(trace, sample, calibrating.probes(trace.graph, points), ways)
         return calibrating.estimates(seen, tried, ways)
@@ -317,17 +322,19 @@ class Quantize(Options, Transform):
                     "Task(train=...), or use Quantize(mode='dynamic'), which needs none."
                 )
             found = placement.points(graph, fixed, target)
+            study = united(study, placement.joined(graph, fixed, target))
             widths = with_bits(graph, found, {node.name for node in fixed}, self.activation_bits)
             how = (self.calibration, self.percentile)
             rounded = [planning.activation(graph, point, study, target, how, bits) for point, bits in widths]
-            actions += rounded
+            actions += [*rounded, *planning.multiplied(fixed, target)]
             if target.integers.integer_bias:
                 actions += planning.biases(graph, fixed, rounded)
-        others = [node for node in chosen if node not in fixed]
+        others = [node for node in chosen if node not in fixed and KINDS[node.op] not in RESTORED]
         actions += planning.at_run_time(others, target, later, samples=self.mode == "per_sample")
-        products = [node for node in chosen if KINDS[node.op] in ("conv", "linear")]
+        products = [node for node in chosen if KINDS[node.op] in PRODUCTS]
         steps: dict[str, Bits] = {name: 4 if own == 4 else self.weight_bits for name, own in bits.items()}
-        actions += planning.weights(products, steps, self._fit_of, target, self.overflow_fix)
+        actions += planning.weights(graph, products, steps, self._fit_of, target, self.overflow_fix)
+        actions += planning.restored(graph, chosen, steps, target)
         halved, left = halves(graph, bits, {a.parameter for a in actions if isinstance(a, StoreWeight)}, target)
         actions += halved
         skipped += left
@@ -383,13 +390,12 @@ class Quantize(Options, Transform):
         """Nodes to quantize, and the others with the reason; those that are halved are in neither."""
         bits = self._bits(graph, study)
         ops = target.integers.ops if self._fixed else target.dynamic.ops
-        if self.mode == "per_sample":
-            ops = planning.sampled(target)
-        chosen, skipped = placement.partition(graph, ops, target, floats(bits))
+        ops = planning.sampled(target) if self.mode == "per_sample" else ops
+        chosen, skipped = choose(
+            graph, ops, target, floats(bits), study, fix=self.overflow_fix, training=bool(self.training)
+        )
         skipped = explained(graph, bits, skipped, study.reasons if isinstance(study, Findings) else {})
         if self._fixed:
             return chosen, skipped
         refuse = planning.without_examples if self.mode == "per_sample" else planning.unable
-        refused = {node.name: why for node in chosen if (why := refuse(graph, node, target))}
-        skipped += [Skip(layer=placement.label(n), reason=refused[n.name]) for n in chosen if n.name in refused]
-        return [node for node in chosen if node.name not in refused], skipped
+        return able(graph, chosen, skipped, target, refuse)

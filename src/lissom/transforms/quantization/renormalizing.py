@@ -37,7 +37,7 @@ from lissom.graph.trace import Trace
 from lissom.task import Batch
 from lissom.transforms.base import Plan
 from lissom.transforms.quantization.actions import StoreWeight
-from lissom.transforms.quantization.placement import KINDS
+from lissom.transforms.quantization.operators import KINDS
 
 EXAMPLES = 256
 MOMENTUM = 0.1

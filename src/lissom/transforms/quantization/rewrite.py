@@ -62,8 +62,10 @@ def _(x: torch.Tensor, axes: int) -> torch.Tensor:
     return torch.empty_like(x)
 
 
-def round_value_(module: GraphModule, value: str, readers: tuple[Reader, ...], numbers: Affine) -> None:
-    """Insert quantize and dequantize after `value` for the given readers only.
+def round_value_(
+    module: GraphModule, value: str, readers: tuple[Reader, ...], numbers: Affine, *, clip: bool = False
+) -> None:
+    """Insert quantize and dequantize after `value` for the given readers only; with `clip`, a clip before them.
 
     Kernels give 8 bits and clip at the ends of the type. Fewer steps are made of those (`affine.nested`): rounded to 8
     bits by the kernel, clipped, rounded again. ONNX Runtime would make one pair of two that follow each other, on
@@ -71,27 +73,29 @@ def round_value_(module: GraphModule, value: str, readers: tuple[Reader, ...], n
     """
     nodes = {node.name: node for node in module.graph.nodes}
     source = nodes[value]
-    fixed = _fixed(numbers)
+    grid = fixed(numbers)
     inside, after = source, _last_placeholder(module) if source.op == "placeholder" else source
+    before: list[tuple[Any, tuple[Any, ...]]] = []
     if numbers.bits < 8:
-        first = _fixed(nested(numbers))
-        for function, args in (
-            (OPS.quantize_per_tensor.default, first),
-            (OPS.dequantize_per_tensor.default, first),
-            (torch.ops.aten.clamp.default, (numbers.low, numbers.high)),
-        ):
-            with module.graph.inserting_after(after):
-                inside = after = module.graph.call_function(function, (inside, *args))
+        first = fixed(nested(numbers))
+        before = [(OPS.quantize_per_tensor.default, first), (OPS.dequantize_per_tensor.default, first)]
+    if numbers.bits < 8 or clip:
+        # A clip at both ends of the grid does nothing, and OpenVINO drops it: no value needs the lowest step.
+        low = numbers.low + (numbers.scale if clip else 0.0)
+        before.append((torch.ops.aten.clamp.default, (low, numbers.high)))
+    for function, args in before:
+        with module.graph.inserting_after(after):
+            inside = after = module.graph.call_function(function, (inside, *args))
     with module.graph.inserting_after(after):
-        quantized = module.graph.call_function(OPS.quantize_per_tensor.default, (inside, *fixed))
+        quantized = module.graph.call_function(OPS.quantize_per_tensor.default, (inside, *grid))
     # One dequantize for each reader: partitioners claim an operator with the restored inputs it owns.
     for reader in readers:
         with module.graph.inserting_after(quantized):
-            restored = module.graph.call_function(OPS.dequantize_per_tensor.default, (quantized, *fixed))
+            restored = module.graph.call_function(OPS.dequantize_per_tensor.default, (quantized, *grid))
         _redirect(nodes, source, restored, reader)
 
 
-def _fixed(numbers: Affine) -> tuple[float, int, int, int, torch.dtype]:
+def fixed(numbers: Affine) -> tuple[float, int, int, int, torch.dtype]:
     """What quantize and dequantize get beside the value."""
     return (numbers.scale, numbers.zero_point, *LIMITS[numbers.dtype], DTYPES[numbers.dtype])
 
@@ -208,7 +212,7 @@ def halve_weight_(module: GraphModule, parameter: str) -> None:
 
 
 def round_bias_(
-    module: GraphModule, bias: str, weight: str, input_scale: float, scales: torch.Tensor | None = None
+    module: GraphModule, bias: str, weight: str, input_scale: float, scales: torch.Tensor | None = None, axis: int = 0
 ) -> None:
     """Put a bias on the grid of the accumulator that the runtime adds it to.
 
@@ -217,25 +221,26 @@ def round_bias_(
     held = attribute(module, bias)
     if scales is None:
         with explained(weight):
-            scales = weight_scales(attribute(module, weight), 0)
+            scales = weight_scales(attribute(module, weight), axis)
     with torch.no_grad():
         held.copy_(round_bias(held, scales, input_scale))
 
 
-def round_weight_(module: GraphModule, parameter: str, bits: Bits) -> torch.Tensor:
-    """Put `parameter` on the nearest steps of its grid of `bits`, one run an output; its scales.
+def round_weight_(module: GraphModule, parameter: str, bits: Bits, axis: int = 0) -> torch.Tensor:
+    """Put `parameter` on the nearest steps of its grid of `bits`, one run a slice of `axis`; its scales.
 
     Raises:
         FailureError: the weight holds NaN or infinite values.
     """
     weight = attribute(module, parameter)
     with torch.no_grad(), explained(parameter):
-        made = low_bit_grid(weight.flatten(1), bits)
-        weight.copy_(made.rounded(weight.flatten(1)).reshape(weight.shape))
+        rows = weight.movedim(axis, 0)
+        made = low_bit_grid(rows.flatten(1), bits)
+        weight.copy_(made.rounded(rows.flatten(1)).reshape(rows.shape).movedim(0, axis))
     return made.scale[:, 0]
 
 
-def spared_scales(module: GraphModule, parameter: str) -> torch.Tensor:
+def spared_scales(module: GraphModule, parameter: str, axis: int = 0) -> torch.Tensor:
     """Scales of int8 steps whose products fit into 16 bits two by two.
 
     Raises:
@@ -243,7 +248,7 @@ def spared_scales(module: GraphModule, parameter: str) -> torch.Tensor:
     """
     weight = attribute(module, parameter)
     with explained(parameter):
-        return safe_scales(weight, weight_scales(weight, 0), LARGEST_INPUT)
+        return safe_scales(weight.movedim(axis, 0), weight_scales(weight, axis), LARGEST_INPUT)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from lissom.transforms.quantization import placement
 from lissom.transforms.quantization.actions import HalveWeight
 from lissom.transforms.quantization.corrections import Findings
 from lissom.transforms.quantization.guarding import Judge
-from lissom.transforms.quantization.placement import KINDS
+from lissom.transforms.quantization.operators import KINDS, WEIGHTED
 from lissom.transforms.quantization.precision import FLOAT, HALF, INTEGER, Precision
 from lissom.transforms.quantization.shop import Errors, Shop, Unit, milliseconds, only, raised, units_of
 from lissom.transforms.quantization.tables import BitsOption, Chosen, Judged, LayerOptions, PrecisionTable
@@ -35,7 +35,7 @@ OUT_OF_REACH = (
 
 def layers_of(shop: Shop) -> list[Unit]:
     """What the search decides: free layers with weights. Additions and pooling go with the rest of the recipe."""
-    integers = {node.name for node in shop.chosen if KINDS.get(node.op) in ("conv", "linear")}
+    integers = {node.name for node in shop.chosen if KINDS.get(node.op) in WEIGHTED}
     halved = {name for action in shop.plan(dict.fromkeys(shop.bits, HALF)).of(HalveWeight) for name in action.nodes}
     nodes = [
         node for node in placement.candidates(shop.graph) if node.name in shop.free and node.name in integers | halved

@@ -83,7 +83,7 @@ def _refuse(graph: Graph, node: Node, target: Target, form: Form, excluded: Coll
     kind = KINDS.get(node.op)
     if kind is None:
         return "weights of linear layers, convolutions and embeddings are stored in integers; this one stays in float"
-    if kind not in target.weights.ops:
+    if not target.weights.holds(kind):
         return f"{target.title} restores no weights of {node.op} while activations stay in float"
     held = target.weights.holds(kind)
     if form.bits not in held:

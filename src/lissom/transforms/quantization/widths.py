@@ -10,7 +10,8 @@ from collections.abc import Collection, Sequence
 
 from lissom.functional.affine import ActivationBits
 from lissom.graph.graph import Graph
-from lissom.transforms.quantization.placement import KINDS, OUTPUT, Point, Reader, moved_from
+from lissom.transforms.quantization.operators import KINDS
+from lissom.transforms.quantization.placement import OUTPUT, Point, Reader, moved_from
 
 
 def with_bits(

@@ -19,6 +19,7 @@ from lissom.transforms.quantization import grouped, rewrite
 from lissom.transforms.quantization.actions import (
     Equalize,
     HalveWeight,
+    MultiplyActivations,
     RoundActivation,
     RoundBias,
     RoundDynamically,
@@ -26,8 +27,11 @@ from lissom.transforms.quantization.actions import (
     StoreGroups,
     StoreWeight,
 )
+from lissom.transforms.quantization.attention import take_apart_
 from lissom.transforms.quantization.corrections import Halves, equalized
-from lissom.transforms.quantization.placement import Reader, label
+from lissom.transforms.quantization.lookup import look_up_first_
+from lissom.transforms.quantization.operators import label
+from lissom.transforms.quantization.placement import Reader
 from lissom.transforms.quantization.refit import Job, refit_
 from lissom.transforms.quantization.simulating import quick
 
@@ -39,8 +43,7 @@ def write(trace: Trace, plan: Plan) -> GraphModule:
         FailureError: a weight holds NaN or infinite values.
     """
     module = inputs_rounded(trace, plan)
-    few = [action for action in plan.of(StoreWeight) if action.bits < 8]
-    return stored(module, plan, {w.parameter: rewrite.round_weight_(module, w.parameter, w.bits) for w in few})
+    return stored(module, plan, _rounded(module, [action for action in plan.of(StoreWeight) if action.bits < 8]))
 
 
 def write_fitted(
@@ -56,7 +59,8 @@ def write_fitted(
     again = moves == "statistics"
     jobs = _jobs(trace.graph, plan, biases=moves != "none", fitted=fitted, rescale=again)
     found = refit_(before, quick(module), jobs, halves.fit, _statistics(trace.graph) if again else {})
-    return stored(module, plan, found.scales, found.grids)
+    few = [action for action in plan.of(StoreWeight) if action.bits < 8 and not _is_fitted(action)]
+    return stored(module, plan, {**found.scales, **_rounded(module, few)}, found.grids)
 
 
 def fitted_shifts(trace: Trace, plan: Plan, halves: Halves) -> tuple[ShiftBias, ...]:
@@ -80,7 +84,10 @@ def inputs_rounded(trace: Trace, plan: Plan) -> GraphModule:
             held.add_(torch.tensor(shifted.shift, dtype=held.dtype))
     for rounded in plan.of(RoundActivation):
         readers = tuple(Reader(node, position) for node, position in rounded.readers)
-        rewrite.round_value_(module, rounded.value, readers, rounded.grid)
+        rewrite.round_value_(module, rounded.value, readers, rounded.grid, clip=rounded.clip)
+    for product in plan.of(MultiplyActivations):
+        if product.weights is not None:
+            take_apart_(module, product.node, product.weights)
     for dynamic in plan.of(RoundDynamically):
         rewrite.round_dynamically_(module, dynamic.node, dynamic.granularity, dynamic.group, dynamic.dtype)
     return module
@@ -90,14 +97,17 @@ def stored(
     module: GraphModule, plan: Plan, scales: Mapping[str, Tensor], grids: Mapping[str, Grid] = MappingProxyType({})
 ) -> GraphModule:
     """Biases and weights in their final form; `scales` and `grids` of the weights that are on their grid already."""
-    spared = [w.parameter for w in plan.of(StoreWeight) if w.pairs_fit and w.parameter not in scales]
-    scales = {**scales, **{name: rewrite.spared_scales(module, name) for name in spared}}
+    spared = [w for w in plan.of(StoreWeight) if w.pairs_fit and w.parameter not in scales]
+    scales = {**scales, **{w.parameter: rewrite.spared_scales(module, w.parameter, w.axis) for w in spared}}
+    axes = {w.parameter: w.axis for w in plan.of(StoreWeight)}
     for bias in plan.of(RoundBias):
-        rewrite.round_bias_(module, bias.parameter, bias.weight, bias.scale, scales.get(bias.weight))
+        own, axis = scales.get(bias.weight), axes[bias.weight]
+        rewrite.round_bias_(module, bias.parameter, bias.weight, bias.scale, own, axis)
     for weight in plan.of(StoreWeight):
         rewrite.store_weight_(module, weight.parameter, weight.axis, scales.get(weight.parameter))
     for own in plan.of(StoreGroups):
         grouped.store_groups_(module, own, grids.get(own.parameter) or grouped.nearest_grid(module, own))
+    look_up_first_(module)
     for half in plan.of(HalveWeight):
         rewrite.halve_weight_(module, half.parameter)
     rewrite.finish_(module)
@@ -114,10 +124,19 @@ def _statistics(graph: Graph) -> dict[str, tuple[str, str]]:
     }
 
 
+def _is_fitted(action: StoreWeight) -> bool:
+    """Whether `refit` knows the product: convolutions and linear layers."""
+    return not action.restored and action.axis == 0
+
+
+def _rounded(module: GraphModule, actions: list[StoreWeight]) -> dict[str, Tensor]:
+    return {w.parameter: rewrite.round_weight_(module, w.parameter, w.bits, w.axis) for w in actions}
+
+
 def _jobs(graph: Graph, plan: Plan, *, biases: bool, fitted: bool = True, rescale: bool = False) -> dict[str, Job]:
     found: dict[str, Job] = {}
     for action in plan.of(StoreWeight):
-        for name in action.nodes:
+        for name in action.nodes if _is_fitted(action) else ():
             bias = graph.by_name[name].parameter(2) if biases else None
             own = bias is not None and graph.tensor_by_name[bias].used_by == (name,)
             alone = len(action.nodes) == 1
