@@ -48,7 +48,7 @@ def spares(wish: OverflowFix, target: Target) -> bool:
 
 def weights(
     graph: Graph,
-    products: Sequence[Node],
+    nodes: Sequence[Node],
     steps: Mapping[str, Bits],
     fit: Callable[[Bits], Fit],
     target: Target,
@@ -56,8 +56,8 @@ def weights(
 ) -> list[StoreWeight]:
     """What is stored, weight by weight; a fitted rounding could leave the certified steps, so a spared one is near."""
     readers: dict[str, list[Node]] = {}
-    for node in products:
-        if (parameter := node.parameter(1)) is not None:
+    for node in nodes:
+        if KINDS[node.op] in PRODUCTS and (parameter := node.parameter(1)) is not None:
             readers.setdefault(parameter, []).append(node)
     spared = spares(wish, target)
 

@@ -62,7 +62,7 @@ from lissom.transforms.quantization.guarding import Judge, check_judged, guarded
 from lissom.transforms.quantization.hybrid import with_later
 from lissom.transforms.quantization.idle import without_idle, without_slow
 from lissom.transforms.quantization.learning import learned, seconds
-from lissom.transforms.quantization.operators import KINDS, PRODUCTS, RESTORED
+from lissom.transforms.quantization.operators import KINDS, RESTORED
 from lissom.transforms.quantization.options import Options
 from lissom.transforms.quantization.placement import Point
 from lissom.transforms.quantization.precision import (
@@ -331,9 +331,8 @@ class Quantize(Options, Transform):
                 actions += planning.biases(graph, fixed, rounded)
         others = [node for node in chosen if node not in fixed and KINDS[node.op] not in RESTORED]
         actions += planning.at_run_time(others, target, later, samples=self.mode == "per_sample")
-        products = [node for node in chosen if KINDS[node.op] in PRODUCTS]
         steps: dict[str, Bits] = {name: 4 if own == 4 else self.weight_bits for name, own in bits.items()}
-        actions += planning.weights(graph, products, steps, self._fit_of, target, self.overflow_fix)
+        actions += planning.weights(graph, chosen, steps, self._fit_of, target, self.overflow_fix)
         actions += planning.restored(graph, chosen, steps, target)
         halved, left = halves(graph, bits, {a.parameter for a in actions if isinstance(a, StoreWeight)}, target)
         actions += halved
