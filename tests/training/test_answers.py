@@ -116,6 +116,19 @@ def test_views_are_asked_once_each_and_differ(tmp_path: Path) -> None:
     assert Counted.calls == 1 + 5 * 3
 
 
+@pytest.mark.parametrize("change", ["teacher", "augmentation", "nothing"])
+def test_in_a_training_only_answers_of_the_same_teacher_and_augmentation_are_used(change: str, tmp_path: Path) -> None:
+    taught(2, tmp_path)
+    (tmp_path / "training.safetensors").unlink()  # what was trained is gone, what was answered is there
+    Counted.calls = 0
+    given = settings(epochs=5, teacher="original", views=2, crop=2 if change == "augmentation" else 1, flip=True)
+    other = Counted(net(seed=2 if change == "teacher" else 1))
+    lesson = finetune(net(), task(shuffled()), given, folder=tmp_path, original=other).history.lesson
+    assert lesson is not None
+    assert Counted.calls == (1 if change == "nothing" else 1 + 2 * 3)
+    assert lesson.replaced == 0
+
+
 def test_a_loader_that_never_repeats_is_found_out() -> None:
     class Noise:
         def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
