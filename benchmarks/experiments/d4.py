@@ -31,7 +31,7 @@ from lissom.training.settings import Training
 
 TITLE = "Kept answers of a teacher: cost of an epoch and bytes on disk, ResNet-20 to ResNet-8 on CIFAR-10"
 NEEDS = ("data", "weights")
-IMAGES, ROUNDS, WHOLE = 1280, 7, 50_000
+IMAGES, ROUNDS, WHOLE = 1280, 5, 50_000
 """Images of an epoch; epochs of each kind, in turns; images of a view of the whole training set."""
 PLAIN: Mapping[str, Any] = {"precision": "float32", "channels_last": False, "crop": 4, "flip": True}
 KINDS: Mapping[str, Mapping[str, Any]] = {
@@ -63,6 +63,7 @@ def compared(context: Context, teacher: nn.Module, task: Task, *, rounds: int) -
         train = replace(train, data=train.data.take(torch.arange(min(IMAGES, len(train.data)))))
     few = replace(task, train=train, validation=None)
     done = context.kept / "epochs.json"
+    context.kept.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Any]] = json.loads(done.read_text(encoding="utf-8")) if done.is_file() else []
     for each in range(len(found), rounds):
         context.say(f"epochs in turns, {each + 1} of {rounds}")

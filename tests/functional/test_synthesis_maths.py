@@ -101,3 +101,9 @@ def test_spread_is_zero_for_one_example_repeated_and_the_root_of_two_for_indepen
     assert maths.spread(drawn[:1].repeat(9, 1, 1)) == pytest.approx(0)
     assert maths.spread(torch.zeros(4, 3)) == 0
     assert maths.spread(5 * drawn) == pytest.approx(maths.spread(drawn))
+
+
+def test_turns_take_one_of_every_class_first() -> None:
+    classes = torch.tensor([2, 2, 2, 0, 1, 0, 2])
+    assert classes[maths.in_turns(classes)].tolist() == [2, 0, 1, 2, 0, 2, 2]
+    assert sorted(maths.in_turns(classes).tolist()) == list(range(7))

@@ -42,7 +42,7 @@ from lissom.transforms.folding import Fold
 from lissom.transforms.pruning import Prune
 from lissom.transforms.quantization import Quantize
 
-METHODS: tuple[Method, ...] = ("noise", "inversion", "generator", "adversarial", "meta")
+METHODS: tuple[Method, ...] = ("noise", "drawings", "inversion", "generator", "adversarial", "meta")
 SMALL: dict[str, Any] = {"batch_size": 16, "steps": 4, "width": 4, "latent": 8}
 X = torch.zeros(1, 3, 8, 8)
 
@@ -146,6 +146,18 @@ def test_inversion_meets_the_statistics_and_every_class(teacher: Net) -> None:
     assert near < 0.5 * far
     assert even > 0.95 > uneven
     assert made.point(net(5)).normalizations == 1
+
+
+def test_drawings_are_as_even_as_the_teachers_classes_allow(teacher: Net) -> None:
+    made = source(teacher, "drawings", batch_size=64)
+    (values,) = made.new(64, generator_of("x"))
+    (many,) = [made.maker._draw(3 * 64, generator_of("x"))]  # type: ignore[attr-defined]
+    with torch.no_grad():
+        had, chosen = (teacher(x).argmax(1).bincount(minlength=4) for x in (many, values))
+    assert int(chosen.sum()) == 64
+    for mine, all_of_it in zip(chosen.tolist(), had.tolist(), strict=True):
+        assert mine == all_of_it or mine >= 64 // 4
+    assert values.mean().abs() < 0.5
 
 
 def test_a_generator_learns_what_its_losses_say(teacher: Net) -> None:
@@ -443,7 +455,7 @@ def test_a_recipe_trains_without_data(teacher: Net) -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"method": "dream"}, "'noise', 'inversion', 'generator', 'adversarial' or 'meta'"),
+        ({"method": "dream"}, "'noise', 'drawings', 'inversion', 'generator', 'adversarial' or 'meta'"),
         ({"low": 0.0}, "low and high are given together, got low=0.0, high=None"),
         ({"low": 1.0, "high": 1.0}, "low must be below high, got low=1, high=1"),
         ({"method": "noise", "confidence": 1.0}, "method='noise' optimizes nothing: leave confidence out"),
@@ -485,6 +497,8 @@ def test_inputs_that_cannot_be_made_are_named(teacher: Net) -> None:
         synthesize(nn.Linear(6, 3), flat, method="generator")
     with pytest.raises(DataError, match=r"warp=0.1 moves images .* shape \(6,\) for each example"):
         synthesize(nn.Linear(6, 3), flat, warp=0.1, statistics=0.0)
+    with pytest.raises(DataError, match=r"method='drawings' makes one input of images .* the model takes \(6,\)"):
+        synthesize(nn.Linear(6, 3), flat, method="drawings")
     for fields, method in (({}, "inversion"), ({"method": "generator", "statistics": 2.0}, "generator")):
         with pytest.raises(DataError, match=rf"method='{method}'.*the teacher has none.*Take method='generator'"):
             synthesize(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), empty(), **fields)

@@ -31,8 +31,8 @@ DataFree = Annotated[
     typer.Option(
         "--data-free",
         metavar="METHOD[,NAME=VALUE...]",
-        help="Make inputs up where the task has no data: auto, inversion, generator, adversarial, meta or noise, with "
-        "fields of Synthesis and examples, as in inversion,low=0,high=1.",
+        help="Make inputs up where the task has no data: auto, inversion, generator, adversarial, meta, drawings or "
+        "noise, with fields of Synthesis and examples, as in inversion,low=0,high=1.",
     ),
 ]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", "-r", help="YAML or JSON recipe.")]

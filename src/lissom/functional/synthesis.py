@@ -91,6 +91,12 @@ def warped(images: Tensor, moves: Tensor) -> Tensor:
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
+def in_turns(classes: Tensor) -> Tensor:
+    """The order that takes one example of every class `(n,)` in turns, as long as there are some."""
+    earlier = (classes[:, None] == classes).tril(-1).sum(1)
+    return earlier.argsort(stable=True)
+
+
 def balance(classes: Tensor, count: int) -> float:
     """Entropy of the histogram of `(n,)` class indices over `count` classes, of the largest that n allow: in [0, 1].
 

@@ -1,5 +1,6 @@
 """The ways to make inputs: noise, optimized inputs, a generator, a generator with a learned start. One interface.
 
+    drawings      the first of each class in turns, of three times as many
     inversion     u <- Adam(u, L(bounded(u)))                                 `updates` steps from noise
     generator     w <- Adam(w, L(bounded(G_w(z)))), z new in every step       its own w goes on from batch to batch
     meta          w', z' <- Adam(w, z; L), `updates` steps;  w <- w + r (w' - w)      Reptile, r = 1 / `updates`
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from lissom.errors import DataError
+from lissom.functional.drawing import drawings
+from lissom.functional.synthesis import in_turns
 from lissom.training.chance import Chance, seed_of
 from lissom.training.checkpoint import tensors_of
 from lissom.training.optimizer import load_state_, state_of, trainable
@@ -25,6 +28,9 @@ from lissom.training.synthesis.form import Form
 from lissom.training.synthesis.generator import Generator
 from lissom.training.synthesis.settings import LEARNED, Synthesis
 
+CHOICE = 3
+"""Drawings to choose one from."""
+IMAGE_AXES = 3
 BETAS = (0.5, 0.999)
 """Of a generator's Adam, as is usual for those that are trained against a network."""
 
@@ -61,6 +67,41 @@ class Noise(Maker):
 
     def make(self, count: int, generator: torch.Generator, student: nn.Module | None) -> list[Tensor]:
         return [values.to(self.device) for values in self.form.noise(count, generator)]
+
+
+class Drawn(Maker):
+    """Line drawings, of which the teacher sees every class as often as it can be had.
+
+    Raises:
+        DataError: other inputs than one of images.
+    """
+
+    def __init__(self, examiner: Examiner, device: torch.device) -> None:
+        self.examiner, self.device = examiner, device
+        shapes = examiner.form.shapes
+        if len(shapes) != 1 or len(shapes[0]) != IMAGE_AXES:
+            shown = ", ".join(map(str, shapes))
+            raise DataError(
+                f"method='drawings' makes one input of images (channels, height, width), and the model takes {shown} "
+                "for each example. Take method='inversion', which makes inputs of any shape and number."
+            )
+        self.channels, self.height, self.width = shapes[0]
+
+    def make(self, count: int, generator: torch.Generator, student: nn.Module | None) -> list[Tensor]:
+        values = self._draw(CHOICE * count, generator).to(self.device)
+        classes = self.examiner.classes(self.examiner.form.batch([values]))
+        return [values[:count] if classes is None else values[in_turns(classes)[:count]]]
+
+    def _draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Between the bounds; with mean 0 and variance 1 without. Colours are drawn where there are channels."""
+        ink = drawings(count, self.height, self.width, generator)
+        if self.channels > 1:
+            ink = ink * torch.rand(count, self.channels, 1, 1, generator=generator)
+        form = self.examiner.form
+        if form.low is not None and form.high is not None:
+            return form.low + (form.high - form.low) * ink
+        spread, middle = torch.var_mean(ink)
+        return (ink - middle) / spread.sqrt().clamp_min(1e-6)
 
 
 class Inversion(Maker):
@@ -164,10 +205,12 @@ class Generated(Maker):
 def maker_of(settings: Synthesis, examiner: Examiner, seed: int, device: torch.device) -> Maker:
     """
     Raises:
-        DataError: a generator, and inputs of a kind that it does not make.
+        DataError: a generator or drawings, and inputs of a kind that they do not make.
     """
     if settings.method == "noise":
         return Noise(examiner.form, device)
+    if settings.method == "drawings":
+        return Drawn(examiner, device)
     if settings.method in LEARNED:
         return Generated(examiner, settings, seed, device)
     return Inversion(examiner, device)

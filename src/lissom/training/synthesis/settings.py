@@ -4,6 +4,7 @@ One set of losses (`lissom.functional.synthesis`) and four ways to make inputs t
 way and a set of weights.
 
     noise           normal noise, or uniform between the bounds: the control
+    drawings        strokes at random (`lissom.functional.drawing`), as many of each class as there are
     inversion       the inputs themselves are optimized.    DeepInversion, Yin et al. 2020 (arXiv:1912.08795)
     generator       a network that makes them from noise, one step a batch.    DAFL, Chen et al. 2019 (arXiv:1904.01186)
     adversarial     the same, drawn to where the student disagrees.    DFAD, Fang et al. 2019 (arXiv:1912.11006)
@@ -19,7 +20,7 @@ import pydantic
 
 from lissom.settings import Setting
 
-Method = Literal["noise", "inversion", "generator", "adversarial", "meta"]
+Method = Literal["noise", "drawings", "inversion", "generator", "adversarial", "meta"]
 Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 Bound = Annotated[float, pydantic.Field(allow_inf_nan=False)]
@@ -43,6 +44,7 @@ class Preset(NamedTuple):
 
 PRESETS: dict[Method, Preset] = {
     "noise": Preset(updates=0),
+    "drawings": Preset(updates=0, memory=8192, replays=9),
     # Balance is not weighed: the classes that it aims at are chosen evenly.
     "inversion": Preset(
         0.1, 200, memory=4096, replays=15, balance=0.0, activation=0.0, roughness=0.05, size=0.01, adversary=0.0
@@ -54,13 +56,15 @@ PRESETS: dict[Method, Preset] = {
 WEIGHTS = ("confidence", "balance", "activation", "statistics", "roughness", "size", "adversary")
 LEARNED = ("generator", "adversarial", "meta")
 """Methods with a generator."""
+DRAWN = ("noise", "drawings")
+"""Methods that optimize nothing."""
 
 
 class Synthesis(Setting):
     """How inputs are made where there are none. None stands for what the method is usually given.
 
     Attributes:
-        method: "noise", "inversion", "generator", "adversarial" or "meta".
+        method: "noise", "drawings", "inversion", "generator", "adversarial" or "meta".
         batch_size: examples made together.
         low, high: bounds of valid inputs, in the units that the model is given; both or neither. None: inputs are
             taken to be normalized to mean 0 and variance 1.
@@ -104,10 +108,12 @@ class Synthesis(Setting):
             raise ValueError(f"low and high are given together, got low={self.low}, high={self.high}")
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise ValueError(f"low must be below high, got low={self.low:g}, high={self.high:g}")
-        if self.method == "noise":
+        if self.method in DRAWN:
             optimized = [n for n in ("learning_rate", "updates", *WEIGHTS) if getattr(self, n) is not None]
             if optimized:
-                raise ValueError(f"method='noise' optimizes nothing: leave {optimized[0]} out, or take another method")
+                raise ValueError(
+                    f"method={self.method!r} optimizes nothing: leave {optimized[0]} out, or take another method"
+                )
         if 0 < self.chosen("memory") < self.batch_size:
             raise ValueError(
                 f"a memory holds at least one batch, got memory={self.chosen('memory')} and batch_size="
@@ -128,4 +134,4 @@ class Synthesis(Setting):
         """All settings, the method's own where none is given; bounds only where there are some."""
         own = {name: self.chosen(name) for name in Preset._fields}
         given = self.model_dump(mode="json", exclude_none=True)
-        return {**given, **(own if self.method != "noise" else {name: own[name] for name in ("memory", "replays")})}
+        return {**given, **(own if self.method not in DRAWN else {name: own[name] for name in ("memory", "replays")})}

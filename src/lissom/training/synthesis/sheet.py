@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lissom.functional.synthesis import in_turns
 from lissom.training.synthesis.examiner import Examiner
 
 MOST, ACROSS = 40, 10
@@ -35,7 +36,7 @@ def sheet_of(examiner: Examiner, values: list[Tensor]) -> Sheet | None:
     if images is None:
         return None
     classes = examiner.classes(examiner.form.batch(values))
-    order = torch.arange(len(images)) if classes is None else _evenly(classes.cpu())
+    order = torch.arange(len(images)) if classes is None else in_turns(classes.cpu())
     chosen = order[:MOST]
     if classes is not None:
         chosen = chosen[classes.cpu()[chosen].argsort(stable=True)]
@@ -54,12 +55,6 @@ def png(pixels: Tensor) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
     )
-
-
-def _evenly(classes: Tensor) -> Tensor:
-    """An order that takes one example of every class in turns."""
-    earlier = (classes[:, None] == classes).tril(-1).sum(1)
-    return earlier.argsort(stable=True)
 
 
 def _pixels(images: Tensor) -> Tensor:
