@@ -38,7 +38,7 @@ MEAN, STD = 0.1307, 0.3081
 PLAIN: Mapping[str, Any] = {"precision": "float32", "channels_last": True}
 LEARNED = Training(epochs=8, optimizer="adamw", learning_rate=2e-3, weight_decay=0.01, crop=2, **PLAIN)
 TAUGHT = Training(
-    epochs=24, optimizer="adamw", learning_rate=4e-3, teacher="original", temperature=4.0, synthesis="noise",
+    epochs=48, optimizer="adamw", learning_rate=4e-3, teacher="original", temperature=4.0, synthesis="noise",
     **PLAIN,
 )  # fmt: skip
 KINDS: Mapping[str, Mapping[str, Any]] = {
