@@ -98,6 +98,13 @@ def test_the_model_as_it_is_comes_first_and_wins_where_nothing_else_can_be_made(
     assert any("could not be made" in s for s in found.explanation.sentences)
 
 
+@pytest.mark.parametrize("name", ["random", "tpe"])
+def test_without_any_time_there_is_still_something_to_hand_back(storage, name):
+    found = synthetic.search(storage, name=name, limits=Limits(seconds=0.0))
+    assert [t.point for t in found.trials] == [Point()]
+    assert found.chosen is found.trials[0]
+
+
 def test_without_training_nothing_is_trained(storage):
     space, goal = Space(prune=(1.0, 2.0, 4.0)), Goal(metric_drop=0.06, size_ratio=3.0)
     found = synthetic.search(storage, name="auto", space=space, goal=goal, limits=Limits(trials=30))

@@ -30,8 +30,9 @@ from lissom.task import Task
 
 SEARCH_SECONDS = 300.0
 """What the progress bar takes a search without a budget to last."""
-FINAL_SHARE, FINAL_SECONDS = 0.2, 20.0
-"""Of a budget, kept back for export, the full measurement and the report: the smaller of the two."""
+FINAL_SHARE, FINAL_SECONDS, FINAL_TIMES = 0.2, 20.0, 3.0
+"""Of a budget, kept back for export, the full measurement and the report: the smaller of the first two, and at least
+so many times what it took to export and measure the original shortly."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ def searched(  # noqa: PLR0913  keywords of one call site
         model, task, target, folder.stages, quiet, place.threads, place.batch_size, place.seed,
         goal.peak_memory_bytes is not None,
     )  # fmt: skip
+    before = time.monotonic()
     original = folder.stage("search-original", Measurement, evaluator.original)
+    short = time.monotonic() - before
     identity = {
         "model": fingerprint(model),
         "data": _data(task),
@@ -119,7 +122,8 @@ def searched(  # noqa: PLR0913  keywords of one call site
         used = sum(trial.seconds for trial in study.trials() if trial.place == own) / wanted.workers.count
         search = Search(
             evaluator, space, study, goal, original, searchers_of(wanted.searcher),
-            limits=Limits(seconds=_left(wanted.seconds, deadline, used)), workers=wanted.workers, seed=place.seed,
+            limits=Limits(seconds=_left(wanted.seconds, deadline, used, short)),
+            workers=wanted.workers, seed=place.seed,
         )  # fmt: skip
 
         def progress(share: float, _: str) -> None:
@@ -135,11 +139,12 @@ def searched(  # noqa: PLR0913  keywords of one call site
     return recipe.to_data(), _record(found, space, original, wanted), prefix_of(recipe)
 
 
-def _left(seconds: float | None, deadline: float | None, used: float) -> float | None:
+def _left(seconds: float | None, deadline: float | None, used: float, short: float) -> float | None:
     """Seconds that the search may take, after what it took before it was interrupted."""
     if seconds is None or deadline is None:
         return None
-    return max(0.0, deadline - time.monotonic() - used - min(FINAL_SHARE * seconds, FINAL_SECONDS))
+    kept = max(min(FINAL_SHARE * seconds, FINAL_SECONDS), FINAL_TIMES * short)
+    return max(0.0, deadline - time.monotonic() - used - kept)
 
 
 def _tidy(state: Path, space: Space, found: Found, trials: tuple[Trial, ...]) -> None:

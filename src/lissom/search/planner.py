@@ -84,6 +84,7 @@ class Search:
         self._end = None if self.limits.seconds is None else self.clock() + self.limits.seconds
         self._most = TRIALS if self._end is None and self.limits.trials is None else self.limits.trials
         self._began = self.clock()
+        self._carry_out([Point()], self.searchers[0].name)  # whatever the time: there is something to hand back
         for stage in range(len(self.searchers)):
             self._explore(stage)
             self._recover(stage)
