@@ -132,26 +132,14 @@ def test_on_the_command_line(search, monkeypatch, capfd, tmp_path):
 
     monkeypatch.chdir(tmp_path)
     project = str(Path(__file__).parent / "tiny_project.py")
-    arguments = [
-        "compress",
-        project,
-        "--target",
-        "onnxruntime",
-        "--macs",
-        "1.4x",
-        "--drop",
-        "50%",
-        "--search",
-        "netadapt",
-    ]
-    monkeypatch.setattr(
-        sys, "argv", ["lissom", *arguments, "--budget", "90s", "--out", "a", "--threads", "1", "--json"]
-    )
+    wishes = ["--macs", "1.4x", "--drop", "50%", "--search", "netadapt", "--budget", "30min"]
+    where = ["--target", "onnxruntime", "--out", "a", "--threads", "1", "--json"]
+    monkeypatch.setattr(sys, "argv", ["lissom", "compress", project, *wishes, *where])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 0
     found = json.loads(capfd.readouterr().out)["search"]
-    assert (found["searcher"], found["budget_seconds"], found["met"]) == ("netadapt", 90.0, True)
+    assert (found["searcher"], found["budget_seconds"], found["met"]) == ("netadapt", 1800.0, True)
 
 
 @pytest.mark.slow
