@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lissom.errors import UsageError
 from lissom.goal import Goal
-from lissom.search import Trial, searchers_of
+from lissom.search import Point, Trial, searchers_of
 from lissom.search.fitness import missed, objectives, reference, score, values
 from lissom.search.front import hypervolume
 from lissom.search.history import view
@@ -107,6 +107,15 @@ def test_first_guesses_find_the_best_of_the_space():
     least = min(missed(GOAL, synthetic.ORIGINAL, t.measurement) for t in reachable if t.measurement)
     found = min(missed(GOAL, synthetic.ORIGINAL, t.measurement) for t in trials if t.measurement)
     assert found <= least + 0.1
+
+
+def test_the_second_candidate_is_what_the_prior_calls_best():
+    first, second = walked("knapsack", 2)
+    assert first.point == Point()
+    assert second.measurement is not None
+    assert second.point.precision == "int8"
+    costs = missed(GOAL, synthetic.ORIGINAL, second.measurement, costs_only=True)
+    assert costs < 0.2 * missed(GOAL, synthetic.ORIGINAL, first.measurement, costs_only=True)
 
 
 def test_netadapt_ends_where_the_costs_are_kept():

@@ -1,11 +1,12 @@
-"""First guesses: each dimension tried by itself, then whatever the fitted models call the best of the whole space.
+"""First guesses: what the prior calls best, each dimension by itself, then what the fitted models call best.
 
     min  predicted drop(p)     so that  predicted cost_j(p) (1 + error_j) <= bound_j   for every wish j
 
 A knapsack with one option per dimension and several constraints. The spaces here have some thousand points, so that it
 is solved by looking at all of them, exactly; `functional.knapsack` is for layers, which are too many for that. The
-models are fitted again after every candidate (`search.latency`), so a guess that was wrong corrects the next one. A
-guess that misses because of its drop alone is followed by milder ones, since the drop's model has learned.
+first guess comes before anything is known, for runs that have time for little else. The models are fitted again after
+every candidate (`search.latency`), so a guess that was wrong corrects the next one. A guess that misses because of its
+drop alone is followed by milder ones, since the drop's model has learned.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Knapsack:
 
     def propose(self, view: View) -> Point | None:
         single = alone(view)
+        if len(view.trials) + len(view.pending) == 1 and not view.new(single[0]):
+            return solve(view)
         for point in single:
             if view.new(point):
                 return point
