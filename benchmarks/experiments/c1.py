@@ -176,7 +176,8 @@ def compared(context: Context, images: Mnist, pairs: int = 5, permutations: int 
         alone = kept(context, f"{kind} alone", lambda m=made, s=some: [percent(m, t) for t in s.values()])
         control.append(
             beside(
-                f"{kind}, alone in the whole network, {len(some)} of {len(tasks)}, 4 epochs: average", mean(alone), "%"
+        what = f"{kind}, alone in the whole network, {len(some)} of {len(tasks)}, 4 epochs: average"
+        control.append(beside(what, mean(alone), "%"))
             )
         )
         both = kept(context, f"{kind} together", lambda k=kind, t=tasks: together(k, list(t.values()), side, hidden))
