@@ -174,12 +174,8 @@ def compared(context: Context, images: Mnist, pairs: int = 5, permutations: int 
         context.say(f"{kind}, alone and together")
         some = dict(list(tasks.items())[: ALONE if kind == "permuted" else len(tasks)])
         alone = kept(context, f"{kind} alone", lambda m=made, s=some: [percent(m, t) for t in s.values()])
-        control.append(
-            beside(
         what = f"{kind}, alone in the whole network, {len(some)} of {len(tasks)}, 4 epochs: average"
         control.append(beside(what, mean(alone), "%"))
-            )
-        )
         both = kept(context, f"{kind} together", lambda k=kind, t=tasks: together(k, list(t.values()), side, hidden))
         control.append(beside(f"{kind}, all tasks at once, an epoch: average", both, "%"))
     return Outcome(goal=goal(), value=value, reference=(), control=tuple(control), seeds=(SEED,), runs=tuple(runs))
