@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lissom.functional.affine import affine, fake_quantize
 from lissom.graph.statistics import observe
 from lissom.graph.trace import Trace, trace
+from lissom.pipeline.naming import by_planned_name
 from lissom.target import load_target
 from lissom.task import Batch, Task
 from lissom.transforms.base import Plan, clone
@@ -147,6 +148,19 @@ def test_attention_stays_float_where_the_table_does_not_list_it(target):
             f"{table.title} has no integer kernel for scaled_dot_product_attention in this mode"
         )
     }
+
+
+def test_parts_of_an_attention_are_not_taken_for_other_products():
+    q = drawn(2, 4, 6, 8)
+    made = wired(lambda m, q: torch.matmul(F.scaled_dot_product_attention(q, q, q), q.transpose(-1, -2)), q)
+    module = applied(made, planned(made, q))
+    again = trace(module, Batch((q,))).graph
+    names = [node.name for node in again.nodes if node.op == "matmul"]
+    assert len(names) == 3
+    ran = dict(zip(names, ("int8", "int8", "float32"), strict=True))
+    assert by_planned_name(module, again, ran) == {"scaled_dot_product_attention": "int8", "matmul": "float32"}
+    mixed = dict(zip(names, ("int8", "float32", "int8"), strict=True))
+    assert by_planned_name(module, again, mixed) == {"scaled_dot_product_attention": "unknown", "matmul": "int8"}
 
 
 # Products of activations

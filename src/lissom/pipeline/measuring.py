@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,6 @@ from lissom.errors import FailureError, VerificationError
 from lissom.export.base import Artifact, run
 from lissom.export.catalogue import runtime_of
 from lissom.export.kernels import match_kernels
-from lissom.graph.cost import MACS
 from lissom.graph.graph import Graph
 from lissom.graph.trace import Trace, evaluation, trace
 from lissom.measure.artifacts import peak_memory, predictor, structure_of
@@ -26,12 +25,13 @@ from lissom.measure.quality import evaluate, parity
 from lissom.measure.records import LayerRecord, MetricValue, Parity, Ratios, Side
 from lissom.metrics import as_metric
 from lissom.pipeline.candidates import caller
+from lissom.pipeline.naming import by_planned_name
 from lissom.pipeline.transforming import Step
 from lissom.pipeline.zeros import nonzeros, unrounded, zero_shares
 from lissom.runfolder import RunFolder
 from lissom.target import Target
 from lissom.task import Batch, Split, Task, repeated, sliced
-from lissom.transforms.quantization import planned_precision, products_of, stored_as
+from lissom.transforms.quantization import planned_precision, stored_as
 
 ROUNDS = 40
 ERROR_EXAMPLES = 64
@@ -213,7 +213,7 @@ def _layers(
     names = graph if last is None else last.trace.graph
     if last is not None and isinstance(last.model, GraphModule):
         planned, stored = planned_precision(last.plan), stored_as(last.plan)
-        ran = _by_traced_name(products_of(last.model), after.graph, ran)
+        ran = by_planned_name(last.model, after.graph, ran)
         errors = sqnr_db(last.trace.module, last.model, batch, set(names.by_name))
     held = {layer.name: layer for layer in graph.layers}
     zeros = zero_shares(steps, after)
@@ -235,21 +235,6 @@ def _layers(
     )
     agreement = _parity(after, artifact, runner, batch, rounded=bool(planned))
     return _Layers(layers=records, parity=agreement)
-
-
-def _by_traced_name(products: Sequence[str], again: Graph, ran: Mapping[str, str]) -> dict[str, str]:
-    """What ran as what, by the names of the graph that was planned: an attention that was taken apart is one layer.
-
-    `again` is the trace of the model that was exported, whose products come in the same order.
-    """
-    traced = [node.name for node in again.nodes if node.op in MACS]
-    if len(traced) != len(products):
-        return dict(ran)
-    found: dict[str, set[str]] = {}
-    for name, one in zip(products, traced, strict=True):
-        found.setdefault(name, set()).add(ran[one])
-    whole = {name: kinds.pop() if len(kinds) == 1 else "unknown" for name, kinds in found.items()}
-    return {**{name: one for name, one in ran.items() if name not in traced}, **whole}
 
 
 def _sample(task: Task) -> Batch:

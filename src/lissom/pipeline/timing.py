@@ -15,6 +15,7 @@ from lissom.export.kernels import match_kernels
 from lissom.graph.trace import trace
 from lissom.measure.latency import interleave, paired_ratio
 from lissom.pipeline.candidates import caller
+from lissom.pipeline.naming import by_planned_name
 from lissom.target import Target
 from lissom.task import Batch, Task, repeated
 
@@ -55,11 +56,12 @@ class Stopwatch:
             return interleave(calls, rounds=LAYER_ROUNDS, block_ms=block, warmup_ms=5 * block, rest_ms=block)
 
     def kernels(self, other: nn.Module) -> dict[str, str]:
-        """How the target computes the operators of `other`, by node of its trace."""
+        """How the target computes the operators of `other`, by node of its own graph."""
         runtime = runtime_of(self.target)
         artifact = runtime.export(other, self.task.example, self.target.name, self.folder, "read")
         graph = trace(other, self.task.example).graph
-        return match_kernels(artifact, runtime.kernels(artifact, self.folder), graph)
+        ran = match_kernels(artifact, runtime.kernels(artifact, self.folder), graph)
+        return by_planned_name(other, graph, ran)
 
     @cached_property
     def _before(self) -> Callable[[], object]:
