@@ -37,6 +37,8 @@ class Integers(Setting):
     """On x86 without VNNI its kernels sum two products in 16 bits (`lissom.functional.overflow`)."""
     absorbs_add: bool = False
     """A product's kernel adds the other operand before it rounds: the product itself enters the sum unrounded."""
+    transposed: Literal["any", "plain"] = "any"
+    """Which transposed convolutions have an integer kernel: all, or those of images without groups."""
     joins: Literal["any", "shared", "nonnegative"] = "shared"
     """What its integer concatenation takes: any grids, one grid for all, or one grid of values that are never negative.
     In the last case others are joined in float and clipped before they are rounded, or the runtime would round them

@@ -172,7 +172,7 @@ CASES: dict[str, Case] = {
     ),
     "grouped": Case(Grouped, rows, "static", ("onnxruntime", "openvino"), ("matmul",), ("onnxruntime",)),
     "up": Case(Up, images, "static", ("openvino", "executorch", "torch"), ("conv",), ("executorch",)),
-    "up by channel": Case(lambda: Up(8), images, "static", ("openvino", "torch")),
+    "up by channel": Case(lambda: Up(8), images, "static", ("openvino", "executorch", "torch")),
     "joined": Case(
         Joined,
         images,

@@ -256,9 +256,20 @@ def test_its_bias_is_on_the_accumulators_grid():
     step = dict(module.named_buffers())["weight_scale"] * bias.scale
     held = dict(module.named_parameters())["bias"]
     torch.testing.assert_close(held / step, (held / step).round(), rtol=0, atol=1e-3)
-    grouped = nn.ConvTranspose2d(6, 4, 3, groups=2).eval()
-    made = trace(grouped, Batch((x,)))
-    assert not planned(made, x, target="executorch").of(RoundBias)
+    assert "weight" in {action.parameter for action in plan.of(StoreWeight)}
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [(nn.ConvTranspose2d(6, 6, 3, groups=6), (2, 6, 5, 5)), (nn.ConvTranspose1d(6, 4, 3), (2, 6, 9))],
+)
+def test_transposed_convolutions_without_a_kernel_stay_in_float(layer, shape):
+    x = drawn(*shape)
+    made = trace(layer.eval(), Batch((x,)))
+    plan = planned(made, x, target="executorch")
+    assert not plan.actions
+    assert "of images without groups only" in next(iter(reasons(plan).values()))
+    assert planned(made, x).of(StoreWeight)
 
 
 # Concatenations

@@ -11,7 +11,16 @@ from lissom.target import OpKind, Target
 from lissom.transforms.base import Skip
 from lissom.transforms.quantization import placement, planning
 from lissom.transforms.quantization.concat import NEGATIVE, negative
-from lissom.transforms.quantization.operators import ACTIVATIONS, KINDS, RESTORED, UNLEARNED, Kind, label, offered
+from lissom.transforms.quantization.operators import (
+    ACTIVATIONS,
+    KINDS,
+    RESTORED,
+    UNLEARNED,
+    Kind,
+    is_plain,
+    label,
+    offered,
+)
 from lissom.transforms.quantization.placement import Point
 
 OVERFLOWS = "sums of two products of activations may overflow 16 bits on this processor, and no scale prevents it"
@@ -38,6 +47,10 @@ def choose(
     if training:
         without |= dict.fromkeys(UNLEARNED, "training with rounding does not learn it")
     barred = {node.name: without[kind] for node in graph.nodes if (kind := KINDS.get(node.op)) in without}
+    if target.integers.transposed == "plain":
+        some = f"{target.title} has an integer kernel for transposed convolutions of images without groups only"
+        rest = [node for node in graph.nodes if KINDS.get(node.op) == "transposed_conv" and not is_plain(node)]
+        barred |= {node.name: some for node in rest if node.name not in barred}
     kinds = offered(target, ops)
     chosen, skipped = placement.partition(graph, kinds, target, floats, barred)
     if seen is not None and target.integers.joins == "nonnegative":

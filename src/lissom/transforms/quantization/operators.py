@@ -102,6 +102,11 @@ def read_by(node: Node) -> list[tuple[int, str]]:
     return [(position, value) for position, value in found if value is not None]
 
 
+def is_plain(node: Node) -> bool:
+    """Whether a transposed convolution is one of images without groups."""
+    return node.op == "conv_transpose2d" and node.constants.get("groups", 1.0) == 1.0
+
+
 def refuse_multiplied(graph: Graph, node: Node) -> str | None:
     """Why a product of activations stays in float."""
     if node.op == "scaled_dot_product_attention":
