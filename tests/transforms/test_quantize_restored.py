@@ -188,6 +188,7 @@ def test_no_look_up_restores_the_whole_table():
     restored = [n for n in module.graph.nodes if "dequantize_per_channel" in str(n.target)]
     held = {str(n.args[0].target) for n in restored}
     assert "words.weight_int8" not in held
+    assert not [name for name, _ in module.named_buffers() if name.startswith("words") and "zero" in name]
     assert "cell.weight_ih_l0_int8" in held
 
 

@@ -32,3 +32,16 @@ def look_up_first_(module: GraphModule) -> None:
             scales = module.graph.call_function(ATEN.embedding.default, (column, node.args[1]))
         # The node keeps its name and place: what reads it by name finds the same values.
         node.target, node.args, node.kwargs = ATEN.mul.Tensor, (steps, scales), {}
+        if not restored.users:
+            _drop_(module, restored)
+
+
+def _drop_(module: GraphModule, restored: FxNode) -> None:
+    """Take out the restoring of a table that nobody reads, with its zero points: they would stay in the file."""
+    zero = restored.args[2]
+    assert isinstance(zero, FxNode)
+    module.graph.erase_node(restored)
+    if not zero.users:
+        owner, _, leaf = str(zero.target).rpartition(".")
+        module.graph.erase_node(zero)
+        delattr(module.get_submodule(owner), leaf)
