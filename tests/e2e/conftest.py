@@ -9,10 +9,8 @@ import pytest
 import tiny
 
 import lissom
-from lissom import Fold, Goal, Quantize, Recipe
+from lissom import Fold, Goal, Recipe
 from lissom.pipeline import measuring
-
-RECIPE = Recipe([Fold(), Quantize(samples=64)])
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +20,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> lissom.Result:
         tiny.tiny(),
         tiny.task(),
         target="onnxruntime",
-        recipe=RECIPE,
+        recipe=tiny.RECIPE,
         goal=Goal(metric_drop=0.05, macs_ratio=1.0),
         out=tmp_path_factory.mktemp("finished") / "run",
         batch_size=16,

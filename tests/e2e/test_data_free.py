@@ -133,7 +133,7 @@ def test_a_file_for_another_device_needs_no_data(call, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("dream", "'noise', 'inversion', 'generator', 'adversarial'.*'meta'"),
+        ("dream", "'noise', 'drawings', 'inversion', 'generator', 'adversarial' or 'meta'"),
         ("inversion,hihg=1", "unknown field 'hihg'. Did you mean 'high'"),
         ("inversion,low", "takes a method and NAME=VALUE, got 'low'"),
         ("inversion,examples=3", "examples: Input should be greater than or equal to 10, got '3'"),

@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import lissom
-from conftest import RECIPE
 from lissom import Batch, Fold, Goal, Quantize, Recipe
 from lissom.errors import DataError, ExportError, GoalError, LissomError, RunFolderError, TargetError, UsageError
 from lissom.pipeline import candidates
@@ -54,7 +53,7 @@ def test_the_folder_holds_what_was_promised(finished: lissom.Result) -> None:
     assert manifest["status"] == "finished"
     assert manifest["files"] == {name: sha256(folder / name) for name in FOLDER - {"manifest.json"}}
     assert manifest["source"]["seed"] == 0
-    assert Recipe.read(folder / "recipe.yaml") == RECIPE
+    assert Recipe.read(folder / "recipe.yaml") == tiny.RECIPE
     plans = json.loads((folder / "plan.json").read_text())
     assert [plan["transform"] for plan in plans] == ["Fold", "Quantize"]
     assert {name: tuple(value.shape) for name, value in load_file(folder / "model.safetensors").items()} == {
@@ -144,7 +143,7 @@ def test_the_same_call_again_reads_the_finished_run(finished: lissom.Result) -> 
         tiny.tiny(),
         tiny.task(),
         target="onnxruntime",
-        recipe=RECIPE,
+        recipe=tiny.RECIPE,
         goal=Goal(metric_drop=0.05, macs_ratio=1.0),
         out=finished.folder,
         batch_size=16,
@@ -175,7 +174,7 @@ def test_the_artifact_runs_where_there_is_no_lissom(finished: lissom.Result) -> 
 def test_every_other_runtime(run, target: str) -> None:
     if target != "torch":
         pytest.importorskip(target)
-    result = run(target=target, recipe=RECIPE, goal=Goal(metric_drop=0.05))
+    result = run(target=target, recipe=tiny.RECIPE, goal=Goal(metric_drop=0.05))
     assert result.goal_met
     assert result.record.target == target
     assert all((result.folder / name).is_file() for name in result.artifact.files)
@@ -193,7 +192,6 @@ def test_without_a_recipe_the_candidates_are_tried_and_one_is_chosen(run) -> Non
         recipe=None,
         goal=Goal(metric_drop=0.05, size_ratio=5),
         progress=lambda share, _: shares.append(share),
-        budget="10min",
     )
     assert not result.goal_met
     assert [item.met for item in result.goal] == [True, False]
@@ -234,7 +232,7 @@ def test_data_free_recipes_need_the_example_alone(quick: None, tmp_path: Path, r
 
 def test_a_recipe_that_needs_data_says_so_before_anything_is_written(run, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Quantize needs calibration data.*mode='dynamic'"):
-        run(task=lissom.Task(example_inputs=(tiny.bars(1, 5)[0],)), recipe=RECIPE)
+        run(task=lissom.Task(example_inputs=(tiny.bars(1, 5)[0],)), recipe=tiny.RECIPE)
     assert not (tmp_path / "run").exists()
 
 
@@ -314,7 +312,7 @@ def test_the_original_and_the_process_are_left_as_they_were(run) -> None:
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
     random, numbers = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     process = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
-    result = run(model, recipe=RECIPE)
+    result = run(model, recipe=tiny.RECIPE)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert [module.training for module in model.modules()] == modes
     assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()] == hooks
@@ -357,7 +355,7 @@ NAN = [tiny.bars(8, 1), (torch.full((8, 1, 8, 8), float("nan")), torch.zeros(8, 
 )
 def test_unusable_data_is_named(run, changed: dict[str, object], said: str) -> None:
     with pytest.raises(LissomError, match=said):
-        run(task=tiny.task(**changed), recipe=RECIPE)
+        run(task=tiny.task(**changed), recipe=tiny.RECIPE)
 
 
 def test_weights_that_are_not_finite(run, tmp_path: Path) -> None:

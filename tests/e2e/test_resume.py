@@ -17,7 +17,6 @@ import pytest
 import tiny
 
 import lissom
-from conftest import RECIPE
 from lissom import Fold, Goal, Recipe, runfolder
 from lissom.pipeline import compressing, transforming
 
@@ -83,7 +82,7 @@ def until_done(run: Callable[[], lissom.Result]) -> tuple[lissom.Result, int]:
 def test_interrupted_around_every_file_it_is_the_same_run(
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    arguments: dict[str, Any] = {"recipe": RECIPE, "goal": Goal(metric_drop=0.1)}
+    arguments: dict[str, Any] = {"recipe": tiny.RECIPE, "goal": Goal(metric_drop=0.1)}
     unbroken = run(out=tmp_path / "unbroken", **arguments)
     with monkeypatch.context() as patch:
         moments = Interruptions(patch, when)
@@ -136,7 +135,7 @@ def test_killed_at_random_times_it_is_the_same_run(tmp_path: Path) -> None:
             "--drop",
             "2%",
         ]
-        (tmp_path / "recipe.yaml").write_text(RECIPE.to_yaml())
+        (tmp_path / "recipe.yaml").write_text(tiny.RECIPE.to_yaml())
         return [*program, "--recipe", str(tmp_path / "recipe.yaml"), "-t", "onnxruntime", "--out", str(tmp_path / out)]
 
     subprocess.run(command("unbroken"), check=True, capture_output=True)

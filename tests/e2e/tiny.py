@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lissom
 
+RECIPE = lissom.Recipe([lissom.Fold(), lissom.Quantize(samples=64)])
+
 
 class Tiny(nn.Module):
     """`(b, 1, 8, 8)` pictures of a bar to `(b, 4)` logits: which way it lies."""

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lissom.functional.allocation import Option, allocate
@@ -28,6 +28,7 @@ def least(options: dict[str, list[Option]], budget: float) -> float | None:
 
 
 @given(items, st.floats(0, 40))
+@example([[Option(0.0, 1.0), Option(1e-150, 0.0)]], 0.0)
 def test_no_other_choice_within_the_budget_loses_less(given_items, budget):
     options = {f"layer {i}": own for i, own in enumerate(given_items)}
     found, wanted = optimum(options, budget), least(options, budget)

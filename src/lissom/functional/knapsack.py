@@ -22,7 +22,7 @@ from lissom.functional.allocation import Option, allocate, hull
 
 Array = npt.NDArray[np.float64]
 SLACK = 1e-9
-"""Relative; sums of the same numbers in another order differ by less."""
+"""Relative to the budget; sums of the same numbers in another order differ by less."""
 
 
 class _Curve(NamedTuple):
@@ -31,9 +31,9 @@ class _Curve(NamedTuple):
     costs: Array
     losses: Array
 
-    def at(self, budgets: Array) -> Array:
+    def at(self, budgets: Array, slack: float) -> Array:
         found = np.interp(budgets, self.costs, self.losses)
-        return np.where(budgets < self.costs[0] - SLACK * (1 + abs(self.costs[0])), np.inf, found)
+        return np.where(budgets < self.costs[0] - slack, np.inf, found)
 
 
 class _Step(NamedTuple):
@@ -73,7 +73,7 @@ def _extended(
     width = len(own)
     all_costs = (costs[:, None] + np.array([o.cost for o in own])).ravel()
     all_losses = (losses[:, None] + np.array([o.loss for o in own])).ravel()
-    bound = all_losses + rest.at(budget - all_costs)
+    bound = all_losses + rest.at(budget - all_costs, SLACK * abs(budget))
     kept = np.flatnonzero(bound <= best * (1 + SLACK))
     kept = kept[np.lexsort((all_losses[kept], all_costs[kept]))]
     lowest = np.minimum.accumulate(all_losses[kept])

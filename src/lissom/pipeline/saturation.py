@@ -71,10 +71,14 @@ def saturation(
     plan = quantize.plan(traced.graph, study, chosen)
     simulated = quantize.apply(folded, plan, traced, task)
     assert isinstance(simulated, GraphModule)
+    # What could overflow is told on every machine: also where the rounding above was widened against it.
+    bare = quantize.model_copy(update={"overflow_fix": "off"})
+    plain = bare.apply(folded, bare.plan(traced.graph, study, chosen), traced, task)
+    assert isinstance(plain, GraphModule)
     if progress:
         progress(0.7, "noise")
     batch = _sample(task, split, traced.graph.fixed_batch)
-    layers = _layers(traced, plan, simulated, batch)
+    layers = _layers(traced, plan, simulated, plain, batch)
     wanted = _outputs(traced.module, batch)
     runtime_db, note = _on_runtime(simulated, task, chosen, batch, wanted)
     if progress:
@@ -128,7 +132,10 @@ def _values(plan: Plan, study: Statistics, traced: Trace) -> tuple[ValueSaturati
     return tuple(found)
 
 
-def _layers(traced: Trace, plan: Plan, simulated: GraphModule, batch: Batch) -> tuple[LayerSaturation, ...]:
+def _layers(
+    traced: Trace, plan: Plan, simulated: GraphModule, plain: GraphModule, batch: Batch
+) -> tuple[LayerSaturation, ...]:
+    """Noise of `simulated`, overflow of the weights of `plain`."""
     inputs = {reader: one.numbers for one in plan.of(RoundActivation) for reader in one.readers}
     steps: dict[str, Tensor] = {}
     jobs: dict[str, Rounded] = {}
@@ -137,7 +144,7 @@ def _layers(traced: Trace, plan: Plan, simulated: GraphModule, batch: Batch) -> 
         shape = [-1] + [1] * (held.ndim - 1)
         scale = attribute(simulated, f"{stored.parameter}_scale").reshape(shape)
         for node in stored.nodes:
-            steps[node] = held
+            steps[node] = attribute(plain, f"{stored.parameter}_int8")
             jobs[node] = Rounded(inputs.get((node, 0)), held.float() * scale)
     own = own_sqnr_db(traced.module, batch, jobs)
     accumulated = sqnr_db(traced.module, simulated, batch, set(jobs))
