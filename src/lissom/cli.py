@@ -23,8 +23,10 @@ from lissom.commands.shared import (
     Setting,
     TargetName,
     making_of,
+    one_runtime,
     print_json,
     settings_of,
+    show_artifact,
     work,
 )
 from lissom.errors import LissomError, UsageError
@@ -284,13 +286,11 @@ def export(
 ) -> None:
     """Transform and write the file for a runtime, without measuring: for a device that is not this one."""
     import lissom
-    from lissom.errors import TargetError
     from lissom.pipeline import export_model, recipes_for, supplied
     from lissom.project import load_project
     from lissom.terminal import quiet_native
 
-    if target == "auto":
-        raise TargetError("export writes for one runtime; auto is for compress. Give --target onnxruntime.")
+    one_runtime(target)
     wanted = lissom.Recipe.read(recipe) if recipe else None
     with work(as_json):
         model, task = load_project(project, settings_of(settings))
@@ -299,10 +299,7 @@ def export(
             task, _ = supplied(model, task, making, seed=0)
             wanted = (making.recipe if making else wanted) or recipes_for(lissom.analyze(model, task), task)[0]
             artifact = export_model(model, task, wanted, target=target, out=out)
-    if as_json:
-        print_json({"folder": str(out), "recipe": wanted.to_data(), **artifact.model_dump(mode="json")})
-    else:
-        typer.echo(f"Written: {', '.join(str(out / name) for name in artifact.files)} (not measured)")
+    show_artifact(out, wanted, artifact, as_json=as_json)
 
 
 @app.command()

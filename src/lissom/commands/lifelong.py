@@ -14,8 +14,10 @@ from lissom.commands.shared import (
     RecipeFile,
     Setting,
     TargetName,
+    one_runtime,
     print_json,
     settings_of,
+    show_artifact,
     work,
 )
 from lissom.errors import UsageError
@@ -103,24 +105,19 @@ def export(
 ) -> None:
     """Write one task's model for a runtime, by a recipe or with its normalizations folded."""
     import lissom
-    from lissom.errors import TargetError
     from lissom.lifelong import Lifelong
     from lissom.pipeline import export_model
     from lissom.project import load_project
     from lissom.terminal import quiet_native
 
-    if target == "auto":
-        raise TargetError("export writes for one runtime; auto is for compress. Give --target onnxruntime.")
+    one_runtime(target)
     wanted = lissom.Recipe.read(recipe) if recipe else lissom.Recipe([lissom.Fold()])
     with work(as_json):
         model, task = load_project(project, settings_of(settings))
         with quiet_native():
             made = Lifelong.open(folder, model).model(name)
             artifact = export_model(made, task, wanted, target=target, out=out)
-    if as_json:
-        print_json({"folder": str(out), "recipe": wanted.to_data(), **artifact.model_dump(mode="json")})
-    else:
-        typer.echo(f"Written: {', '.join(str(out / file) for file in artifact.files)} (not measured)")
+    show_artifact(out, wanted, artifact, as_json=as_json)
 
 
 @app.command()

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pydantic_core
 import typer
 
-from lissom.errors import UsageError
+from lissom.errors import TargetError, UsageError
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from lissom.export.base import Artifact
     from lissom.pipeline import Arranged
     from lissom.recipe import Recipe
     from lissom.task import Task
@@ -70,6 +71,23 @@ def making_of(model: nn.Module, task: Task, recipe: Recipe | None, data_free: st
     from lissom.pipeline import arranged
 
     return arranged(model, task, recipe, data_free) if data_free is not None else None
+
+
+def one_runtime(target: str) -> None:
+    """
+    Raises:
+        TargetError: "auto", which chooses by measuring.
+    """
+    if target == "auto":
+        raise TargetError("export writes for one runtime; auto is for compress. Give --target onnxruntime.")
+
+
+def show_artifact(out: Path, recipe: Recipe, artifact: Artifact, *, as_json: bool) -> None:
+    """What was written into the folder `out`, by which recipe."""
+    if as_json:
+        print_json({"folder": str(out), "recipe": recipe.to_data(), **artifact.model_dump(mode="json")})
+    else:
+        typer.echo(f"Written: {', '.join(str(out / name) for name in artifact.files)} (not measured)")
 
 
 def print_json(data: Any) -> None:
