@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from lissom.files import write_text
 
 Needed = Literal["data", "weights"]
 EXPECTED = {
@@ -46,3 +49,13 @@ class Context:
         if not (given / name).exists():
             raise MissingDataError(f"--{kind} {given} holds no {name}: {way_out}.")
         return given / name
+
+
+def remembered(folder: Path, make: Callable[[Path], Any]) -> Any:
+    """What `make(folder)` found in an earlier call, as JSON in that folder; made now if there was none."""
+    done = folder / "found.json"
+    if not done.is_file():
+        found = make(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(done, json.dumps(found))
+    return json.loads(done.read_text(encoding="utf-8"))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,17 +32,6 @@ REST_MS = 60.0
 """Longer than in the product: twice as many contenders, and the figures are published."""
 PEERS = ("nncf", "transformers", "timm", "torch-pruning", "tensorly")
 Samples = dict[str, tuple[float, ...]]
-
-
-@contextlib.contextmanager
-def one_thread() -> Generator[None]:
-    """What torch computes in the block, it computes on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

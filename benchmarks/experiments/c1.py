@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -13,11 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lissom.data
-from benchmarks.context import Context
-from benchmarks.protocol import one_thread
+from benchmarks.context import Context, remembered
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
 from lissom.data import Images
-from lissom.files import write_text
+from lissom.graph.trace import torch_threads
 from lissom.lifelong import EWC, Lifelong, Pack, Training
 from lissom.lifelong.ground import metric_of
 from lissom.measure.lifelong import LifelongRecord
@@ -144,7 +141,7 @@ def goal() -> Goal:
 def run(context: Context) -> Outcome:
     folder = context.folder("data", "mnist")
     images = Mnist(*(lissom.data.parquet(folder, split) for split in ("train", "test")))
-    with one_thread():
+    with torch_threads(1):
         return compared(context, images)
 
 
@@ -173,10 +170,14 @@ def compared(context: Context, images: Mnist, pairs: int = 5, permutations: int 
             control.append(beside(f"{kind}, one after the other without masks, an epoch each: {what}", found, unit))
         context.say(f"{kind}, alone and together")
         some = dict(list(tasks.items())[: ALONE if kind == "permuted" else len(tasks)])
-        alone = kept(context, f"{kind} alone", lambda m=made, s=some: [percent(m, t) for t in s.values()])
+        alone = remembered(
+            context.kept / f"{kind}-alone", lambda _, m=made, s=some: [percent(m, t) for t in s.values()]
+        )
         what = f"{kind}, alone in the whole network, {len(some)} of {len(tasks)}, 4 epochs: average"
         control.append(beside(what, mean(alone), "%"))
-        both = kept(context, f"{kind} together", lambda k=kind, t=tasks: together(k, list(t.values()), side, hidden))
+        both = remembered(
+            context.kept / f"{kind}-together", lambda _, k=kind, t=tasks: together(k, list(t.values()), side, hidden)
+        )
         control.append(beside(f"{kind}, all tasks at once, an epoch: average", both, "%"))
     return Outcome(goal=goal(), value=value, reference=(), control=tuple(control), seeds=(SEED,), runs=tuple(runs))
 
@@ -271,16 +272,6 @@ def together(kind: str, tasks: list[Task], side: int, hidden: int) -> float:
     found = metric_of(made, task, "test")
     assert found is not None
     return 100 * found.value
-
-
-def kept(context: Context, name: str, make: Any) -> Any:
-    """What `make` found in an earlier call; made now if there was none."""
-    place: Path = context.kept / f"{name.replace(' ', '-')}.json"
-    if not place.is_file():
-        found = make()
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_text(place, json.dumps(found))
-    return json.loads(place.read_text(encoding="utf-8"))
 
 
 def mean(values: Any) -> float:

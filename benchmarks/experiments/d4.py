@@ -20,10 +20,10 @@ import lissom.data
 from benchmarks.cifar import trained
 from benchmarks.context import Context
 from benchmarks.experiments.d1 import student
-from benchmarks.protocol import one_thread
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
 from lissom.data import Images
 from lissom.files import write_text
+from lissom.graph.trace import torch_threads
 from lissom.measure.latency import paired_ratio
 from lissom.task import Task
 from lissom.training.finetune import finetune
@@ -67,7 +67,7 @@ def compared(context: Context, teacher: nn.Module, task: Task, *, rounds: int) -
     found: list[dict[str, Any]] = json.loads(done.read_text(encoding="utf-8")) if done.is_file() else []
     for each in range(len(found), rounds):
         context.say(f"epochs in turns, {each + 1} of {rounds}")
-        with one_thread():
+        with torch_threads(1):
             found.append({name: _epochs(more, teacher, few) for name, more in KINDS.items()})
         write_text(done, json.dumps(found))
     later = {name: [one[name]["second"] for one in found] for name in KINDS}

@@ -4,9 +4,7 @@ figures are missing until the experiment runs on one."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,12 @@ from torch import Tensor, nn
 
 import lissom.data
 from benchmarks.cifar import trained
-from benchmarks.context import Context
+from benchmarks.context import Context, remembered
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
 from benchmarks.stripes import stripes
-from lissom.files import write_text
 from lissom.functional.nm import Pattern, kept
 from lissom.functional.permutation import best_order
-from lissom.graph.trace import evaluation, trace
+from lissom.graph.trace import evaluation, torch_threads, trace
 from lissom.measure.quality import evaluate
 from lissom.metrics import accuracy
 from lissom.target import load_target
@@ -132,25 +129,13 @@ def tuned(
     return {"trained %": percent(made.model, task)}
 
 
-def remembered(folder: Path, make: Callable[[Path], Found]) -> Found:
-    """What `make` found in an earlier call; made now if there was none."""
-    done = folder / "found.json"
-    if not done.is_file():
-        found = make(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(done, json.dumps(found))
-    return json.loads(done.read_text(encoding="utf-8"))
-
-
 def searches() -> dict[str, Figure]:
     """Orders of random matrices: time on one core, and what is kept of what lies between the given order and the best
     of every row by itself."""
     seconds: dict[str, list[float]] = {"ours": [], "greedy": []}
     sums: dict[str, list[float]] = {"ours": [], "greedy": []}
     shares: dict[str, list[float]] = {"ours": [], "greedy": []}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         for number in range(MATRICES):
             scores = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(number)).abs()
             given, best = kept(scores, PATTERN), float(scores.topk(COLUMNS // 2, dim=1).values.double().sum())
@@ -160,8 +145,6 @@ def searches() -> dict[str, Figure]:
                 seconds[name].append(time.process_time() - started)
                 sums[name].append(kept(scores[:, order], PATTERN))
                 shares[name].append((sums[name][-1] - given) / (best - given))
-    finally:
-        torch.set_num_threads(threads)
     ours = float(np.median(seconds["ours"]))
     note = f"{ROWS} x {COLUMNS}, normal, {MATRICES} of them, time of the processor on one core"
     return {

@@ -25,10 +25,9 @@ from torch import nn
 
 import lissom
 from benchmarks.context import Context
-from benchmarks.protocol import one_thread
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
 from benchmarks.zoo_models import ready_torchvision
-from lissom.graph.trace import trace
+from lissom.graph.trace import torch_threads, trace
 from lissom.measure.latency import paired_ratio
 from lissom.target import load_target
 from lissom.task import Task
@@ -67,7 +66,7 @@ def networks() -> dict[str, Callable[[], nn.Module]]:
 
 
 def run(context: Context) -> Outcome:
-    with one_thread():
+    with torch_threads(1):
         return compare(context)
 
 

@@ -20,8 +20,9 @@ import lissom
 from benchmarks import peers
 from benchmarks.context import Context
 from benchmarks.experiments import s3
-from benchmarks.protocol import Contender, Samples, accuracy, compressed, exported, faster, key, one_thread, race
+from benchmarks.protocol import Contender, Samples, accuracy, compressed, exported, faster, key, race
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
+from lissom.graph.trace import torch_threads
 from lissom.recipe import Recipe
 from lissom.runfolder import load_tensors, save_tensors
 from lissom.task import Task
@@ -67,7 +68,7 @@ def goal() -> Goal:
 
 def run(context: Context) -> Outcome:
     task = s3.task_of(context)
-    with one_thread():
+    with torch_threads(1):
         model = trained(context, task, TRAINING)
     return compared(context, model, task)
 

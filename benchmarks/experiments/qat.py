@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ from torch import nn
 
 import lissom.data
 from benchmarks.cifar import trained
-from benchmarks.context import Context
+from benchmarks.context import Context, remembered
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
-from lissom.files import write_text
 from lissom.graph.trace import evaluation, trace
 from lissom.measure.quality import evaluate
 from lissom.metrics import accuracy
@@ -70,7 +68,7 @@ def compared(context: Context, model: nn.Module, task: Task, training: QAT, seed
         "float, fine-tuned": tuned,
     }.items():
         context.say(name)
-        found[name] = kept(context.kept / name.replace(", ", "-").replace(" ", "-"), make)
+        found[name] = remembered(context.kept / name.replace(", ", "-").replace(" ", "-"), make)
     right = {name: one["accuracy %"] for name, one in found.items()}
     return Outcome(
         goal=goal(),
@@ -110,16 +108,6 @@ def quantized(model: nn.Module, task: Task, quantize: Quantize, folder: Path, se
     after = quantize.apply(folded, plan, traced, task, work)
     history: Any = notes.get("history", {"epochs": []})
     return {"accuracy %": percent(after, task), "seconds": sum(epoch["seconds"] for epoch in history["epochs"])}
-
-
-def kept(folder: Path, make: Any) -> dict[str, Any]:
-    """What `make` found in an earlier call; made now if there was none."""
-    done = folder / "found.json"
-    if not done.is_file():
-        found = make(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(done, json.dumps(found))
-    return json.loads(done.read_text(encoding="utf-8"))
 
 
 def percent(model: nn.Module, task: Task) -> float:

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from benchmarks.context import Context
 from benchmarks.models import resnet50
-from benchmarks.protocol import one_thread
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
 from lissom.functional.tucker import tucker
+from lissom.graph.trace import torch_threads
 from lissom.measure.latency import paired_ratio
 
 TITLE = "Tucker-2 of the 3x3 convolutions of a ResNet-50 beside tensorly"
@@ -44,7 +44,7 @@ def goal() -> Goal:
 
 
 def run(context: Context) -> Outcome:
-    with one_thread():
+    with torch_threads(1):
         return compare(context)
 
 

@@ -155,12 +155,7 @@ def _pool_globally_(graph: ir.Graph) -> None:
             continue
         pooled = ir.Node("", "GlobalAveragePool", [source])
         pooled.metadata_props.update(node.metadata_props)
-        graph.insert_before(node, pooled)
-        old, new = node.outputs[0], pooled.outputs[0]
-        new.name, new.shape, new.type = old.name, old.shape, old.type
-        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-        old.name = None
-        graph.remove(node, safe=True)
+        ir.convenience.replace_nodes_and_values(graph, node, [node], [pooled], node.outputs, pooled.outputs)
 
 
 def _name_nodes_(graph: ir.Graph, program: ExportedProgram) -> None:

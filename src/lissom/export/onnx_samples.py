@@ -66,9 +66,4 @@ def _rewrite_(
     fresh = [whole, product, real, excess, left, scaled, made]
     for one in fresh:
         one.metadata_props.update(node.metadata_props)
-    graph.insert_before(node, fresh)
-    old, new = node.outputs[0], made.outputs[0]
-    new.name, new.shape, new.type = old.name, old.shape, old.type
-    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-    old.name = None
-    graph.remove(node, safe=True)
+    ir.convenience.replace_nodes_and_values(graph, node, [node], fresh, node.outputs, made.outputs)

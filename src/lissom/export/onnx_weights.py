@@ -221,13 +221,10 @@ def _put(
     """`op` in the place of the readers' `old`, which stays behind unread."""
     made = ir.Node(domain, op, inputs, [ir.AttrInt64(name, number) for name, number in numbers.items()])
     made.metadata_props.update(old.metadata_props)
-    graph.insert_before(old, made)
-    was, now = old.outputs[0], made.outputs[0]
-    now.name, now.shape, now.type = was.name, was.shape, was.type
-    ir.convenience.replace_all_uses_with(was, now, replace_graph_outputs=True)
-    was.name = None
-    if old.op_type != RESTORE:
-        graph.remove(old, safe=True)
+    stays = old.op_type == RESTORE
+    ir.convenience.replace_nodes_and_values(graph, old, [] if stays else [old], [made], old.outputs, made.outputs)
+    if stays:
+        old.outputs[0].name = None
 
 
 def _integers(graph: ir.Graph, name: str, steps: Steps, held: Stored) -> ir.Value:

@@ -38,7 +38,7 @@ from lissom.export.base import (
 from lissom.export.kernels import kind_of
 from lissom.functional.weightgrid import restored_groups
 from lissom.graph.describe import op_name
-from lissom.graph.trace import export_program
+from lissom.graph.trace import export_program, torch_threads
 from lissom.task import Batch
 from lissom.transforms.base import clone
 from lissom.transforms.quantization.grouped import RESTORE
@@ -83,14 +83,9 @@ class Torch(Runtime):
         module = program.module(check_guards=False)
 
         def call(inputs: Sequence[Array]) -> list[Array]:
-            before = torch.get_num_threads()
-            torch.set_num_threads(threads)
-            try:
-                args, kwargs = _arguments(program, inputs)
-                with torch.no_grad():
-                    found = module(*args, **kwargs)
-            finally:
-                torch.set_num_threads(before)
+            args, kwargs = _arguments(program, inputs)
+            with torch_threads(threads), torch.no_grad():
+                found = module(*args, **kwargs)
             return [t.numpy() for t in pytree.tree_leaves(found) if isinstance(t, torch.Tensor)]
 
         return call

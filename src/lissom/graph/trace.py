@@ -107,6 +107,17 @@ def evaluation(model: nn.Module) -> Generator[None]:
             module.training = mode
 
 
+@contextlib.contextmanager
+def torch_threads(count: int) -> Generator[None]:
+    """What torch computes inside, it computes on so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def export_program(model: nn.Module, example: Batch, *, max_batch: int | None = None) -> tuple[ExportedProgram, bool]:
     """The `torch.export` program and whether its batch axis is free.
 

@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from lissom.graph.trace import evaluation
+from lissom.graph.trace import evaluation, torch_threads
 from lissom.measure.environment import available_cores, environment
 from lissom.measure.lifelong import TaskProof, TaskRecord
 from lissom.task import Batch, Split, Task, sliced
@@ -32,7 +31,7 @@ def probe_of(task: Task) -> Batch:
 @torch.no_grad()
 def answers(model: nn.Module, probe: Batch) -> list[Tensor]:
     """Outputs in evaluation mode on one thread: several could sum in another order."""
-    with evaluation(model), _one_thread():
+    with evaluation(model), torch_threads(1):
         made: Any = model(*probe.args, **probe.kwargs)
     return [leaf.detach().cpu() for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
 
@@ -76,13 +75,3 @@ def _apart(wanted: Tensor, got: Tensor) -> float:
         return float("inf")
     gap = (wanted.double() - got.double()).abs().max() if wanted.numel() else torch.zeros(())
     return float(gap / wanted.double().abs().max().clamp_min(1e-30)) if wanted.numel() else 0.0
-
-
-@contextlib.contextmanager
-def _one_thread() -> Generator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
