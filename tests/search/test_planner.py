@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import synthetic
 
-from lissom.errors import ExportError, UsageError
+from lissom.errors import ExportError, UsageError, VerificationError
 from lissom.goal import Goal
 from lissom.search import Limits, Point, Space, workers_of
-from lissom.search.fitness import missed
+from lissom.search.fitness import bounds, missed
 
 
 @pytest.fixture
@@ -122,3 +122,28 @@ def test_workers_that_make_no_sense_are_refused(wrong):
 def test_an_unknown_backend_is_refused(storage):
     with pytest.raises(UsageError, match="joblib has no backend 'nowhere'"):
         synthetic.search(storage, workers=workers_of("nowhere:2"))
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_drop_alone_is_no_reason_to_stop_at_the_original(storage, trained):
+    space = synthetic.SPACE if trained else synthetic.SPACE.model_copy(update={"epochs": (0,)})
+    found = synthetic.search(storage, name="auto", space=space, goal=Goal(metric_drop=0.02), limits=Limits(trials=40))
+    assert found.chosen is not None
+    assert found.chosen.measurement is not None
+    assert found.chosen.measurement.latency_ratio > 1.5
+    assert synthetic.ORIGINAL.metric - found.chosen.measurement.metric <= 0.02
+    assert any(t.point.epochs and t.point.prune > 1.0 for t in found.trials) is trained
+
+
+def test_what_must_never_break_is_not_a_candidate_that_failed(storage):
+    def broken(recipe):
+        raise VerificationError("the group 'conv1' differs")
+
+    with pytest.raises(VerificationError, match="conv1"):
+        synthetic.search(storage, name="random", call=broken)
+
+
+def test_of_two_wishes_for_one_cost_the_tighter_counts():
+    goal = Goal(latency_ratio=2.0, latency_ms=2.5)
+    assert bounds(goal, synthetic.ORIGINAL)["latency"] == pytest.approx(0.25)
+    assert bounds(Goal(latency_ratio=8.0, latency_ms=2.5), synthetic.ORIGINAL)["latency"] == pytest.approx(0.125)

@@ -26,13 +26,12 @@ from lissom.measure.search_records import SearchRecord
 from lissom.pipeline.transforming import transform, validate
 from lissom.recipe import Recipe
 from lissom.runfolder import RunFolder
+from lissom.search.fitness import DEFAULT_DROP
 from lissom.target import Target, load_target
 from lissom.task import Batch, Task, repeated
 from lissom.transforms.folding import Fold
 from lissom.transforms.quantization import Quantize
 
-DEFAULT_DROP = 0.01
-"""Metric drop allowed while choosing when the goal names none: one point of accuracy."""
 DYNAMIC_SHARE = 0.3
 """Share of the products in linear layers from which dynamic quantization is worth a try."""
 ROUNDS = 7
@@ -179,10 +178,7 @@ def _try(model: nn.Module, task: Task, candidate: Candidate, folder: RunFolder) 
         try:
             steps = transform(model, task, candidate.recipe, candidate.target)
             after = steps[-1].model if steps else model
-            runtime = runtime_of(candidate.target)
-            artifact = runtime.export(after, task.example, candidate.target.name, place, "candidate")
-            # A compiled file that does not load here is no candidate, whatever the exporter said.
-            run(runtime.load(artifact, place, 1), artifact, task.example)
+            artifact = exported(after, task, candidate.target, place)
             return Tried(artifact=artifact, metric=validate(after, task))
         except (ExportError, RuntimeError) as wrong:
             return Tried(artifact=None, metric=None, failure=str(wrong).splitlines()[0])
@@ -208,6 +204,19 @@ def _latencies(
             calls[candidate.key] = caller(runner, artifact, example)
     samples = interleave(calls, rounds=ROUNDS) if calls else {}
     return {key: bootstrap_median(found).median for key, found in samples.items()}
+
+
+def exported(model: nn.Module, task: Task, target: Target, place: Path) -> Artifact:
+    """Written and run once: a compiled file that does not load here is no candidate, whatever the exporter said.
+
+    Raises:
+        ExportError: it cannot be written.
+        RuntimeError: it does not run.
+    """
+    runtime = runtime_of(target)
+    artifact = runtime.export(model, task.example, target.name, place, "candidate")
+    run(runtime.load(artifact, place, 1), artifact, task.example)
+    return artifact
 
 
 def caller(runner: Runner, artifact: Artifact, example: Batch) -> Callable[[], object]:

@@ -8,18 +8,18 @@ from pathlib import Path
 
 from torch import nn
 
-from lissom.errors import DataError, ExportError
-from lissom.export.base import Artifact, run
+from lissom.errors import DataError
+from lissom.export.base import Artifact
 from lissom.export.catalogue import runtime_of
 from lissom.graph.trace import trace
 from lissom.measure.artifacts import peak_memory
 from lissom.measure.latency import bootstrap_median, interleave, paired_ratio
-from lissom.pipeline.candidates import caller
+from lissom.pipeline.candidates import caller, exported
 from lissom.pipeline.quiet import Quiet, Shared
 from lissom.pipeline.timing import Stopwatch
 from lissom.pipeline.transforming import Step, transform, validate
 from lissom.recipe import Recipe
-from lissom.runfolder import StageFolder, write_text
+from lissom.runfolder import StageFolder, save_example, write_text
 from lissom.search import Measurement
 from lissom.target import Target
 from lissom.task import Batch, Task, repeated
@@ -81,7 +81,7 @@ class Evaluator:
             steps = self._transformed(recipe, share)
             after = steps[-1].model
             place = self._place(prefix_of(recipe))
-            artifact = self._export(after, place)
+            artifact = exported(after, self.task, self.target, place)
             original = self._original(share)
             with share.alone():
                 calls = {
@@ -121,7 +121,7 @@ class Evaluator:
             with share.alone():
                 return watch.race(modules, example)
 
-        work = Work(seed=self.seed, faster=faster, race=race)
+        work = Work(seed=self.seed, faster=faster, race=race, kernels=watch.kernels)
         return transform(
             self.model, self.task, recipe, self.target,
             folder=self.stages, prefix=prefix_of(recipe), measure=True, work=work,
@@ -132,23 +132,13 @@ class Evaluator:
         place.mkdir(parents=True, exist_ok=True)
         return place
 
-    def _export(self, model: nn.Module, place: Path) -> Artifact:
-        runtime = runtime_of(self.target)
-        artifact = runtime.export(model, self.task.example, self.target.name, place, "candidate")
-        try:
-            # A file that does not load here is no candidate, whatever the exporter said.
-            run(runtime.load(artifact, place, 1), artifact, self.task.example)
-        except RuntimeError as wrong:
-            raise ExportError(str(wrong).splitlines()[0]) from wrong
-        return artifact
-
     def _original(self, share: Shared) -> Artifact:
         place = self._place(ORIGINAL)
         path = place / "artifact.json"
         if not path.exists():
             with share.alone():  # two processes do not write the same files
                 if not path.exists():
-                    write_text(path, self._export(self.model, place).model_dump_json())
+                    write_text(path, exported(self.model, self.task, self.target, place).model_dump_json())
         return Artifact.model_validate_json(path.read_text(encoding="utf-8"))
 
     def _call(self, artifact: Artifact, place: Path) -> Callable[[], object]:
@@ -156,7 +146,10 @@ class Evaluator:
         return caller(runner, artifact, repeated(self.task.example, self.batch_size))
 
     def _peak(self, artifact: Artifact, place: Path) -> int | None:
-        return peak_memory(place, artifact, self.threads, self.batch_size) if self.memory else None
+        if not self.memory:
+            return None
+        save_example(place / "example.safetensors", self.task.example)
+        return peak_memory(place, artifact, self.threads, self.batch_size)
 
 
 def _pace(steps: list[Step]) -> float | None:

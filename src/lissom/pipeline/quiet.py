@@ -7,7 +7,6 @@ done or wait for the same. The lock is a file of the system's own kind, let go o
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,8 @@ class Quiet:
 
     @contextlib.contextmanager
     def working(self) -> Generator[Shared]:
+        import fcntl  # not on Windows
+
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
@@ -33,6 +34,8 @@ class Shared:
 
     @contextlib.contextmanager
     def alone(self) -> Generator[None]:
+        import fcntl
+
         # The system lets go of the share before it waits: two that want to be alone do not wait for each other.
         fcntl.flock(self.descriptor, fcntl.LOCK_EX)
         try:

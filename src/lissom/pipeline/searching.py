@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from lissom._version import __version__
 from lissom.errors import ExportError, UsageError
 from lissom.goal import Goal
 from lissom.graph.trace import Trace
 from lissom.measure.environment import environment
 from lissom.measure.search_records import SearchRecord, SearchTrial
+from lissom.metrics import as_metric
 from lissom.pipeline.evaluating import Evaluator, prefix_of
 from lissom.pipeline.quiet import Quiet
 from lissom.recipe import Recipe
@@ -101,24 +103,27 @@ def searched(  # noqa: PLR0913  keywords of one call site
     folder = place.folder
     space = open_space(traced, task, target)
     storage = wanted.storage or f"sqlite:///{(folder.state / 'search.db').resolve()}"
-    quiet = Quiet(Path(tempfile.gettempdir()) / f"lissom-quiet-{hashlib.sha256(storage.encode()).hexdigest()[:16]}")
-    evaluator = Evaluator(
-        model, task, target, folder.stages, quiet, place.threads, place.batch_size, place.seed,
-        goal.peak_memory_bytes is not None,
-    )  # fmt: skip
-    before = time.monotonic()
-    original = folder.stage("search-original", Measurement, evaluator.original)
-    short = time.monotonic() - before
+    memory = goal.peak_memory_bytes is not None
     identity = {
         "model": fingerprint(model),
         "data": _data(task),
         "space": hashlib.sha256(space.model_dump_json().encode()).hexdigest()[:16],
         "target": target.name,
-        "settings": f"batch {place.batch_size}, threads {place.threads}, seed {place.seed}",
+        "metric": as_metric(task.metric).name,
+        "settings": f"batch {place.batch_size}, threads {place.threads}, seed {place.seed}"
+        + (", peak memory" if memory else ""),
+        "version": __version__,
         "machine": environment(place.threads).cpu,
     }
     own = str(folder.path.resolve())
     with opened(storage, task.name, identity, place=own) as study:
+        evaluator = Evaluator(
+            model, task, target, folder.stages, Quiet(Path(tempfile.gettempdir()) / f"lissom-quiet-{study.key}"),
+            place.threads, place.batch_size, place.seed, memory,
+        )  # fmt: skip
+        before = time.monotonic()
+        original = folder.stage("search-original", Measurement, evaluator.original)
+        short = time.monotonic() - before
         used = sum(trial.seconds for trial in study.trials() if trial.place == own) / wanted.workers.count
         search = Search(
             evaluator, space, study, goal, original, searchers_of(wanted.searcher),

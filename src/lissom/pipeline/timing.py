@@ -58,6 +58,7 @@ class Stopwatch:
     def kernels(self, other: nn.Module) -> dict[str, str]:
         """How the target computes the operators of `other`, by node of its own graph."""
         runtime = runtime_of(self.target)
+        self.folder.mkdir(parents=True, exist_ok=True)
         artifact = runtime.export(other, self.task.example, self.target.name, self.folder, "read")
         graph = trace(other, self.task.example).graph
         ran = match_kernels(artifact, runtime.kernels(artifact, self.folder), graph)

@@ -84,7 +84,6 @@ def _view(run: RunRecord, label: str, anchor: str) -> RunView:
             "corrections": lessons.corrections(run.steps),
             "made_up": syntheses.readers(run),
             "trials": tables.trials(run),
-            "search": searches.trials(run.search) if run.search else None,
             "parity": tables.parity(run),
             "environment": tables.environment(run),
         },

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
-from lissom.errors import LissomError, UsageError
+from lissom.errors import LissomError, UsageError, VerificationError
 from lissom.recipe import Recipe
 from lissom.search.history import Measurement
 
@@ -24,6 +24,8 @@ def evaluated(evaluate: Evaluate, recipe: Recipe) -> Outcome:
     started = time.perf_counter()
     try:
         outcome: Measurement | str = evaluate(recipe)
+    except VerificationError:  # a fault of ours is never one candidate's failure
+        raise
     except (LissomError, RuntimeError) as wrong:
         outcome = str(wrong).splitlines()[0] if str(wrong) else type(wrong).__name__
     return outcome, time.perf_counter() - started

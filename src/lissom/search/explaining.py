@@ -20,9 +20,10 @@ class Explanation(Setting):
 
 
 def explain(
-    trials: Sequence[Trial], goal: Goal, original: Measurement, *, untried: int, could_train: bool, trained: int
+    trials: Sequence[Trial], goal: Goal, original: Measurement, *, untried: int, longest: int, trained: int
 ) -> Explanation:
-    """Of everything that was tried. `untried` points are left, `trained` is the most epochs that any candidate had."""
+    """Of everything that was tried. `untried` points are left, `trained` is the most epochs that any candidate had, of
+    at most `longest`."""
     nearest = best(trials, goal, original)
     failed = sum(trial.state == "failed" for trial in trials)
     if nearest is None or nearest.measurement is None:
@@ -39,10 +40,10 @@ def explain(
     lines.append(f"Nearest is candidate {nearest.number}: {_figures(wanted, original, nearest.measurement)}.")
     if untried:
         lines.append(f"More time would try more: {untried} candidates of the space were not looked at.")
-    if could_train and wanted[0].miss(original, nearest.measurement) > 0.0:
+    if trained < longest and wanted[0].miss(original, nearest.measurement) > 0.0:
         had = f"{trained} epochs" if trained else "no training"
         lines.append(f"More time would train longer: the most that a candidate had is {had}.")
-    if not could_train and wanted[0].miss(original, nearest.measurement) > 0.0:
+    if not longest and wanted[0].miss(original, nearest.measurement) > 0.0:
         lines.append("Task(train=..., loss=...) would let candidates recover by training, which none could here.")
     noise = _noise(original)
     if wanted[0].bound < noise:

@@ -81,9 +81,17 @@ def wishes(goal: Goal, original: Measurement) -> tuple[Wish, ...]:
     return tuple(found)
 
 
+def bounds(goal: Goal, original: Measurement) -> dict[str, float]:
+    """The most that the drop and each cost may be; of several wishes for one cost the tighter."""
+    found: dict[str, float] = {}
+    for wish in wishes(goal, original):
+        found[wish.cost] = min(wish.bound, found.get(wish.cost, wish.bound))
+    return found
+
+
 def objectives(goal: Goal, original: Measurement) -> tuple[str, ...]:
     """The drop and every cost that is wished for; without a wish, latency and size."""
-    costs = dict.fromkeys(wish.cost for wish in wishes(goal, original) if wish.cost != "drop")
+    costs = tuple(cost for cost in bounds(goal, original) if cost != "drop")
     return ("drop", *(costs or ("latency", "size")))
 
 

@@ -56,8 +56,7 @@ class Trial(Setting):
 class View:
     """What a searcher proposes from: everything that is known, and what is being tried.
 
-    `trials` are those at the number of epochs that candidates are judged after, finished, in the order of their
-    numbers.
+    `trials` are those without training, finished, in the order of their numbers.
     """
 
     space: Space
@@ -69,7 +68,7 @@ class View:
 
     @cached_property
     def known(self) -> dict[Point, Trial]:
-        return {trial.point.with_(epochs=0): trial for trial in self.trials}
+        return {trial.point: trial for trial in self.trials}
 
     def new(self, point: Point) -> bool:
         """Neither tried nor being tried."""
@@ -86,10 +85,9 @@ def view(
     original: Measurement,
     trials: Iterable[Trial],
     *,
-    epochs: int = 0,
     pending: Iterable[Point] = (),
     seed: int = 0,
 ) -> View:
-    """Of the trials, those with that many epochs of training."""
-    own = sorted((t for t in trials if t.point.epochs == epochs and t.state != "running"), key=lambda t: t.number)
-    return View(space, goal, original, tuple(own), frozenset(p.with_(epochs=0) for p in pending), seed)
+    """Of the trials, those without training."""
+    own = sorted((t for t in trials if t.point.epochs == 0 and t.state != "running"), key=lambda t: t.number)
+    return View(space, goal, original, tuple(own), frozenset(pending), seed)

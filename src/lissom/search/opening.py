@@ -56,7 +56,9 @@ def _precisions(traced: Trace, target: Target, closed: dict[str, str], *, observ
         found.append("float16")
     else:
         closed["float16"] = f"{target.title} would turn halves into float32 at every call"
-    if observed:
+    if not set(target.integers.ops) & ops:
+        closed["int8"] = "the model has no layer that the target computes in integers"
+    elif observed:
         found.append("int8")
     else:
         closed["int8"] = "static int8 needs Task(calibration=...) or Task(train=...)"

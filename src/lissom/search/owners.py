@@ -8,7 +8,6 @@ left alone for a day.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import socket
 import tempfile
 import time
@@ -21,11 +20,14 @@ DAY = 86400.0
 
 
 class Owner:
-    """This process, for one storage. `id` is host and name."""
+    """This process. `id` is host and name; names are unique, so that all storages of a machine share a folder, however
+    they are spelt."""
 
-    def __init__(self, storage: str) -> None:
-        self.folder = Path(tempfile.gettempdir()) / f"lissom-{hashlib.sha256(storage.encode()).hexdigest()[:16]}"
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.gettempdir()) / "lissom-owners"
         self.folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(PermissionError):  # another user made it, for everybody
+            self.folder.chmod(0o1777)
         name = uuid.uuid4().hex
         self.id = f"{socket.gethostname()}/{name}"
         self._lock = filelock.FileLock(self.folder / f"{name}.lock")
@@ -44,7 +46,7 @@ class Owner:
         lock = filelock.FileLock(path)
         try:
             lock.acquire(timeout=0)
-        except filelock.Timeout:
+        except (filelock.Timeout, PermissionError):
             return False
         with contextlib.suppress(OSError):
             path.unlink()

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from lissom.goal import Goal
 from lissom.search.evaluating import Evaluate, Workers
 from lissom.search.explaining import Explanation, explain
-from lissom.search.fitness import DEFAULT_DROP, best, drop, missed, objectives, reference, values
+from lissom.search.fitness import DEFAULT_DROP, best, bounds, drop, missed, objectives, reference, values
 from lissom.search.front import front, hypervolume
 from lissom.search.history import Measurement, Trial, view
 from lissom.search.latency import fit_costs
@@ -42,11 +42,10 @@ FEW = 4
 
 @dataclass(frozen=True)
 class Limits:
-    """When to stop: after `seconds` from now, after `trials` altogether; `goal` stops as soon as it holds."""
+    """When to stop: after `seconds` from now, after `trials` altogether."""
 
     seconds: float | None = None
     trials: int | None = None
-    goal: bool = True
 
 
 @dataclass(frozen=True)
@@ -99,11 +98,12 @@ class Search:
         done = [(t, t.measurement) for t in trials if t.measurement is not None]
         names = objectives(self.goal, self.original)
         points = [values(names, self.original, m) for _, m in done]
+        ahead = front(points)
         explored = sum(t.point.epochs == 0 for t in trials)
         return Found(
             trials=trials,
-            front=tuple(done[i][0].number for i in front(points)),
-            hypervolume=hypervolume(points, reference(names)),
+            front=tuple(done[i][0].number for i in ahead),
+            hypervolume=hypervolume([points[i] for i in ahead], reference(names)),
             objectives=names,
             latency_error=_latency_error(done),
             chosen=best(trials, self.goal, self.original),
@@ -112,7 +112,7 @@ class Search:
                 self.goal,
                 self.original,
                 untried=self.space.size - explored,
-                could_train=len(self.space.epochs) > 1,
+                longest=self.space.epochs[-1],
                 trained=max((t.point.epochs for t, _ in done), default=0),
             ),
         )
@@ -155,6 +155,11 @@ class Search:
             batch.append(point)
         return batch
 
+    @property
+    def _saves(self) -> bool:
+        """Whether the goal wishes for a cost."""
+        return len(bounds(self.goal, self.original)) > 1
+
     def _aim(self) -> Goal:
         """What candidates without training are judged by: where training follows, they may have lost more."""
         if len(self.space.epochs) == 1:
@@ -189,14 +194,21 @@ class Search:
         return waited
 
     def _promising(self, trials: Sequence[Trial], count: int) -> list[Point]:
-        """Those that miss the goal's costs least, and of these the ones that lost least."""
+        """Those that miss the goal's costs least, and of these the ones that lost least; where the goal names no cost,
+        those that cost least of the ones that training may bring back."""
         done = [(t, t.measurement) for t in trials if t.measurement is not None]
         cut = [(t, m) for t, m in done if t.point.with_(epochs=0) != Point()]
 
+        allowed = self._aim().metric_drop or 0.0
+
         def rank(pair: tuple[Trial, Measurement]) -> tuple[float, ...]:
             trial, one = pair
-            costs = missed(self.goal, self.original, one, costs_only=True)
-            return (costs, max(0.0, drop(self.original, one)), 1.0 / one.latency_ratio, trial.number)
+            lost = max(0.0, drop(self.original, one))
+            if self._saves:
+                costs = missed(self.goal, self.original, one, costs_only=True)
+                return (costs, lost, 1.0 / one.latency_ratio, trial.number)
+            left = sum(values(objectives(self.goal, self.original)[1:], self.original, one))
+            return (max(0.0, lost - allowed), left, trial.number)
 
         return [trial.point.with_(epochs=0) for trial, _ in sorted(cut, key=rank)[:count]]
 
@@ -229,7 +241,7 @@ class Search:
 
     def _over(self) -> bool:
         """The goal holds, the time is over, or enough was tried."""
-        if self.limits.goal and not self.goal.empty:
+        if self._saves:  # a drop alone is kept by the original, which is no reason to stop
             chosen = best(self.study.trials(), self.goal, self.original)
             if chosen and chosen.measurement and missed(self.goal, self.original, chosen.measurement) == 0.0:
                 return True

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import uuid
 import warnings
 from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,11 @@ class Study:
 
     def __init__(self, study: optuna.Study, owner: Owner, place: str) -> None:
         self._study, self._owner, self._place = study, owner, place
+
+    @property
+    def key(self) -> str:
+        """The same for everybody who works on this study, however they spell its storage."""
+        return self._study.user_attrs["key"]
 
     def trials(self) -> tuple[Trial, ...]:
         """All that are running, done or failed, in the order of their numbers."""
@@ -155,7 +161,7 @@ def opened(storage: str, name: str, identity: Mapping[str, str], *, place: str =
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        owner = Owner(storage)
+        owner = Owner()
         try:
             with owner.first():
                 study = _reached(storage, name)
@@ -188,6 +194,7 @@ def _reached(storage: str, name: str) -> optuna.Study:
 def _check_identity(study: optuna.Study, wanted: Mapping[str, str], storage: str, name: str) -> None:
     held: dict[str, str] = study.user_attrs.get("identity", {})
     if not held:
+        study.set_user_attr("key", uuid.uuid4().hex)
         study.set_user_attr("identity", dict(wanted))
         return
     for part in sorted({*held, *wanted}):

@@ -97,5 +97,5 @@ def _distributions(view: View) -> dict[str, Any]:
 
 
 def _params(view: View, point: Point) -> dict[str, Any]:
-    places = dict(zip(DIMENSIONS, view.space.levels(point.with_(epochs=0)), strict=True))
+    places = dict(zip(DIMENSIONS, view.space.levels(point), strict=True))
     return {name: places[name] for name in view.space.open}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lissom.search.fitness import COSTS, DEFAULT_DROP, drop, objectives, wishes
+from lissom.search.fitness import COSTS, DEFAULT_DROP, bounds, drop, objectives
 from lissom.search.history import View
 from lissom.search.latency import fit_costs, fit_losses
 from lissom.search.space import Point
@@ -27,7 +27,6 @@ GUESSES = 8
 @dataclass(frozen=True)
 class Knapsack:
     name: str = "knapsack"
-    guesses: int = GUESSES
 
     def propose(self, view: View) -> Point | None:
         single = alone(view)
@@ -36,7 +35,7 @@ class Knapsack:
         for point in single:
             if view.new(point):
                 return point
-        if sum(trial.by == self.name for trial in view.trials) + len(view.pending) >= len(single) + self.guesses:
+        if sum(trial.by == self.name for trial in view.trials) + len(view.pending) >= len(single) + GUESSES:
             return None
         return solve(view)
 
@@ -54,23 +53,23 @@ def alone(view: View) -> list[Point]:
 def solve(view: View) -> Point | None:
     """The new point that misses least by prediction; of those that miss nothing, the one that loses least."""
     points = [p for p in view.space.points() if view.new(p) and not _hopeless(view, p)]
-    done = [(t.point.with_(epochs=0), t.measurement) for t in view.trials if t.measurement is not None]
+    done = [(t.point, t.measurement) for t in view.trials if t.measurement is not None]
     if not points or not done:
         return points[0] if points else None
     original, tried = view.original, [p for p, _ in done]
     losses = fit_losses(tried, [drop(original, m) for _, m in done]).predict(points)
     missed, left = np.zeros(len(points)), np.zeros(len(points))
-    bounds = {wish.cost: wish.bound for wish in wishes(view.goal, original)}
+    wanted = bounds(view.goal, original)
     for name in objectives(view.goal, original)[1:]:
         model = fit_costs(name, tried, [max(COSTS[name](original, m), 1e-6) for _, m in done])
         shares = model.predict(points)
         left += shares
-        if name in bounds:
+        if name in wanted:
             careful = shares * (1.0 + min(model.error, 0.5))
-            missed += np.maximum(careful / bounds[name] - 1.0, 0.0)
-    allowed = bounds["drop"]
+            missed += np.maximum(careful / wanted[name] - 1.0, 0.0)
+    allowed = wanted["drop"]
     missed += np.maximum(losses - allowed, 0.0) / max(allowed, DEFAULT_DROP)
-    order = np.lexsort((losses, left, missed)) if len(bounds) == 1 else np.lexsort((left, losses, missed))
+    order = np.lexsort((losses, left, missed)) if len(wanted) == 1 else np.lexsort((left, losses, missed))
     return points[int(order[0])]
 
 

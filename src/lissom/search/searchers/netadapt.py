@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lissom.search.fitness import COSTS, drop, missed, objectives, wishes
+from lissom.search.fitness import COSTS, bounds, drop, missed, objectives
 from lissom.search.history import Measurement, View
 from lissom.search.space import Point
 
@@ -51,8 +51,8 @@ class NetAdapt:
             current = following
 
     def _arrived(self, view: View, here: Measurement) -> bool:
-        wished = len(wishes(view.goal, view.original)) > 1
-        return wished and missed(view.goal, view.original, here, costs_only=True) == 0.0
+        saves = len(bounds(view.goal, view.original)) > 1
+        return saves and missed(view.goal, view.original, here, costs_only=True) == 0.0
 
     def _kept(self, view: View, here: Measurement, proposals: list[Point]) -> Point | None:
         rated: list[tuple[float, int]] = []
@@ -77,9 +77,9 @@ def steps(view: View, current: Point) -> Iterator[Point]:
 
 def cost_of(view: View, one: Measurement) -> float:
     """Logarithm of the costs that are still above their bounds; of all of them without bounds."""
-    bounds = {w.cost: w.bound for w in wishes(view.goal, view.original) if w.cost != "drop"}
+    wanted = bounds(view.goal, view.original)
     names = objectives(view.goal, view.original)[1:]
     shares = {name: max(COSTS[name](view.original, one), 1e-9) for name in names}
     return sum(
-        max(math.log(share), math.log(bounds[n])) if n in bounds else math.log(share) for n, share in shares.items()
+        max(math.log(share), math.log(wanted[n])) if n in wanted else math.log(share) for n, share in shares.items()
     )
