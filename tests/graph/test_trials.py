@@ -95,3 +95,14 @@ def test_outputs_that_are_all_zero():
     made = trace(Zero(), Batch((torch.ones(2, 3),)))
     found = trial_errors(made, [(torch.full((1, 3), 0.25),)], [Probe("x", "x", (), "sub")], {"x": WAYS})
     assert found["x"]["fine"].outputs == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_value_with_two_roots_is_rounded_by_the_ways_of_each(case):
+    _, examples, made, names = case
+    value, other = names["relu"], names["second"]
+    ways = {value: {"own": WAYS["coarse"]}, other: {"joined": WAYS["fine"]}}
+    own, joined = Probe(value, value, (), names["other"]), Probe(other, value, (names["max_pool2d"],), names["second"])
+    both = trial_errors(made, examples, [own, joined], ways)
+    assert both[value] == trial_errors(made, examples, [own], {value: ways[value]})[value]
+    assert both[other] == trial_errors(made, examples, [joined], {other: ways[other]})[other]
+    assert both[other]["joined"].outputs > 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import onnx
 import pydantic
 import pytest
 import torch
@@ -69,6 +70,24 @@ def test_a_sample_does_not_see_its_neighbours_and_runtimes_agree(
     steps = (together.amax(1) - together.amin(1)) / 255
     assert bool(((found - together).abs().amax(1) <= steps).all())
     assert "sample_quantize" in str(module.graph)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_four_bits_of_a_weight_that_is_multiplied_by_steps_are_stored_as_four(
+    residual: tuple[nn.Module, Trace, Task, Tensor], tmp_path: Path
+) -> None:
+    model, made, task, x = residual
+    table, quantize = load_target("onnxruntime"), Quantize(mode="per_sample", weight_bits=4, corrections=())
+    plan = quantize.plan(made.graph, quantize.study(model, made, task, table), table)
+    assert {action.stored for action in plan.of(StoreWeight)} == {4}
+    module = quantize.apply(model, plan, made, task)
+    artifact = runtime_of(table).export(module, task.example, "onnxruntime", tmp_path, "model")
+    held = onnx.load(tmp_path / artifact.files[0]).graph.initializer
+    assert sum(one.data_type == onnx.TensorProto.INT4 for one in held) == len(plan.of(StoreWeight))
+    assert not any(one.data_type == onnx.TensorProto.INT8 and len(one.dims) > 1 for one in held)
+    (found,) = run(runtime_of(table).load(artifact, tmp_path, 1), artifact, Batch((x,)))
+    with torch.no_grad():
+        wanted = module(x)
+    assert bool(((found - wanted).abs().amax(1) <= (wanted.amax(1) - wanted.amin(1)) / 255).all())
 
 
 def test_one_range_for_the_tensor_does_see_them(residual: tuple[nn.Module, Trace, Task, Tensor]) -> None:

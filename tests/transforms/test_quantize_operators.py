@@ -22,7 +22,9 @@ from lissom.transforms.quantization import QAT, Quantize, planned_precision
 from lissom.transforms.quantization.actions import MultiplyActivations, RoundActivation, RoundBias, StoreWeight
 from lissom.transforms.quantization.attention import take_apart_
 from lissom.transforms.quantization.concat import NEGATIVE, Family, families
+from lissom.transforms.quantization.corrections import Corrected, Findings
 from lissom.transforms.quantization.placement import root_of
+from lissom.transforms.quantization.precision import FLOAT
 from lissom.transforms.quantization.rewrite import finish_
 
 TORCH = load_target("torch")
@@ -291,6 +293,23 @@ def test_joined_values_are_on_one_grid_that_holds_them_all(target):
     assert (joined[0].range.low, joined[0].range.high) == (min(r.low for r in seen), max(r.high for r in seen))
     output = [a for a in plan.of(RoundActivation) if a.value == "cat"]
     assert {a.numbers for a in output} <= {joined[0].numbers}
+
+
+@pytest.mark.parametrize("target", ["executorch", "torch", "openvino"])
+@pytest.mark.parametrize("apart", ["cat", "conv2d_2"])
+def test_what_is_undecided_is_seen_so_that_a_concatenation_can_go_back_to_float(target, apart):
+    x = drawn(2, 3, 6, 6)
+    made = wired(
+        lambda m, x: m.last(torch.cat([(y := m.a(x).relu()), m.b(y).relu()], 1)) + m.b(y).repeat(1, 3, 1, 1)[:, :3],
+        x, a=conv(), b=conv(), last=conv(6),
+    )  # fmt: skip
+    quantize, table = Quantize(calibration="minmax", overflow_fix="off", max_drop=0.01), load_target(target)
+    seen = observe(made, [Batch((x,))], quantize.watch(made.graph, table))
+    found = Findings.of(seen, Corrected()).model_copy(update={"precisions": {apart: FLOAT}})
+    plan = quantize.plan(made.graph, found, table)
+    (alone,) = (a for a in plan.of(RoundActivation) if a.value == "relu")
+    assert (alone.range.low, alone.range.high) == (seen.ranges["relu"].low, seen.ranges["relu"].high)
+    assert plan.of(StoreWeight)
 
 
 def test_negative_values_are_joined_in_float_where_their_zero_point_is_lost():

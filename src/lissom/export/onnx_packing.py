@@ -15,6 +15,8 @@ from onnxscript.version_converter import convert_version
 
 OPSET = 21
 """The first with integers of 4 bits."""
+READERS = {("DequantizeLinear", 0), ("MatMulInteger", 1)}
+"""Operators, and the place of their input, that take an int8 weight."""
 
 
 def packed_(model: ir.Model, bits: Collection[int]) -> None:
@@ -41,7 +43,7 @@ def _narrow(graph: ir.Graph) -> Iterator[ir.Value]:
         tensor = value.const_value
         if tensor is None or tensor.dtype != ir.DataType.INT8 or len(tensor.shape) < 2:
             continue
-        if any(node.op_type != "DequantizeLinear" or place != 0 for node, place in value.uses()):
+        if any((node.op_type, place) not in READERS for node, place in value.uses()):
             continue
         steps = tensor.numpy()
         if steps.size and steps.min() >= -8 and steps.max() <= 7:

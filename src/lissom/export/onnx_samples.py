@@ -17,7 +17,7 @@ from lissom.target import Target
 
 def multiply_steps_(graph: ir.Graph, target: Target) -> None:
     """Rewrite every such product whose weight is int8 with one scale a column, in a file for ONNX Runtime."""
-    if target.runtime != "onnxruntime":
+    if target.weights.operators != "microsoft":
         return
     for node in list(graph):
         parts = _parts(node)

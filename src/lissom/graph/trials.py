@@ -57,7 +57,8 @@ def trial_errors(
 ) -> dict[str, dict[str, Trial]]:
     """Errors of every way to round, by root and name of the way; those that are not finite are left out.
 
-    `examples` are the flat inputs of one call each. All values of one call are held at a time.
+    `examples` are the flat inputs of one call each. All values of one call are held at a time, and
+    each rounded form until its last reader has had it.
     """
     trier = _Trier(trace, probes, ways)
     for inputs in examples:
@@ -78,27 +79,29 @@ class _Trier(Interpreter):
         self._signal: dict[Probe, list[float]] = defaultdict(list)
         self._own: dict[tuple[str, Affine], list[float]] = defaultdict(list)
         self._count: dict[str, int] = defaultdict(int)
-        self._held: dict[str, dict[Affine, Tensor]] = {}
-        self._left: dict[str, int] = {}
+        # By value and root: one value may be rounded by its own ways, and by those of values it is joined with.
+        self._held: dict[tuple[str, str], dict[Affine, Tensor]] = {}
+        self._left: dict[tuple[str, str], int] = {}
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        self._held, self._left = {}, dict(Counter(probe.value for probe in self._probes))
+        self._held, self._left = {}, dict(Counter((probe.value, probe.root) for probe in self._probes))
         return super().run(*args, **kwargs)
 
     def run_node(self, n: FxNode) -> Any:
         value = super().run_node(n)
         for probe in self._waiting.get(None if n.op == "output" else n.name, ()):
             self._try(probe, n, value)
-            self._left[probe.value] -= 1
-            if not self._left[probe.value]:
-                del self._held[probe.value]
+            key = probe.value, probe.root
+            self._left[key] -= 1
+            if not self._left[key]:
+                del self._held[key]
         if n.name in self._ways:
             self._count[n.name] += value.numel()
             rounded = {way: fake_quantize(value, way) for way in set(self._ways[n.name].values())}
             for way, other in rounded.items():
                 self._own[n.name, way].append(_energy(other - value))
-            if n.name in self._left:
-                self._held[n.name] = rounded
+            if (n.name, n.name) in self._left:
+                self._held[n.name, n.name] = rounded
         return value
 
     def errors(self, root: str) -> dict[str, Trial]:
@@ -126,10 +129,11 @@ class _Trier(Interpreter):
 
     def _rounded(self, probe: Probe, value: Tensor) -> dict[Affine, Tensor]:
         """The probe's value on every grid, kept until its last reader has had it."""
-        if probe.value not in self._held:
+        key = probe.value, probe.root
+        if key not in self._held:
             ways = set(self._ways[probe.root].values())
-            self._held[probe.value] = {way: fake_quantize(value, way) for way in ways}
-        return self._held[probe.value]
+            self._held[key] = {way: fake_quantize(value, way) for way in ways}
+        return self._held[key]
 
     def _again(self, node: FxNode, source: FxNode, value: Any) -> Any:
         """What `node` gives where `source` has another value."""

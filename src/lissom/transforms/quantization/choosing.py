@@ -74,11 +74,11 @@ def able(
     return [node for node in chosen if node.name not in refused], [*skipped, *more]
 
 
-def also_seen(graph: Graph, chosen: Sequence[Node], target: Target) -> list[Point]:
-    """What has to be looked at besides the points of `chosen`: all that makes the range of a family, and, where only
-    values that are never negative are joined, each value by itself."""
+def also_seen(graph: Graph, chosen: Sequence[Node], target: Target, *, undecided: bool) -> list[Point]:
+    """What has to be looked at besides the points of `chosen`: all that makes the range of a family. And each value by
+    itself, where it is `undecided` whether a family stays together or only values never negative are joined."""
     tops = [Point(top, top) for family in placement.joined(graph, chosen, target) for top in family.tops]
-    if not tops or target.integers.joins != "nonnegative":
+    if not tops or not (undecided or target.integers.joins == "nonnegative"):
         return tops
     apart = [node for node in chosen if KINDS[node.op] != "concat"]
     return [*tops, *placement.points(graph, apart, target)]

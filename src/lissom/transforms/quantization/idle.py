@@ -12,7 +12,7 @@ the whole model is faster without them.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from pydantic import JsonValue
@@ -24,7 +24,7 @@ from lissom.target import Target
 from lissom.transforms.base import Kernels
 from lissom.transforms.quantization import placement
 from lissom.transforms.quantization.corrections import Findings
-from lissom.transforms.quantization.operators import KINDS
+from lissom.transforms.quantization.operators import KINDS, PRODUCTS
 from lissom.transforms.quantization.precision import FLOAT
 from lissom.transforms.quantization.shop import Shop, milliseconds, units_of
 
@@ -34,24 +34,24 @@ READS = 3
 FASTER = 1.02
 """How many times faster the whole model has to be: less is not told apart."""
 
-Settle = Callable[[Findings], tuple[Findings, Sequence[Node], nn.Module]]
-"""Findings completed by the ranges that they need, the nodes rounded by fixed ranges, and the model."""
+Settle = Callable[[Findings], tuple[Findings, Sequence[Node]]]
+"""Findings completed by the ranges that they need, and the nodes rounded by fixed ranges."""
+Written = Callable[[Findings], nn.Module]
+"""The rounded model of complete findings."""
 
 
-def idle(
-    graph: Graph, chosen: Sequence[Node], target: Target, ran: Mapping[str, str], nodes: Collection[str]
-) -> list[str]:
-    """Those of `nodes` that `ran` in float and had better do so. `chosen` are all that are rounded by fixed ranges.
+def idle(graph: Graph, chosen: Sequence[Node], target: Target, ran: Mapping[str, str]) -> list[str]:
+    """Those of `chosen`, all that are rounded by fixed ranges, that `ran` in float and had better do so.
 
     None where no product at all ran in integers: then the file was asked for, and not the arithmetic.
     """
-    products = {node.name for node in chosen if KINDS[node.op] in ("conv", "linear")}
+    products = {node.name for node in chosen if KINDS[node.op] in PRODUCTS}
     if not any(ran.get(name, "").startswith("int8") for name in products):
         return []
     values = {point.value for point in placement.points(graph, chosen, target)}
     found: list[str] = []
     for node in chosen:
-        if node.name not in nodes or ran.get(node.name) != "float32":
+        if ran.get(node.name) != "float32":
             continue
         others = [one for one in chosen if one is not node]
         if node.name in products or values - {point.value for point in placement.points(graph, others, target)}:
@@ -59,11 +59,13 @@ def idle(
     return found
 
 
-def without_idle(found: Findings, graph: Graph, target: Target, settle: Settle, kernels: Kernels) -> Findings:
+def without_idle(
+    found: Findings, graph: Graph, target: Target, settle: Settle, written: Written, kernels: Kernels
+) -> Findings:
     """With the idle operators in float, and why."""
     for _ in range(READS):
-        found, chosen, model = settle(found)
-        more = idle(graph, chosen, target, kernels(model), {node.name for node in chosen})
+        found, chosen = settle(found)
+        more = idle(graph, chosen, target, kernels(written(found)))
         if not more:
             return found
         why = f"put back in float: {target.title} computes it in float between its roundings"
@@ -86,7 +88,7 @@ def in_float(graph: Graph, found: Findings, chosen: Sequence[Node], reasons: Map
     )
 
 
-def without_slow(found: Findings, shop: Shop, settle: Settle) -> Findings:
+def without_slow(found: Findings, shop: Shop, settle: Settle, written: Written) -> Findings:
     """With the products in float that are slower in integers, if that makes the whole model faster.
 
     Raises:
@@ -98,7 +100,7 @@ def without_slow(found: Findings, shop: Shop, settle: Settle) -> Findings:
             "Quantize(remove_idle='timed') times layers on the target, which a dry run does not. Use lissom.compress, "
             "or Quantize(remove_idle='auto')."
         )
-    found, chosen, whole = settle(found)
+    found, chosen = settle(found)
     products = [node for node in chosen if KINDS[node.op] in ("conv", "linear")]
     units = units_of(shop.graph, products, products)
     times = milliseconds(shop, units, race)
@@ -112,8 +114,8 @@ def without_slow(found: Findings, shop: Shop, settle: Settle) -> Findings:
     }
     if not reasons:
         return found
-    lighter, _, other = settle(in_float(shop.graph, found, chosen, reasons))
-    samples = race({"integers": whole, "lighter": other}, shop.task.example)
+    lighter, _ = settle(in_float(shop.graph, found, chosen, reasons))
+    samples = race({"integers": written(found), "lighter": written(lighter)}, shop.task.example)
     gain = statistics.median(a / b for a, b in zip(samples["integers"], samples["lighter"], strict=True))
     layers = list[JsonValue](sorted(slow))
     shop.work.note("slow in integers", {"layers": layers, "faster_without": gain, "put_back": gain >= FASTER})

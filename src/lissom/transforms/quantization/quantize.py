@@ -9,7 +9,7 @@ Formulas: `lissom.functional.affine`; where quantizers go: `placement` and the t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -113,8 +113,9 @@ class Quantize(Options, Transform):
     def _points(self, graph: Graph, target: Target, found: Findings | None = None) -> list[Point]:
         """All that any plan may round, and what those of `found` do."""
         chosen, _ = self._chosen(graph, target)
-        points = placement.points(graph, chosen, planning.every_sum(target) if self._decides else target)
-        points += also_seen(graph, chosen, target)
+        table = planning.every_sum(target) if self._decides else target
+        points = placement.points(graph, chosen, table)
+        points += also_seen(graph, chosen, table, undecided=self._decides)
         if found is not None:
             chosen = [node for node in self._chosen(graph, target, found)[0] if node.name not in found.later]
             points += placement.points(graph, chosen, target)
@@ -144,12 +145,15 @@ class Quantize(Options, Transform):
             return seen
         graph, found = trace.graph, Findings.of(seen, Corrected())
 
-        def complete(found: Findings) -> tuple[Findings, list[Node], nn.Module]:
-            """With the ranges that these decisions need; what is rounded by fixed ranges, and the model."""
+        def complete(found: Findings) -> tuple[Findings, list[Node]]:
+            """With the ranges that these decisions need, and what is rounded by fixed ranges."""
             chosen = [node for node in self._chosen(graph, target, found)[0] if node.name not in found.later]
             if not {point.root for point in placement.points(graph, chosen, target)} <= set(found.ranges):
                 found = Findings.of(self._seen(trace, task, target, work, found), Corrected(), found)
-            return found, chosen, write(trace, self.plan(graph, found, target))
+            return found, chosen
+
+        def written(found: Findings) -> nn.Module:
+            return write(trace, self.plan(graph, found, target))
 
         if self.mode == "hybrid":
             dynamic = planning.able(graph, self._chosen(graph, target)[0], target)
@@ -161,9 +165,9 @@ class Quantize(Options, Transform):
             at_run_time = replace(self._shop(trace, task, target, found, work), plain=Quantize(mode="dynamic"))
             found = complete(with_later(found, at_run_time, dynamic, planned))[0]
         if reads and work.kernels is not None:
-            found = without_idle(found, graph, target, complete, work.kernels)
+            found = without_idle(found, graph, target, complete, written, work.kernels)
         if self.remove_idle == "timed":
-            found = without_slow(found, self._shop(trace, task, target, found, work), complete)
+            found = without_slow(found, self._shop(trace, task, target, found, work), complete, written)
         return found
 
     def _shop(self, trace: Trace, task: Task, target: Target, found: Findings, work: Work) -> Shop:
@@ -287,18 +291,11 @@ class Quantize(Options, Transform):
     def _weighed(self, graph: Graph, target: Target) -> tuple[list[Node], list[Skip]]:
         return weightonly.partition(graph, target, self._form, floats(self._bits(graph)))
 
-    def _stored(self, graph: Graph, study: Statistics | None, target: Target) -> Plan:
+    def _stored(self, graph: Graph, study: Statistics | None, target: Target) -> tuple[Sequence[Action], list[Skip]]:
         chosen, skipped = self._weighed(graph, target)
         fit = self._fit_of(self.weight_bits) if study is not None else "nearest"
         scalings = study.corrected.equalizations if isinstance(study, Findings) else ()
-        actions = (*scalings, *weightonly.actions(graph, chosen, target, self._form, fit))
-        return Plan(
-            transform=self.name,
-            settings=self.model_dump(mode="json"),
-            actions=actions,
-            skipped=tuple(skipped),
-            predicted=planning.predicted(graph, actions),
-        )
+        return (*scalings, *weightonly.actions(graph, chosen, target, self._form, fit)), skipped
 
     def plan(self, graph: Graph, study: Statistics | None, target: Target) -> Plan:
         """
@@ -306,8 +303,17 @@ class Quantize(Options, Transform):
             RecipeError: a pattern of `exclude` or `precision` matches nothing.
             DataError: static mode without statistics.
         """
-        if self.mode == "weights":
-            return self._stored(graph, study, target)
+        weights = self.mode == "weights"
+        actions, skipped = (self._stored if weights else self._integers)(graph, study, target)
+        return Plan(
+            transform=self.name,
+            settings=self.model_dump(mode="json"),
+            actions=tuple(actions),
+            skipped=tuple(skipped),
+            predicted=planning.predicted(graph, actions),
+        )
+
+    def _integers(self, graph: Graph, study: Statistics | None, target: Target) -> tuple[Sequence[Action], list[Skip]]:
         bits = self._bits(graph, study)
         chosen, skipped = self._chosen(graph, target, study)
         actions: list[Action] = []
@@ -335,15 +341,7 @@ class Quantize(Options, Transform):
         actions += planning.weights(graph, chosen, steps, self._fit_of, target, self.overflow_fix)
         actions += planning.restored(graph, chosen, steps, target)
         halved, left = halves(graph, bits, {a.parameter for a in actions if isinstance(a, StoreWeight)}, target)
-        actions += halved
-        skipped += left
-        return Plan(
-            transform=self.name,
-            settings=self.model_dump(mode="json"),
-            actions=tuple(actions),
-            skipped=tuple(skipped),
-            predicted=planning.predicted(graph, actions),
-        )
+        return [*actions, *halved], [*skipped, *left]
 
     def apply(self, model: nn.Module, plan: Plan, trace: Trace, task: Task, work: Work = ALONE) -> nn.Module:
         if self.training:
