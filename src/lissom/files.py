@@ -24,6 +24,16 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """As `write_text`.
+
+    Raises:
+        RunFolderError: the folder cannot be written.
+    """
+    with _whole(path) as part:
+        part.write_bytes(data)
+
+
 @contextlib.contextmanager
 def _whole(path: Path) -> Generator[Path]:
     """A temporary name beside `path` that takes its place when the block ends well, and is gone when it does not."""

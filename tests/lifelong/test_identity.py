@@ -54,5 +54,8 @@ def test_measure_keeps_the_matrix_and_says_how_often_the_task_was_found(three: L
     assert list(matrix["b"]) == ["a", "b"]
     assert {name: matrix[name][name] for name in matrix} == matrix["c"]
     assert three.record.backward_transfer("validation") == 0.0
+    three.measure({"b": tasks["b"]}, split="validation")
+    assert three.record.matrix("validation") == matrix, "measured in parts, what was known stays"
+    assert three.record.rows[-1].identified == row.identified
     with pytest.raises(UsageError, match="no task 'x'"):
         three.measure({"x": tasks["a"]})

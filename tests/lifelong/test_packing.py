@@ -11,8 +11,9 @@ import torch
 import worlds
 from torch import nn
 
-from lissom.errors import DataError, RunFolderError, UsageError
-from lissom.lifelong import EWC, Grow, Lifelong, Pack
+from lissom.errors import DataError, RunFolderError, UsageError, VerificationError
+from lissom.files import save_tensors
+from lissom.lifelong import EWC, Grow, Lifelong, Pack, keeping
 from lissom.lifelong.proving import answers
 from lissom.task import Batch
 
@@ -201,3 +202,42 @@ def test_wrong_wishes_are_refused_with_the_way_out(three: Lifelong, folder: Path
         Pack(retraining=worlds.quick(1).model_copy(update={"regularizer": "slimming"}))
     assert [task.name for task in three.tasks] == ["a", "b", "c"]
     assert three.prove().held
+
+
+class InPlace(worlds.Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.mul_(0.5))
+
+
+@pytest.mark.parametrize("method", [worlds.pack(), EWC(training=worlds.quick(1))], ids=["pack", "ewc"])
+def test_a_model_that_writes_into_its_inputs_proves_and_spoils_nobodys_data(folder: Path, method) -> None:
+    torch.manual_seed(0)
+    task = replace(worlds.task(0), train=[(x.clone(), y) for x, y in worlds.task(0).train])
+    before = task.validation[0][0].clone()
+    example = task.example_inputs[0].clone()
+    lifelong = Lifelong.create(InPlace().eval(), folder, task)
+    with torch.random.fork_rng(devices=[]):
+        lifelong.add("a", replace(task, metric=None), method)
+    assert lifelong.prove().held
+    assert torch.equal(task.validation[0][0], before)
+    assert torch.equal(task.example_inputs[0], example)
+
+
+def test_a_share_that_leaves_a_layer_nothing_is_refused(folder: Path) -> None:
+    lifelong = Lifelong.create(worlds.net(), folder, worlds.task(0))
+    with pytest.raises(UsageError, match=r"share=0.001 of the 240 weights of 'a.weight' is none.*at least 0.0042"):
+        lifelong.add("a", worlds.task(0), worlds.pack(0.001))
+    assert not lifelong.tasks
+
+
+@pytest.mark.parametrize("method", [worlds.pack(), EWC(training=worlds.quick(1))], ids=["pack", "ewc"])
+def test_files_that_read_back_otherwise_are_not_committed(folder: Path, method, monkeypatch) -> None:
+    lifelong = Lifelong.create(worlds.net(), folder, worlds.task(0))
+
+    def spoilt(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        save_tensors(path, {name: value + 1 if value.is_floating_point() else value for name, value in tensors.items()})
+
+    monkeypatch.setattr(keeping, "save_tensors", spoilt)
+    with pytest.raises(VerificationError, match="reads back with other weights"):
+        lifelong.add("a", worlds.task(0), method)
+    assert not lifelong.tasks

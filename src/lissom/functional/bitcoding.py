@@ -11,7 +11,6 @@ front names the code, so no mask of n flags takes more than n / 8 + 2 bytes.
 
 from __future__ import annotations
 
-import math
 import zlib
 
 import numpy as np
@@ -48,11 +47,6 @@ def decode(data: bytes, count: int) -> Flags:
     if len(packed) != -(-count // 8):
         raise ValueError(f"a mask of {count} flags takes {-(-count // 8)} bytes, got {len(packed)}")
     return np.unpackbits(np.frombuffer(packed, np.uint8), count=count).astype(np.bool_)
-
-
-def entropy(share: float) -> float:
-    """H(p) in bits a flag."""
-    return -sum(p * math.log2(p) for p in (share, 1.0 - share) if p > 0.0)
 
 
 def _deflated(data: bytes, strategy: int) -> bytes:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lissom.functional import bitcoding
-from lissom.functional.affine import quantize_weight
+from lissom.functional.affine import SMALLEST_SCALE, WEIGHT_LIMIT, quantize_weight
 from lissom.functional.ownership import FREE, embedded
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -190,4 +190,4 @@ def scales_for(before: Weights, own: Tensor, values: Tensor) -> Tensor | None:
     largest = torch.where(own, values, 0.0).abs().movedim(before.axis, 0).flatten(1).amax(1)
     new = _first_set(before, own)
     # A channel of nothing but zeros still needs a scale, to count as set.
-    return torch.where(new, (largest / 127).clamp_min(2.0**-96), before.scales)
+    return torch.where(new, (largest / WEIGHT_LIMIT).clamp_min(SMALLEST_SCALE), before.scales)

@@ -30,8 +30,10 @@ from lissom.lifelong.masking import private_of
 from lissom.lifelong.settings import EWC, LwF, Method, ProgressAndCompress
 from lissom.metrics import logits_of
 from lissom.task import Batch, sliced
+from lissom.training.agreement import PLAIN
 from lissom.training.chance import generator_of
 from lissom.training.objective import Criterion, Penalty
+from lissom.training.pace import computed, device_of
 
 FISHER, PULL = "fisher/", "pull/"
 
@@ -106,7 +108,7 @@ def fisher_of(ground: Ground, model: nn.Module, names: Mapping[str, int], sample
     with evaluation(model):
         for batch in ground.task.batches("train", limit=samples):
             for row in range(batch.size):
-                one = sliced(batch, row, row + 1)
+                one = computed(sliced(batch, row, row + 1), device_of(model), PLAIN)
                 logits = logits_of(model(*one.args, **one.kwargs))
                 if logits.ndim != 2:
                     raise DataError(

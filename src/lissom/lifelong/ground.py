@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom.errors import UsageError
+from lissom.graph.agreement import outputs
 from lissom.graph.trace import evaluation
 from lissom.lifelong.anatomy import Anatomy
 from lissom.lifelong.backbone import Addition
@@ -19,9 +20,11 @@ from lissom.measure.quality import evaluate
 from lissom.measure.records import MetricValue
 from lissom.metrics import as_metric
 from lissom.task import Batch, Task
+from lissom.training.agreement import PLAIN
 from lissom.training.chance import seed_of
 from lissom.training.finetune import finetune
 from lissom.training.objective import Objective, Penalty, supervised
+from lissom.training.pace import computed, device_of
 from lissom.training.settings import Training
 
 
@@ -90,12 +93,11 @@ def metric_of(model: nn.Module, task: Task, split: Split) -> MetricValue | None:
     """None where the task has no metric or no such split."""
     if task.metric is None or not task.has(split):
         return None
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
 
     def predict(batch: Batch) -> Any:
-        args = tuple(a.to(device) if isinstance(a, Tensor) else a for a in batch.args)
-        kwargs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.kwargs.items()}
-        return model(*args, **kwargs)
+        batch = computed(batch, device, PLAIN)
+        return model(*batch.args, **batch.kwargs)
 
     with evaluation(model):
         return evaluate(predict, task.batches(split), as_metric(task.metric), split=split)
@@ -117,8 +119,8 @@ def check_inputs(model: nn.Module, task: Task, name: str, known: Batch | None) -
     """
     example = task.example
     try:
-        with evaluation(model), torch.no_grad():
-            model(*example.args, **example.kwargs)
+        with torch.no_grad():
+            outputs(model, computed(example, device_of(model), PLAIN))
     except (RuntimeError, TypeError, ValueError, IndexError) as wrong:
         here = [tuple(t.shape) for t in example.tensors()]
         before = f"; the first task has {[tuple(t.shape) for t in known.tensors()]}" if known else ""

@@ -21,6 +21,8 @@ from lissom.errors import DataError
 from lissom.graph.trace import evaluation
 from lissom.metrics import logits_of
 from lissom.task import Batch
+from lissom.training.agreement import PLAIN
+from lissom.training.pace import computed, device_of
 
 By = Literal["entropy", "confidence"]
 
@@ -48,8 +50,9 @@ def doubts(models: Mapping[str, nn.Module], batch: Batch, by: By) -> Tensor:
     """
     found: list[Tensor] = []
     for name, model in models.items():
+        given = computed(batch, device_of(model), PLAIN)
         with evaluation(model):
-            logits = logits_of(model(*batch.args, **batch.kwargs))
+            logits = logits_of(model(*given.args, **given.kwargs))
         if logits.ndim < 2 or logits.shape[0] != batch.size:
             raise DataError(
                 f"The task {name!r} is inferred by its logits of shape (batch, classes, ...), got "

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 from lissom.errors import VerificationError
-from lissom.files import save_tensors
+from lissom.files import load_tensors, save_tensors, write_bytes
+from lissom.lifelong.backbone import Addition
 from lissom.lifelong.ground import Ground, Made, load_
 from lissom.lifelong.proving import answers, hash_of, machine, probe_of, weights_hash
 from lissom.lifelong.recall import Recall
@@ -31,7 +32,7 @@ def keep(
     staged = recall.store.stage(intent)
     values = 0
     if made.addition is not None:
-        (staged / MASKS).write_bytes(made.addition.masks)
+        write_bytes(staged / MASKS, made.addition.masks)
         save_tensors(staged / WEIGHTS, made.addition.tensors)
         held = [value for name, value in made.addition.tensors.items() if name.startswith("value/")]
         values = sum(value.numel() * value.element_size() for value in held)
@@ -79,9 +80,13 @@ def keep(
 def _check_stored(recall: Recall, intent: Intent, ground: Ground, made: Made, staged: Path) -> None:
     """Read the files back before they count."""
     if made.addition is None:
-        return
-    after = recall.following(recall.backbone(recall.store.tasks()), made.addition, made.width, intent.method)
-    model = load_(recall.anatomy.build(made.width, ground.classes), {**after.state(), **made.private})
+        shared = load_tensors(staged / SHARED)
+    else:
+        stored = Addition((staged / MASKS).read_bytes(), load_tensors(staged / WEIGHTS))
+        before = recall.backbone(recall.store.tasks())
+        shared = recall.following(before, stored, made.width, intent.method).state()
+    private = load_tensors(staged / PRIVATE)
+    model = load_(recall.anatomy.build(made.width, ground.classes), {**shared, **private})
     if weights_hash(model) != weights_hash(made.model):
         shutil.rmtree(staged)
         raise VerificationError(

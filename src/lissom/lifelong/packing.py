@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from lissom.errors import DataError, UsageError
 from lissom.functional.ownership import keep_largest, width_needed
+from lissom.graph.agreement import ALLOWED_GAP, apart
 from lissom.lifelong.anatomy import Anatomy
 from lissom.lifelong.backbone import Backbone, Share, Weights, scales_for, write
 from lissom.lifelong.ground import Ground, Made, load_
@@ -35,10 +36,10 @@ from lissom.lifelong.proving import answers
 from lissom.lifelong.settings import Grow, Pack
 from lissom.measure.lifelong import Attempt
 
+ROUNDING = 1e-9
+"""0.29 * 100 is 28.999999999999996."""
 GRID = 1 / 64
 """Widths are multiples of it."""
-SAME = 1e-4
-"""Of the largest output: what a wider model with idle channels may differ by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,7 @@ def pack(ground: Ground, settings: Pack, before: Backbone, width: float) -> Made
     Raises:
         UsageError: the free weights are not enough.
     """
+    _check_share(before, settings.share)
     if missing := without_room(before, settings.share):
         raise UsageError(_exhausted(ground, settings, before, missing, width))
     tried = _learn(ground, settings, before, width, picks=False)
@@ -79,6 +81,7 @@ def grow(ground: Ground, settings: Grow, before: Backbone, width: float) -> Made
             f"goal={settings.goal:g} is judged by the metric on validation data. Give Task(validation=..., "
             "metric=...), or leave goal out."
         )
+    _check_share(before, settings.share)
     if missing := without_room(before, settings.share):
         needed = _width_for(ground.anatomy, before, settings.share, width)
         if needed is None or needed > settings.largest:
@@ -112,6 +115,20 @@ def grow(ground: Ground, settings: Grow, before: Backbone, width: float) -> Made
     return made
 
 
+def _check_share(before: Backbone, share: float) -> None:
+    """
+    Raises:
+        UsageError: a layer is so small that its share is no weight at all.
+    """
+    smallest = min(before.weights, key=lambda name: before.weights[name].values.numel(), default=None)
+    if smallest is not None and not _count(before.weights[smallest], share):
+        count = before.weights[smallest].values.numel()
+        raise UsageError(
+            f"share={share:g} of the {count} weights of {smallest!r} is none: the layer would be zero. Give a share of "
+            f"at least {1 / count:.2g}."
+        )
+
+
 def without_room(before: Backbone, share: float) -> str | None:
     """The layer with the smallest share of free weights, if that is not enough for one more task."""
     short = {
@@ -123,7 +140,7 @@ def without_room(before: Backbone, share: float) -> str | None:
 
 
 def _count(one: Weights, share: float) -> int:
-    return int(share * one.values.numel())
+    return int(share * one.values.numel() + ROUNDING)
 
 
 def _learn(ground: Ground, settings: Pack, narrow: Backbone, width: float, *, picks: bool) -> _Tried:
@@ -154,6 +171,8 @@ def _compact(ground: Ground, settings: Grow, tried: _Tried, attempts: list[Attem
     """Half the share, and half again, for as long as the goal is met."""
     for turn in range(1, settings.compactions + 1):
         share = tried.share / 2
+        if not all(_count(one, share) for one in tried.before.weights.values()):
+            break
         parts = {
             name: _kept(part, tried.before.weights[name], part.open, _count(tried.before.weights[name], share))
             for name, part in tried.parts.items()
@@ -241,12 +260,12 @@ def check_widened(ground: Ground, width: float) -> None:
     try:
         wanted = answers(anatomy.build(1.0, ground.classes), example)
         got = answers(anatomy.build(width, ground.classes, idle=True), example)
-        gap = max(float((a - b).abs().max() / a.abs().max().clamp_min(1e-30)) for a, b in zip(wanted, got, strict=True))
+        gap = max((apart(a, b) for a, b in zip(wanted, got, strict=True)), default=0.0)
     except (RuntimeError, ValueError, TypeError) as wrong:
         raise UsageError(
             f"The model cannot be made {width:g} times wider: {str(wrong).splitlines()[0]}. {way_out}"
         ) from (wrong)
-    if gap > SAME:
+    if gap > ALLOWED_GAP:
         raise UsageError(
             f"The model cannot be made {width:g} times wider: with idle channels its outputs change by {gap:.1e} "
             f"of the largest. {way_out}"

@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from lissom.graph.trace import evaluation, torch_threads
+from lissom.graph.agreement import apart, outputs
+from lissom.graph.trace import torch_threads
 from lissom.measure.environment import available_cores, environment
 from lissom.measure.lifelong import TaskProof, TaskRecord
 from lissom.task import Batch, Split, Task, sliced
+from lissom.training.agreement import PLAIN
+from lissom.training.pace import computed, device_of
 
 PROBES = 16
 
@@ -30,10 +31,9 @@ def probe_of(task: Task) -> Batch:
 
 @torch.no_grad()
 def answers(model: nn.Module, probe: Batch) -> list[Tensor]:
-    """Outputs in evaluation mode on one thread: several could sum in another order."""
-    with evaluation(model), torch_threads(1):
-        made: Any = model(*probe.args, **probe.kwargs)
-    return [leaf.detach().cpu() for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
+    """Outputs in evaluation mode on one thread: several could sum in another order. The probe is not written into."""
+    with torch_threads(1):
+        return [leaf.detach().cpu() for leaf in outputs(model, computed(probe, device_of(model), PLAIN))]
 
 
 def hash_of(tensors: Iterable[Tensor]) -> str:
@@ -65,13 +65,6 @@ def proof_of(task: TaskRecord, model: nn.Module, probe: Batch, stored: list[Tens
         name=task.name,
         weights_same=weights_hash(model) == task.weights_sha256,
         outputs_same=hash_of(found) == task.outputs_sha256,
-        difference=max((_apart(a, b) for a, b in zip(stored, found, strict=True)), default=0.0),
+        difference=max((apart(a, b) for a, b in zip(stored, found, strict=True)), default=0.0),
         same_machine=machine() == task.answered_by,
     )
-
-
-def _apart(wanted: Tensor, got: Tensor) -> float:
-    if wanted.shape != got.shape:
-        return float("inf")
-    gap = (wanted.double() - got.double()).abs().max() if wanted.numel() else torch.zeros(())
-    return float(gap / wanted.double().abs().max().clamp_min(1e-30)) if wanted.numel() else 0.0

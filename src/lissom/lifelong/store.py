@@ -163,7 +163,14 @@ class Store:
     def keep_row(self, row: Row) -> None:
         place = self.folder / "measured"
         place.mkdir(exist_ok=True)
-        write_text(place / f"{row.after:04}-{row.split}.json", row.model_dump_json(indent=2))
+        path = place / f"{row.after:04}-{row.split}.json"
+        if path.exists():  # measured in parts: what was found before stays
+            held = read_json(path, Row)
+            found = {"metrics": {**held.metrics, **row.metrics}}
+            if row.identified is None:
+                found |= {"identified": held.identified, "identified_together": held.identified_together}
+            row = row.model_copy(update=found)
+        write_text(path, row.model_dump_json(indent=2))
 
     def adding(self, intent: Intent) -> Path:
         """The folder of checkpoints for an addition: that of a killed one, if it was the same.
@@ -203,8 +210,7 @@ class Store:
         files = {path.name: digest(path) for path in sorted(staged.iterdir())}
         record = record.model_copy(update={"files": files})
         write_text(staged / "task.json", record.model_dump_json(indent=2))
-        for path in staged.iterdir():
-            _sync(path)
+        _sync(staged)
         staged.rename(self.place(record))
         _sync(self.folder / "tasks")
         self.tidy()
