@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from torch import nn
 
 from benchmarks.answers import difference, percent, right
 from benchmarks.context import Context
-from benchmarks.results import Figure, Run
+from benchmarks.results import Beside, Figure, Goal, Outcome, Run
 from lissom.files import write_text
 from lissom.graph.trace import trace
 from lissom.target import load_target
@@ -27,6 +28,11 @@ class Compared(NamedTuple):
     value: dict[str, Figure]
     runs: tuple[Run, ...]
     original: float
+
+    def outcome(self, goal: Goal, more: Mapping[str, Figure] = MappingProxyType({})) -> Outcome:
+        beside = Beside(what="the original", value=self.original, unit="%", source="the same run")
+        value = {**self.value, **more}
+        return Outcome(goal=goal, value=value, reference=(), control=(beside,), seeds=(0,), runs=self.runs)
 
 
 def figure(method: Method, ratio: float, recovery: Recovery = "none") -> str:

@@ -1,6 +1,6 @@
 """H1: 2:4 sparsity. ResNet-20 on CIFAR-10 by every criterion, in the given order of channels and in a searched one,
-before and after a short training; the search for an order beside the published greedy one. Speed needs a GPU: those
-figures are missing until the experiment runs on one."""
+before and after a short training; the search for an order beside the published greedy one. Speed on a GPU is no
+part of it yet."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from torch import Tensor, nn
 import lissom.data
 from benchmarks.cifar import trained
 from benchmarks.context import Context, remembered
+from benchmarks.experiments.d1 import percent
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
 from benchmarks.stripes import stripes
 from lissom.functional.nm import Pattern, kept
 from lissom.functional.permutation import best_order
-from lissom.graph.trace import evaluation, torch_threads, trace
-from lissom.measure.quality import evaluate
-from lissom.metrics import accuracy
+from lissom.graph.trace import torch_threads, trace
 from lissom.target import load_target
-from lissom.task import Batch, Task
+from lissom.task import Task
 from lissom.training.finetune import finetune
 from lissom.training.settings import Training
 from lissom.transforms.sparsity import Sparsify, ZeroWeights
@@ -163,13 +162,3 @@ def _ours(scores: Tensor) -> Tensor:
 
 def _greedy(scores: Tensor) -> Tensor:
     return torch.tensor(stripes(scores.double().numpy(), PATTERN))
-
-
-def percent(model: nn.Module, task: Task) -> float:
-    """Of the test split, in torch."""
-
-    def predict(batch: Batch) -> Any:
-        return model(*batch.args)
-
-    with evaluation(model):
-        return round(100 * evaluate(predict, task.batches("test"), accuracy, split="test").value, 3)

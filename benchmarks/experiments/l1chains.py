@@ -12,7 +12,7 @@ from __future__ import annotations
 from benchmarks.context import Context
 from benchmarks.equalranks import compared, figure
 from benchmarks.experiments.l1ranks import ENDS, folded
-from benchmarks.results import Beside, Goal, Outcome, Wish
+from benchmarks.results import Goal, Outcome, Wish
 from lissom.transforms.lowrank.parts import Method
 
 TITLE = "Chains fitted to outputs and plain chains of ResNet-20 at equal ranks, no training"
@@ -40,11 +40,4 @@ def run(context: Context) -> Outcome:
         exclude=ENDS,
         judged=lambda: task.batches("validation", limit=IMAGES),
     )
-    return Outcome(
-        goal=goal(),
-        value=found.value,
-        reference=(),
-        control=(Beside(what="the original", value=found.original, unit="%", source="the same run"),),
-        seeds=(0,),
-        runs=found.runs,
-    )
+    return found.outcome(goal())

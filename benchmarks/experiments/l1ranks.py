@@ -17,7 +17,7 @@ import lissom
 from benchmarks.cifar import trained
 from benchmarks.context import Context
 from benchmarks.equalranks import compared, figure
-from benchmarks.results import Beside, Figure, Goal, Outcome, Wish
+from benchmarks.results import Figure, Goal, Outcome, Wish
 from lissom.graph.trace import Trace, trace
 from lissom.target import load_target
 from lissom.task import Batch, Task
@@ -59,14 +59,7 @@ def run(context: Context) -> Outcome:
         judged=lambda: task.batches("validation", limit=IMAGES),
         recoveries=("none", "reconstruct"),
     )
-    return Outcome(
-        goal=goal(),
-        value={**found.value, **_vgg()},
-        reference=(),
-        control=(Beside(what="the original", value=found.original, unit="%", source="the same run"),),
-        seeds=(0,),
-        runs=found.runs,
-    )
+    return found.outcome(goal(), _vgg())
 
 
 def folded(context: Context, depth: int) -> tuple[nn.Module, Task]:

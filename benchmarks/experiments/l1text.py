@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks.context import Context
 from benchmarks.equalranks import compared, figure
-from benchmarks.results import Beside, Figure, Goal, Outcome, Wish
+from benchmarks.results import Figure, Goal, Outcome, Wish
 from lissom.runfolder import load_tensors, save_tensors
 from lissom.task import Task
 
@@ -105,14 +105,7 @@ def run(context: Context) -> Outcome:
         exclude=("head",),
         judged=lambda: task.batches("test"),
     )
-    return Outcome(
-        goal=goal(),
-        value={"the original": Figure(value=found.original, unit="%"), **found.value},
-        reference=(),
-        control=(Beside(what="the original", value=found.original, unit="%", source="the same run"),),
-        seeds=(0,),
-        runs=found.runs,
-    )
+    return found.outcome(goal(), {"the original": Figure(value=found.original, unit="%")})
 
 
 def tokens(checkpoint: Path) -> Any:

@@ -12,14 +12,13 @@ from torch import nn
 import lissom.data
 from benchmarks.cifar import trained
 from benchmarks.context import Context, remembered
+from benchmarks.experiments.d1 import percent
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
-from lissom.graph.trace import evaluation, trace
-from lissom.measure.quality import evaluate
-from lissom.metrics import accuracy
+from lissom.graph.trace import trace
 from lissom.pipeline.transforming import transform
 from lissom.recipe import Recipe
 from lissom.target import load_target
-from lissom.task import Batch, Task
+from lissom.task import Task
 from lissom.training.finetune import finetune
 from lissom.transforms.base import Work
 from lissom.transforms.folding import Fold
@@ -108,13 +107,3 @@ def quantized(model: nn.Module, task: Task, quantize: Quantize, folder: Path, se
     after = quantize.apply(folded, plan, traced, task, work)
     history: Any = notes.get("history", {"epochs": []})
     return {"accuracy %": percent(after, task), "seconds": sum(epoch["seconds"] for epoch in history["epochs"])}
-
-
-def percent(model: nn.Module, task: Task) -> float:
-    """Of the test split, in torch."""
-
-    def predict(batch: Batch) -> Any:
-        return model(*batch.args)
-
-    with evaluation(model):
-        return round(100 * evaluate(predict, task.batches("test"), accuracy, split="test").value, 3)

@@ -40,7 +40,7 @@ from lissom.transforms.base import (
 from lissom.transforms.lowrank.actions import Split, split_of
 from lissom.transforms.lowrank.breakeven import drawn_, time_choices, timing_of
 from lissom.transforms.lowrank.evidence import Layer, Seen, Study, find_layers, look, weight_of, with_values
-from lissom.transforms.lowrank.merging import CHAINS, merged
+from lissom.transforms.lowrank.merging import MERGED, merged
 from lissom.transforms.lowrank.options import Multiple, Unit, least_ranks
 from lissom.transforms.lowrank.parts import Method, applies, build, makes_outputs, stages
 from lissom.transforms.lowrank.ranking import Ranked, Wish
@@ -125,8 +125,8 @@ class Factorize(Transform):
                 f"Factorize(method={self.method!r}) has no {what}: what a "
                 "rank loses is known only after its least squares. Give rank, ratio or a budget, or another method."
             )
-        if self.merge and self.method not in ("auto", *CHAINS):
-            raise ValueError(f"chains of {self.method} are not merged. Leave merge out, or take one of {CHAINS}.")
+        if self.merge and self.method not in ("auto", *MERGED):
+            raise ValueError(f"chains of {self.method} are not merged. Leave merge out, or take one of {MERGED}.")
         return self
 
     @property

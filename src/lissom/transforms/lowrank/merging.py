@@ -20,7 +20,7 @@ from lissom.transforms.base import clone
 from lissom.transforms.lowrank.parts import PLAIN, applies, build, has_bias, shape_of
 
 Chain = Literal["svd", "spatial", "tucker", "cp"]
-CHAINS: tuple[Chain, ...] = ("svd", "spatial", "tucker", "cp")
+MERGED: tuple[Chain, ...] = ("svd", "spatial", "tucker", "cp")
 """Methods whose parts multiply to a kernel."""
 
 
@@ -62,7 +62,7 @@ def _splits(parts: list[nn.Module]) -> Iterator[tuple[Chain, tuple[int, ...]]]:
     """The methods that make as many parts, and the ranks that these would be of."""
     first = cast(Tensor, parts[0].weight).shape[0]
     last = cast(Tensor, parts[-1].weight).shape[1]
-    for method in CHAINS:
+    for method in MERGED:
         if len(parts) == (2 if method in ("svd", "spatial") else 3):
             yield method, (last, first) if method == "tucker" else (last,)
 

@@ -19,7 +19,7 @@ from lissom.functional.vbmf import rank_above_noise
 from lissom.transforms.lowrank.chains import axes, feasible
 from lissom.transforms.lowrank.evidence import Layer, Values
 from lissom.transforms.lowrank.parts import Method, Shape, at_rank, largest, macs_of, parameters_of
-from lissom.transforms.lowrank.shapes import Chain
+from lissom.transforms.lowrank.shapes import CHAINS, Chain
 
 Unit = Literal["macs", "parameters"]
 COLLAPSED = 0.5
@@ -85,7 +85,7 @@ def choices(layer: Layer, method: Method, unit: Unit, multiple: Multiple) -> lis
     tails = [tail_shares(values) for values in layer.values.get(method, ())]
     most = largest(layer.shape, method)
     found: list[Choice] = []
-    if method in ("tt", "ring", "kronecker"):
+    if method in CHAINS:
         every = chain_ranks(layer.shape, method, multiple, tails)
     elif method == "full-tucker":
         every = full_ranks(most, multiple)
@@ -112,7 +112,7 @@ def full_ranks(most: Sequence[int], multiple: Multiple) -> list[tuple[int, ...]]
 
 def least_ranks(shape: Shape, method: Method, multiple: Multiple) -> tuple[int, ...]:
     """The fewest ranks that are multiples."""
-    if method in ("tt", "ring", "kronecker"):
+    if method in CHAINS:
         return at_rank(shape, method, multiple.of(max(largest(shape, method))))
     if method == "full-tucker":
         return full_ranks(largest(shape, method), multiple)[0]
