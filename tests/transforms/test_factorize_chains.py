@@ -8,6 +8,7 @@ from math import prod
 import pydantic
 import pytest
 import torch
+from factorizing import TARGET, made, prepared
 from torch import Tensor, nn
 
 from lissom.errors import GoalError
@@ -15,8 +16,7 @@ from lissom.functional import tensortrain
 from lissom.functional.contraction import cheapest
 from lissom.graph.second import second_moments
 from lissom.graph.trace import Trace, evaluation, trace
-from lissom.target import load_target
-from lissom.task import Batch, Task
+from lissom.task import Task
 from lissom.transforms.base import Plan, Work
 from lissom.transforms.lowrank import Factorize
 from lissom.transforms.lowrank.chainfit import fit_cores, spectra
@@ -27,7 +27,6 @@ from lissom.transforms.lowrank.modules import ChainEmbedding, ChainLinear, Krone
 from lissom.transforms.lowrank.options import Multiple, chain_ranks, choice, choices
 from lissom.transforms.lowrank.parts import applies, at_rank, build, fill_, largest, shape_of
 
-TARGET = load_target("torch")
 METHODS = ("tt", "ring", "kronecker")
 PLAIN = {"data_aware": False, "recovery": "none"}
 LAYERS = {
@@ -46,16 +45,6 @@ LAYERS = {
     "conv3d": (lambda: nn.Conv3d(4, 6, 3, stride=(1, 2, 2), padding=1), (2, 4, 4, 5, 4)),
     "conv3d of a flat kernel": (lambda: nn.Conv3d(4, 6, (3, 1, 3), stride=2, padding=1), (2, 4, 5, 5, 4)),
 }
-
-
-def prepared(model: nn.Module, *inputs: Tensor, data: bool = False) -> tuple[nn.Module, Trace, Task]:
-    task = Task(example_inputs=inputs, calibration=[inputs] if data else None, feed=lambda raw: Batch(raw))
-    return model, trace(model, task.example), task
-
-
-def made(one: Factorize, model: nn.Module, traced: Trace, task: Task) -> tuple[nn.Module, Plan]:
-    plan = one.plan(traced.graph, one.study(model, traced, task, TARGET), TARGET)
-    return one.apply(model, plan, traced, task), plan
 
 
 def reasons(plan: Plan) -> dict[str, str]:

@@ -7,6 +7,7 @@ from math import prod
 import numpy as np
 import pytest
 import torch
+from factorizing import TARGET, made, prepared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -15,10 +16,7 @@ from lissom.functional.hooi import aware_hooi, aware_spectra, hooi
 from lissom.functional.svd import output_error
 from lissom.functional.whitening import damped_inputs
 from lissom.graph.second import second_moments
-from lissom.graph.trace import Trace, trace
-from lissom.target import load_target
-from lissom.task import Batch, Task
-from lissom.transforms.base import Plan
+from lissom.graph.trace import trace
 from lissom.transforms.lowrank import Factorize
 from lissom.transforms.lowrank.evidence import Seen
 from lissom.transforms.lowrank.fitting import fit
@@ -26,7 +24,6 @@ from lissom.transforms.lowrank.multilinear import cut_axes
 from lissom.transforms.lowrank.options import Multiple, choice, choices, least_ranks
 from lissom.transforms.lowrank.parts import applies, at_rank, build, fill_, inapplicable, largest, shape_of, stages
 
-TARGET = load_target("torch")
 FULL = "full-tucker"
 PLAIN = {"data_aware": False, "recovery": "none"}
 LAYERS = {
@@ -42,16 +39,6 @@ LAYERS = {
     "conv3d": (lambda: nn.Conv3d(3, 4, 3, stride=(1, 2, 2), padding=1), (2, 3, 4, 5, 4)),
     "conv3d of a flat kernel": (lambda: nn.Conv3d(4, 6, (3, 1, 3), stride=2, padding=1), (2, 4, 5, 5, 4)),
 }
-
-
-def prepared(model: nn.Module, *inputs: Tensor, data: bool = False) -> tuple[nn.Module, Trace, Task]:
-    task = Task(example_inputs=inputs, calibration=[inputs] if data else None, feed=lambda raw: Batch(raw))
-    return model, trace(model, task.example), task
-
-
-def made(one: Factorize, model: nn.Module, traced: Trace, task: Task) -> tuple[nn.Module, Plan]:
-    plan = one.plan(traced.graph, one.study(model, traced, task, TARGET), TARGET)
-    return one.apply(model, plan, traced, task), plan
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
