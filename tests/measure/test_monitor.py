@@ -51,6 +51,7 @@ def test_the_bound_solves_wilsons_equation(values: int, data: st.DataObject) -> 
     outside = data.draw(st.integers(0, values))
     bound, share = lower_bound(outside, values), outside / values
     assert 0.0 <= bound <= share + 1e-12
+    assert (bound == 0.0) == (outside == 0)
     if bound > 0:  # the p0 at which the observed share is z standard deviations away
         assert share - bound == pytest.approx(Z * math.sqrt(bound * (1 - bound) / values), abs=1e-9)
 

@@ -157,7 +157,9 @@ def lower_bound(outside: int, values: int) -> float:
     """
     if values <= 0 or not 0 <= outside <= values:
         raise ValueError(f"a share needs 0 <= outside <= values and values > 0, got {outside} of {values}")
+    if not outside:
+        return 0.0  # exactly: the difference below leaves a rounding
     share, square = outside / values, Z * Z
     middle = share + square / (2 * values)
     spread = Z * math.sqrt(share * (1 - share) / values + square / (4 * values**2))
-    return max(0.0, (middle - spread) / (1 + square / values))
+    return (middle - spread) / (1 + square / values)
