@@ -31,6 +31,12 @@ def takes(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[tuple[str, bool], f
     return say
 
 
+@pytest.fixture(autouse=True)
+def bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tried on every processor."""
+    monkeypatch.setattr(pace, "has_bfloat16", lambda _: True)
+
+
 def chosen(folder: Path | None = None, **more: Any) -> Pace:
     return pace_of(net(), task(batches(8, 8, 8)), Training(**more), supervised, folder=folder, seed=0)
 
@@ -58,6 +64,14 @@ def test_what_is_said_is_not_measured() -> None:
     assert chosen(precision="bfloat16", channels_last=True) == Pace(precision="bfloat16", channels_last=True)
     assert set(chosen(precision="float32").step_ms) == {"float32", "float32, channels last"}
     assert set(chosen(channels_last=False).step_ms) <= {"float32", "bfloat16"}
+
+
+def test_what_would_be_emulated_is_not_tried(takes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "has_bfloat16", lambda _: False)
+    takes({("float32", False): 1.0, ("float32", True): 0.5})
+    made = chosen()
+    assert (made.precision, made.channels_last) == ("float32", True)
+    assert set(made.step_ms) == {"float32", "float32, channels last"}
 
 
 def test_without_images_there_is_no_memory_order() -> None:

@@ -104,10 +104,17 @@ def train_mode_(model: nn.Module) -> None:
         model.train()
 
 
-def _candidates(settings: Training, batch: Batch) -> list[Pace]:
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 itself. Where a processor has to emulate it, a step of a convolutional
+    network takes ten times as long: too long to be tried."""
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _candidates(settings: Training, batch: Batch, device: torch.device) -> list[Pace]:
     """Plain float32 first, where it is allowed."""
     images = any(tensor.ndim == 4 and tensor.is_floating_point() for tensor in batch.tensors())
-    precisions = ("float32", "bfloat16") if settings.precision == "auto" else (settings.precision,)
+    both = ("float32", "bfloat16") if has_bfloat16(device) else ("float32",)
+    precisions = both if settings.precision == "auto" else (settings.precision,)
     orders = (settings.channels_last,) if settings.channels_last != "auto" else (False, True) if images else (False,)
     return [Pace(precision=p, channels_last=o) for o in orders for p in precisions]
 
@@ -141,7 +148,7 @@ class _Runner:
 def _measured(
     model: nn.Module, batches: list[Batch], task: Task, settings: Training, objective: Objective, seed: int
 ) -> Pace:
-    candidates = _candidates(settings, batches[0])
+    candidates = _candidates(settings, batches[0], device_of(model))
     if len(candidates) == 1:
         return candidates[0]
     started = time.perf_counter()
