@@ -26,7 +26,7 @@ class Stages:
         def tick(share: float) -> None:
             done = (self._done + seconds * min(max(share, 0.0), 1.0)) / self._total
             self._shown = max(self._shown, min(done, 1.0))  # a bar never runs backwards
-            if self._report:
+            if self._report and seconds:  # a stage that takes no time has nothing to do in this run
                 self._report(self._shown, name)
 
         tick(0.0)
