@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.protocol import machine
 from lissom.files import write_text
+
+FOUND = "found.json"
 
 Needed = Literal["data", "weights"]
 EXPECTED = {
@@ -52,10 +56,18 @@ class Context:
 
 
 def remembered(folder: Path, make: Callable[[Path], Any]) -> Any:
-    """What `make(folder)` found in an earlier call, as JSON in that folder; made now if there was none."""
-    done = folder / "found.json"
+    """What `make(folder)` found in an earlier call, as JSON in that folder; made now if there was none.
+
+    The file is small and says when, with what and on which machine it was made: it may be committed, so that an
+    experiment of many hours goes on on another machine. Without it (delete it) this part is made again.
+    """
+    done = folder / FOUND
     if not done.is_file():
         found = make(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(done, json.dumps(found))
-    return json.loads(done.read_text(encoding="utf-8"))
+        made = {
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "environment": machine(1).model_dump(mode="json"),
+        }
+        write_text(done, json.dumps({"found": found, **made}, indent=1) + "\n")
+    return json.loads(done.read_text(encoding="utf-8"))["found"]

@@ -6,7 +6,6 @@ criteria that use gradients). A seed draws the images and, for the control, the 
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import replace
 from typing import get_args
@@ -16,7 +15,7 @@ from torch import nn
 
 import lissom
 from benchmarks.cifar import trained
-from benchmarks.context import Context
+from benchmarks.context import Context, remembered
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
 from lissom.graph.trace import Trace, evaluation, trace
 from lissom.target import load_target
@@ -48,17 +47,15 @@ def goal() -> Goal:
 def run(context: Context) -> Outcome:
     model, task = trained(context, 56)
     traced = trace(model, task.example)
-    memory = context.kept / "runs.json"
-    done: dict[str, float] = json.loads(memory.read_text()) if memory.exists() else {}
-    memory.parent.mkdir(parents=True, exist_ok=True)
+    done: dict[str, float] = {}
     for ratio in RATIOS:
         for criterion in CRITERIA:
-            for seed in SEEDS:
-                key = f"{criterion} {ratio} {seed}"
-                if key not in done:
-                    done[key] = _accuracy(model, traced, task, criterion, ratio, seed)
-                    context.say(f"{key}: {done[key]:.2f} %")
-                    memory.write_text(json.dumps(done))
+            found = remembered(
+                context.kept / f"{ratio}x" / criterion,
+                lambda _, r=ratio, c=criterion: [_accuracy(model, traced, task, c, r, seed) for seed in SEEDS],
+            )
+            context.say(f"{criterion} {ratio}: {', '.join(f'{one:.2f}' for one in found)} %")
+            done.update({f"{criterion} {ratio} {seed}": one for seed, one in zip(SEEDS, found, strict=True)})
     value: dict[str, Figure] = {}
     for ratio in RATIOS:
         seen = {c: [done[f"{c} {ratio} {s}"] for s in SEEDS] for c in CRITERIA}
