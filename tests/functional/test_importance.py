@@ -61,8 +61,18 @@ def test_scores_are_what_the_formulas_say(shape):
     close(imp.median_distance(w), [sum(np.linalg.norm(a[c] - a[j]) for j in rows) for c in rows], 1e-6)
     energy = (a * a).sum(1)
     close(imp.lamp(w), [energy[c] / sum(e for e in energy if e >= energy[c]) for c in rows])
-    cosine = [[a[c] @ a[j] / np.linalg.norm(a[c]) / np.linalg.norm(a[j]) for j in rows if j != c] for c in rows]
-    close(imp.dissimilarity(w), [1 - max(cosine[c], default=-1.0) for c in rows])
+    close(imp.dissimilarity(w), one_by_one(a))
+
+
+def one_by_one(a: np.ndarray) -> list[float]:
+    """The most similar pair first, its smaller channel goes; what is left is looked at anew."""
+    norm, left, scores = np.linalg.norm(a, axis=1), list(range(len(a))), [2.0] * len(a)
+    while len(left) > 1:
+        cosine, i, j = max((a[i] @ a[j] / norm[i] / norm[j], i, j) for i in left for j in left if i != j)
+        gone = i if norm[i] < norm[j] else j
+        scores[gone] = 1 - cosine
+        left.remove(gone)
+    return scores
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -121,8 +131,17 @@ def test_the_middle_channel_goes_first_by_median_distance():
 def test_equal_channels_have_no_distance_and_no_novelty():
     w = member(1, 500, 0).repeat(3, 1) * 1000
     assert imp.median_distance(w).tolist() == [0, 0, 0]
-    close(imp.dissimilarity(torch.cat([w, 2 * w[:1], -w[:1], 0 * w[:1]])), [0, 0, 0, 0, 1, 0])
+    close(imp.dissimilarity(torch.cat([w, 2 * w[:1], -w[:1], 0 * w[:1]])), [0, 0, 0, 2, 2, 0])
     assert float(imp.dissimilarity(w[:1])) == 2
+
+
+def test_of_two_channels_alike_the_larger_stays():
+    """Both would go at once if each were judged by the other, and what they say would be lost."""
+    w = member(4, 50, 0)
+    alike = torch.cat([w, 0.5 * w[:2] + 1e-3])
+    scores = imp.dissimilarity(alike)
+    assert scores.argsort()[:2].sort().values.tolist() == [4, 5]
+    assert float(scores[:2].min()) > 0.5
 
 
 def test_random_scores_depend_on_the_seed_alone():

@@ -137,19 +137,35 @@ def lamp(weight: Tensor) -> Tensor:
 
 
 def dissimilarity(weight: Tensor) -> Tensor:
-    """1 - max_{j != c} cos(w_c, w_j), in [0, 2]; (channels, rest) -> (channels,).
+    """1 - cos(w_c, w_j) to the most similar channel j that outlives c, in [0, 2]; (channels, rest) -> (channels,).
 
-    A channel that points where another one points is redundant, whatever its size. An all-zero channel scores 0;
-    a channel without any other 2. Of two copies both score 0: cut one at a time, or take them by pairs.
+    A channel that points where another one points is redundant, whatever its size; of the two, the smaller goes and
+    the other stays, judged by those that are left. An all-zero channel scores 0, the last one left 2.
 
     Reference: Ayinde et al. 2019, "Redundant feature pruning for accelerated inference in deep neural networks"
-    (Neural Networks 118), which clusters by the same cosine.
+    (Neural Networks 118), which clusters by the same cosine and keeps one channel of each cluster. Deviation: pairs
+    are taken one after the other, the most similar first, so that one order serves every ratio.
     """
     weight = _member(weight)
-    norms = torch.linalg.vector_norm(weight, dim=1, keepdim=True)
-    unit = torch.where(norms > 0, weight / norms.clamp_min(torch.finfo(weight.dtype).tiny), 0.0)
-    cosine = (unit @ unit.T).clamp(-1.0, 1.0).fill_diagonal_(-1.0)
-    return torch.where(norms[:, 0] > 0, 1.0 - cosine.amax(1), 0.0)
+    norms = torch.linalg.vector_norm(weight, dim=1)
+    scores = torch.zeros(len(weight), dtype=weight.dtype)
+    alive = norms > 0
+    unit = torch.where(alive[:, None], weight / norms.clamp_min(torch.finfo(weight.dtype).tiny)[:, None], 0.0)
+    cosine = (unit @ unit.T).clamp(-1.0, 1.0).fill_diagonal_(-math.inf)
+    cosine[~alive], cosine[:, ~alive] = -math.inf, -math.inf
+    best, nearest = cosine.max(1)
+    for _ in range(int(alive.sum()) - 1):
+        one = int(best.argmax())
+        other = int(nearest[one])
+        gone = one if norms[one] < norms[other] else other
+        scores[gone] = 1.0 - best[one]
+        alive[gone] = False
+        cosine[gone], cosine[:, gone] = -math.inf, -math.inf
+        best[gone] = -math.inf
+        orphans = (nearest == gone) & alive
+        best[orphans], nearest[orphans] = cosine[orphans].max(1)
+    scores[alive] = 2.0
+    return scores
 
 
 def random_scores(channels: int, seed: int) -> Tensor:
