@@ -36,7 +36,7 @@ from lissom.transforms.sparsity import Sparsify
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-TOP = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
+TOP = [ROOT / name for name in ("README.md", "README.zh.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
 PAGES = [*TOP, *sorted(DOCS.rglob("*.md"))]
 NO_RUN = "<!-- no-run -->"
 
