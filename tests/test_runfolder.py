@@ -205,7 +205,9 @@ def _rewritten(path: Path, change: Callable[[dict[str, object]], object]) -> Non
     (path / "manifest.json").write_text(json.dumps(data))
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "..", ".lock", "a/b", "", "a\\b"])
+@pytest.mark.parametrize(
+    "name", ["../outside", "/etc/passwd", "..", ".lock", "a/b", "", "a\\b", "a\0b", "x" * 5_000, "a\n", "\x1b[2J"]
+)
 def test_a_manifest_that_leads_outside_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "outside").write_text("x")
     run = finished(tmp_path / "run")
@@ -216,6 +218,20 @@ def test_a_manifest_that_leads_outside_is_refused(tmp_path: Path, name: str) -> 
     _rewritten(run, lambda data: data["artifact"].update(files=[name]))  # type: ignore[attr-defined]
     with pytest.raises(RunFolderError, match=r"lies outside the run folder"):
         verify(run)
+
+
+def test_links_that_lead_outside_are_neither_read_nor_written(tmp_path: Path) -> None:
+    run = finished(tmp_path / "run")
+    outside = tmp_path / "outside"
+    (run / "model.onnx").rename(outside)
+    (run / "model.onnx").symlink_to(outside)
+    with pytest.raises(RunFolderError, match=r"model\.onnx is a link that leads outside the run folder"):
+        verify(run)
+    (run / ".result.json.part").symlink_to(outside)
+    before = outside.read_bytes()
+    write_text(run / "result.json", "new")
+    assert outside.read_bytes() == before
+    assert (run / "result.json").read_text() == "new"
 
 
 @pytest.mark.parametrize("name", [*REQUIRED, "model.onnx"])
@@ -231,6 +247,9 @@ def test_a_manifest_that_forgets_a_file_is_refused(tmp_path: Path, name: str) ->
     [
         ("", "is damaged"),
         ('{"format": 1', "is damaged"),
+        ("[" * 100_000, "nested more than"),
+        ('{"format": ' + "9" * 5_000 + "}", "digits"),
+        ('{"format": 1, "status": "\\ud800"}', "half a character"),
         ("[]", "is damaged"),
         ('{"format": 2}', r"is of format 2, this Lissom reads format 1"),
         ('{"format": 1, "status": "running"}', r"'source' is missing.*damaged"),
@@ -329,6 +348,10 @@ def test_examples_keep_order_and_names(tmp_path: Path) -> None:
     found = load_example(tmp_path / "e.safetensors")
     assert [float(x) for x in found.args] == list(range(12))
     assert set(found.kwargs) == {"mask", "ids"}
+    for names in (["args/1"], ["args/0", "args/2"], ["weight"], []):
+        save_tensors(tmp_path / "g.safetensors", {name: torch.ones(1) for name in names})
+        with pytest.raises(RunFolderError, match=r"g\.safetensors holds no example inputs"):
+            load_example(tmp_path / "g.safetensors")
     with pytest.raises(RunFolderError, match=r"Example input args/1 is not a tensor; wrap the model"):
         save_example(tmp_path / "f.safetensors", Batch((torch.ones(1), 3)))
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from lissom._version import __version__
 from lissom.commands import lifelong
@@ -29,6 +28,7 @@ from lissom.commands.shared import (
     show_artifact,
     work,
 )
+from lissom.console import plain_console
 from lissom.errors import LissomError, UsageError
 
 app = typer.Typer(
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def _say(text: str) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(text, markup=False)
+    plain_console(stderr=True, soft_wrap=True).print(text)
 
 
 def _version(wanted: bool) -> None:

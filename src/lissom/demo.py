@@ -6,8 +6,10 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from lissom import demo_project
+from lissom.console import plain_console
 from lissom.export.catalogue import survey
 from lissom.goal import Goal
 from lissom.measure.records import RunRecord
@@ -27,9 +29,11 @@ GOAL = Goal(metric_drop=0.01, size_ratio=3.0)
 
 def run_demo(out: Path | None, *, as_json: bool) -> tuple[list[RunRecord], bool]:
     """The story on one screen; returns what was measured, and whether every goal was met."""
-    console = Console(highlight=False, stderr=as_json)
+    console = plain_console(stderr=as_json)
     place = out or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
-    console.print("[bold]Lissom demo[/bold]: 1,797 real 8x8 scans of handwritten digits, a small CNN, int8.\n")
+    console.print(
+        Text.assemble(("Lissom demo", "bold"), ": 1,797 real 8x8 scans of handwritten digits, a small CNN, int8.\n")
+    )
     started = time.perf_counter()
     with quiet_native():
         model, task = demo_project.build()
@@ -54,11 +58,11 @@ def run_demo(out: Path | None, *, as_json: bool) -> tuple[list[RunRecord], bool]
                 )
             results.append(result)
     for result in results:
-        console.print(f"  {result.record.target:<12} {summary(result.record)}", markup=False)
+        console.print(f"  {result.record.target:<12} {summary(result.record)}")
     for name, (_, here) in found.items():
         if name not in measured:
             detail = "the reference, no integer kernels" if name == "torch" else here.detail
-            console.print(f"  {name:<12} not measured: {detail}", markup=False, soft_wrap=True)
+            console.print(f"  {name:<12} not measured: {detail}", soft_wrap=True)
     records = [result.record for result in results]
     page = write(records, place / "report.html")
     best = min(records, key=lambda record: record.after.latency_ms.median)
@@ -74,7 +78,7 @@ def _part(report: Report | None, name: str, index: int, count: int) -> Report | 
 
 def _story(console: Console, best: RunRecord, count: int) -> None:
     before, after = best.before, best.after
-    console.print(f"\nFastest of {count}: [bold]{best.target}[/bold], {BATCH} scans at a time")
+    console.print(Text.assemble(f"\nFastest of {count}: ", (best.target, "bold"), f", {BATCH} scans at a time"))
     rows = (
         (
             "file",
@@ -96,4 +100,4 @@ def _story(console: Console, best: RunRecord, count: int) -> None:
         ),
     )
     for name, was, now, gain in rows:
-        console.print(f"  {name:<14} {was:>12}  ->  {now:<12} {gain}", markup=False)
+        console.print(f"  {name:<14} {was:>12}  ->  {now:<12} {gain}")

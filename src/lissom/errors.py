@@ -18,6 +18,7 @@ Every message names what was wrong, the value, and the way out.
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 
@@ -72,3 +73,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"Did you mean {' or '.join(repr(c) for c in close)}?"
     return f"Known: {', '.join(known) or 'none'}."
+
+
+def shown(value: object) -> str:
+    """A value as Python writes it, cut where it would fill the screen."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxlist, short.maxtuple, short.maxdict = 3, 8, 8, 8
+    short.maxstring = short.maxother = 200
+    text = short.repr(value)
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def first_line(wrong: BaseException) -> str:
+    """What an error of another library says, in one line."""
+    return next(iter(str(wrong).splitlines()), type(wrong).__name__)

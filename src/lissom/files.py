@@ -39,6 +39,7 @@ def _whole(path: Path) -> Generator[Path]:
     """A temporary name beside `path` that takes its place when the block ends well, and is gone when it does not."""
     part = path.with_name(f".{path.name}.part")
     try:
+        part.unlink(missing_ok=True)  # a link planted there would be followed
         yield part
         with part.open("rb") as written:
             os.fsync(written.fileno())  # a name must never outlive a power cut without its content

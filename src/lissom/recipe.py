@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 import yaml
 
-from lissom.errors import RecipeError, nearest
+from lissom.errors import RecipeError, nearest, shown
 from lissom.progression import Progressive
+from lissom.reading import text_of, yaml_of
 from lissom.settings import Setting
 from lissom.transforms.base import Plan, Transform
 from lissom.transforms.finetuning import Finetune
@@ -100,13 +101,16 @@ class Recipe(Setting):
         """
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as wrong:
-            raise RecipeError(f"The recipe {path} cannot be read: {wrong}.") from wrong
+            text = text_of(path)
+        except (OSError, ValueError) as wrong:
+            raise RecipeError(f"The recipe {path} cannot be read: {wrong}. Give a file of YAML or JSON.") from wrong
         try:
-            data = yaml.safe_load(text)  # JSON is YAML
-        except yaml.YAMLError as wrong:
-            raise RecipeError(f"The recipe {path} is not plain YAML: {' '.join(str(wrong).split())}.") from wrong
+            data = yaml_of(text)
+        except ValueError as wrong:
+            raise RecipeError(
+                f"The recipe {path} is not plain YAML: {wrong}. Write `- Fold: {{}}` and "
+                "`- Quantize: {mode: static}` on lines of their own."
+            ) from wrong
         return cls.from_data(data, str(path))
 
     def run(
@@ -142,14 +146,14 @@ def _steps(item: object, where: str) -> Sequence[Transform]:
     if isinstance(item, str):
         item = {item: {}}
     if not isinstance(item, Mapping) or len(item) != 1:
-        raise RecipeError(f"{where}: a step is one transform with its settings, like `Fold: {{}}`, got {item!r}.")
+        raise RecipeError(f"{where}: a step is one transform with its settings, like `Fold: {{}}`, got {shown(item)}.")
     ((name, settings),) = item.items()
     settings = {} if settings is None else settings
     if name == "Progressive":
         return Progressive.parse(settings, f"{where}, {name}", RecipeError).expand()
     if name not in TRANSFORMS:
         known = (*TRANSFORMS, "Progressive")
-        raise RecipeError(f"{where}: unknown transform {name!r}. {nearest(str(name), known)}")
+        raise RecipeError(f"{where}: unknown transform {shown(name)}. {nearest(str(name)[:80], known)}")
     return [TRANSFORMS[name].parse(settings, f"{where}, {name}", RecipeError)]
 
 
@@ -162,7 +166,7 @@ def _check(steps: Sequence[object]) -> None:
     for step in steps:
         if not isinstance(step, Transform):
             raise RecipeError(
-                f"A recipe holds transforms, got {step!r}. Write Recipe([Fold(), Quantize()]), with brackets."
+                f"A recipe holds transforms, got {shown(step)}. Write Recipe([Fold(), Quantize()]), with brackets."
             )
         if quantized and step.stage == "quantize":
             raise RecipeError(

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
+import re
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -27,9 +27,10 @@ import pydantic
 import torch
 from torch import nn
 
-from lissom.errors import RunFolderError
+from lissom.errors import RunFolderError, first_line
 from lissom.export.base import Artifact, digest
 from lissom.files import load_tensors, save_tensors, write_text
+from lissom.reading import json_of, text_of
 from lissom.settings import Setting, explain
 from lissom.task import Batch
 
@@ -39,6 +40,8 @@ MANIFEST = "manifest.json"
 STATE = "state"
 REQUIRED = ("result.json", "recipe.yaml", "plan.json", "model.safetensors", "example.safetensors")
 """What every finished run holds besides its artifacts."""
+NAME = re.compile(r"[\w-][\w.-]{0,199}")
+"""Of a file inside the folder."""
 
 
 class Source(Setting):
@@ -95,10 +98,22 @@ def save_example(path: Path, example: Batch) -> None:
 
 
 def load_example(path: Path) -> Batch:
+    """
+    Raises:
+        RunFolderError: the file is damaged, or holds no inputs.
+    """
     held = load_tensors(path)
+    if not held or not all(name.startswith(("args/", "kwargs/")) for name in held) or not _counted(held):
+        raise RunFolderError(f"{path} holds no example inputs. Make the run again.")
     args = [held[f"args/{i}"] for i in range(sum(k.startswith("args/") for k in held))]
     kwargs = {k.removeprefix("kwargs/"): v for k, v in held.items() if k.startswith("kwargs/")}
     return Batch(tuple(args), kwargs)
+
+
+def _counted(names: Collection[str]) -> bool:
+    """Whether positions go from 0 without a gap."""
+    positions = {name for name in names if name.startswith("args/")}
+    return positions == {f"args/{i}" for i in range(len(positions))}
 
 
 @dataclass(frozen=True)
@@ -319,7 +334,7 @@ def read_manifest(path: Path) -> Manifest:
             f"{path} is not a run folder: it has no {MANIFEST}. `lissom compress ... --out` makes one."
         )
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = json_of(text_of(file))
         if isinstance(data, dict) and data.get("format") != 1:
             raise RunFolderError(
                 f"{file} is of format {data.get('format')!r}, this Lissom reads format 1. Use the Lissom that made it."
@@ -330,7 +345,7 @@ def read_manifest(path: Path) -> Manifest:
             f"{explain(wrong, str(file), Manifest)} The file is damaged; make the run again."
         ) from wrong
     except (ValueError, OSError) as wrong:
-        raise RunFolderError(f"{file} is damaged: {str(wrong).splitlines()[0]}. Make the run again.") from wrong
+        raise RunFolderError(f"{file} is damaged: {first_line(wrong)}. Make the run again.") from wrong
 
 
 def verify(path: Path) -> Manifest:
@@ -343,7 +358,7 @@ def verify(path: Path) -> Manifest:
     if manifest.status != "finished":
         raise RunFolderError(f"The run in {path} is not finished. The command that started it continues it.")
     for name in (*manifest.files, *_artifact_files(manifest)):
-        if not name or Path(name).name != name or name.startswith(".") or "\\" in name:
+        if not NAME.fullmatch(name):
             raise RunFolderError(
                 f"{path / MANIFEST} names {name!r}, which lies outside the run folder. Do not trust it."
             )
@@ -362,6 +377,8 @@ def check_file(path: Path, manifest: Manifest, name: str) -> None:
         RunFolderError: the file is missing, truncated or altered.
     """
     file = path / name
+    if file.is_symlink() and file.resolve().parent != path.resolve():
+        raise RunFolderError(f"{file} is a link that leads outside the run folder. Do not trust it.")
     if not file.is_file():
         raise RunFolderError(f"{file} is missing. The run folder is incomplete; copy it again or make the run again.")
     if digest(file) != manifest.files.get(name):

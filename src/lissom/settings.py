@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import pydantic
 
-from lissom.errors import UsageError, nearest
+from lissom.errors import UsageError, nearest, shown
 
 
 class Setting(pydantic.BaseModel):
@@ -45,10 +45,10 @@ def explain(wrong: pydantic.ValidationError, where: str, model: type[pydantic.Ba
     fields = _fields(model, first["loc"][:-1])
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"{where}: unknown field {path!r}. {nearest(str(first['loc'][-1]), fields)}"
+        return f"{where}: unknown field {path!r}. {nearest(str(first['loc'][-1])[:80], fields)}"
     if first["type"] == "missing":
         return f"{where}: the field {path!r} is missing. Fields: {', '.join(fields)}."
-    value = f", got {first['input']!r}" if path else ""
+    value = f", got {shown(first['input'])}" if path else ""
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {path + ': ' if path else ''}{message}{value}."
 

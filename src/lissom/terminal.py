@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -21,7 +20,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table as RichTable
+from rich.text import Text
 
+from lissom.console import plain_console
 from lissom.export.base import Availability
 from lissom.graph.graph import Graph, Shape
 from lissom.measure.lifelong import LifelongRecord, TaskProof, TaskRecord
@@ -34,10 +35,6 @@ from lissom.report.headline import summary
 from lissom.report.units import bytes_text, count_text, interval_text, metric_text, ratio_interval_text, ratio_text
 from lissom.target import Target
 from lissom.transforms.quantization import layer_bits
-
-
-def _console() -> Console:
-    return Console(highlight=False)
 
 
 def _table(title: str, *columns: str) -> RichTable:
@@ -53,7 +50,7 @@ def rich_table(table: tables.Table) -> RichTable:
     for column in table.columns:
         shown.add_column(column.name, justify="right" if column.kind == "number" else "left", overflow="fold")
     for row in table.rows:
-        shown.add_row(*(escape(cell) for cell in row))
+        shown.add_row(*row)
     return shown
 
 
@@ -62,11 +59,11 @@ def _shape(shape: Shape) -> str:
 
 
 def show_graph(graph: Graph, name: str) -> None:
-    console = _console()
-    table = _table(f"{escape(name)}: layers", "layer", "operator", "output", "MACs", "parameters", "bytes")
+    console = plain_console()
+    table = _table(f"{name}: layers", "layer", "operator", "output", "MACs", "parameters", "bytes")
     for layer in graph.layers:
         table.add_row(
-            escape(layer.name),
+            layer.name,
             layer.op,
             _shape(layer.output_shape),
             count_text(layer.macs),
@@ -84,7 +81,7 @@ def show_graph(graph: Graph, name: str) -> None:
 
 
 def show_groups(graph: Graph) -> None:
-    console = _console()
+    console = plain_console()
     console.print()
     console.print(rich_table(groups.groups_table(graph)))
     console.print(f"\n{groups.groups_text(graph)}")
@@ -92,9 +89,9 @@ def show_groups(graph: Graph) -> None:
 
 def show_task(task: TaskRecord) -> None:
     """What adding a task came to."""
-    console = _console()
+    console = plain_console()
     metric = f", {task.metric.name} {metric_text(task.metric)} on {task.metric.split}" if task.metric else ""
-    console.print(f"Added {escape(task.name)} ({task.method}): {task.seconds:.0f} s{metric}.")
+    console.print(f"Added {task.name} ({task.method}): {task.seconds:.0f} s{metric}.")
     if task.family == "masks":
         console.print(
             f"It keeps {task.own / task.weights:.1%} of {count_text(task.weights)} shared weights and uses "
@@ -103,12 +100,12 @@ def show_task(task: TaskRecord) -> None:
             f"per weight, {task.mask_bits:.2f} of them masks."
         )
     for note in task.notes:
-        console.print(escape(note))
+        console.print(note)
 
 
 def show_lifelong(record: LifelongRecord) -> None:
     """Tasks, then the forgetting matrix of each split that was measured."""
-    console = _console()
+    console = plain_console()
     console.print(rich_table(lifelong.tasks_table(record)))
     for split in lifelong.splits_of(record):
         console.print()
@@ -117,7 +114,7 @@ def show_lifelong(record: LifelongRecord) -> None:
 
 
 def show_proof(tasks: Sequence[TaskProof]) -> None:
-    _console().print(rich_table(lifelong.proof_table(tasks)))
+    plain_console().print(rich_table(lifelong.proof_table(tasks)))
 
 
 SPARKS = " ▁▂▃▄▅▆▇█"
@@ -126,7 +123,7 @@ SPARKS = " ▁▂▃▄▅▆▇█"
 
 def show_sensitivity(found: Sensitivity) -> None:
     """A row a group: a spark line over the shares cut, and the figures."""
-    console = _console()
+    console = plain_console()
     table = _table(f"{groups.change_title(found)}, when one group alone is cut", "group", "channels", "picture")
     for ratio in found.ratios:
         table.add_column(f"{ratio:.0%} cut", justify="right")
@@ -136,7 +133,7 @@ def show_sensitivity(found: Sensitivity) -> None:
     for one in found.groups:
         row = harms[one.group]
         spark = "".join(_spark(harm.value, worst) for harm in row) if drawn else ""
-        table.add_row(escape(one.group), str(one.size), spark, *(harm.text for harm in row))
+        table.add_row(one.group, str(one.size), spark, *(harm.text for harm in row))
     console.print()
     console.print(table)
     console.print(f"\n{groups.whole_text(found)} {groups.sensitivity_text(found)}")
@@ -145,11 +142,11 @@ def show_sensitivity(found: Sensitivity) -> None:
 
 def show_saturation(found: Saturation) -> None:
     """Rounded values, then integer products."""
-    console = _console()
+    console = plain_console()
     for one in (saturation.values_table(found), saturation.layers_table(found)):
         table = _table(one.caption, *(column.name for column in one.columns))
         for row in one.rows:
-            table.add_row(*(escape(cell) for cell in row))
+            table.add_row(*row)
         console.print()
         console.print(table)
     console.print(f"\n{saturation.saturation_text(found)}")
@@ -170,13 +167,13 @@ def collapse_of(made: SynthesisRecord | None) -> tuple[str, ...]:
 
 def show_plans(graph: Graph, steps: Sequence[Foresight], target: Target, remarks: Sequence[str] = ()) -> None:
     """`remarks`: what the reader must know about the data."""
-    console = _console()
+    console = plain_console()
     console.print(f"Target: {target.title}\n")
     for one in remarks:
-        console.print(f"Data: {escape(one)}\n")
+        console.print(f"Data: {one}\n")
     for step in steps:
         plan, cost = step.plan, step.plan.predicted
-        console.print(f"[bold]{plan.transform}[/bold]: {done_text(plan)}; {len(plan.skipped)} skipped")
+        console.print(Text.assemble((plan.transform, "bold"), f": {done_text(plan)}; {len(plan.skipped)} skipped"))
         console.print(
             f"  then {count_text(cost.macs)} MACs, {count_text(cost.parameters)} parameters, {bytes_text(cost.bytes)} "
             f"(original: {count_text(graph.macs)} MACs, {count_text(graph.parameters)} parameters, "
@@ -187,7 +184,7 @@ def show_plans(graph: Graph, steps: Sequence[Foresight], target: Target, remarks
             table = _table("", "layer", "operator", "channels", "", "inputs", "")
             for one in narrower:
                 table.add_row(
-                    escape(one.layer),
+                    one.layer,
                     one.op,
                     *_arrow(one.before, one.after),
                     *_arrow(one.inputs_before, one.inputs_after),
@@ -196,13 +193,13 @@ def show_plans(graph: Graph, steps: Sequence[Foresight], target: Target, remarks
         if bits := layer_bits(plan):
             table = _table("", "layer", "weights", "computes in")
             for row in bits:
-                table.add_row(escape(row[0]), *row[1:])
+                table.add_row(row[0], *row[1:])
             console.print(table)
         if plan.skipped:
             table = _table("", "skipped", "why")
             table.columns[1].justify = "left"
             for skip in plan.skipped:
-                table.add_row(escape(skip.layer), escape(skip.reason))
+                table.add_row(skip.layer, skip.reason)
             console.print(table)
         if step.outlook:
             console.print()
@@ -233,8 +230,10 @@ def _outlook_table(step: Foresight) -> RichTable:
 
 
 def show_run(record: RunRecord, folder: Path, report: Path) -> None:
-    console = _console()
-    console.print(f"\n[bold]{escape(record.name)}[/bold] on {record.target}: {escape(summary(record))}\n")
+    console = plain_console()
+    console.print("")
+    console.print(record.name, style="bold", end=" ")
+    console.print(f"on {record.target}: {summary(record)}\n")
     console.print(rich_table(tables.before_after(record)))
     if record.goal:
         console.print()
@@ -246,11 +245,11 @@ def show_run(record: RunRecord, folder: Path, report: Path) -> None:
         console.print()
         console.print(rich_table(searches.trials(record.search, only_front=True)))
         for sentence in record.search.explanation:
-            console.print(f"\n{escape(sentence)}")
+            console.print(f"\n{sentence}")
     if text := tables.precisions_text(record):
         console.print(f"\n{text}")
     for note in (*record.notes, *tables.reasons(record)):
-        console.print(f"\nNote: {escape(note)}")
+        console.print(f"\nNote: {note}")
     console.print(f"\nRun folder: {folder}\nReport:     {report}", soft_wrap=True)
 
 
@@ -261,7 +260,7 @@ def show_measured(rows: Sequence[Remeasured]) -> None:
     for row in rows:
         faster = ratio_interval_text(row.faster.median, row.faster.low, row.faster.high) if row.faster else ""
         table.add_row(
-            escape(row.run),
+            row.run,
             row.model,
             row.target,
             str(row.batch_size),
@@ -269,7 +268,7 @@ def show_measured(rows: Sequence[Remeasured]) -> None:
             bytes_text(row.size_bytes),
             faster,
         )
-    _console().print(table)
+    plain_console().print(table)
 
 
 def measured_rows(rows: Sequence[Remeasured]) -> list[dict[str, object]]:
@@ -297,9 +296,9 @@ def show_targets(found: Mapping[str, tuple[Target, Availability]]) -> None:
             f"yes, {here.version}" if here.found else "no",
             ", ".join(target.integers.ops),
             ", ".join(target.dynamic.ops) or "none",
-            "" if here.found else escape(here.detail),
+            "" if here.found else here.detail,
         )
-    _console().print(table)
+    plain_console().print(table)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-import yaml
 
 from lissom.commands.shared import (
     AsJson,
@@ -20,7 +19,8 @@ from lissom.commands.shared import (
     show_artifact,
     work,
 )
-from lissom.errors import UsageError
+from lissom.errors import UsageError, first_line
+from lissom.reading import text_of, yaml_of
 
 app = typer.Typer(
     name="lifelong",
@@ -148,9 +148,11 @@ def _method(method: str | None, file: Path | None, given: dict[str, float | None
     data: dict[str, Any] = {}
     if file is not None:
         try:
-            held = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as wrong:
-            raise UsageError(f"--settings {file} cannot be read: {str(wrong).splitlines()[0]}.") from wrong
+            held = yaml_of(text_of(file))
+        except (OSError, ValueError) as wrong:
+            raise UsageError(
+                f"--settings {file} cannot be read: {first_line(wrong)}. Write {{method: pack, share: 0.1}}."
+            ) from wrong
         if not isinstance(held, dict):
             raise UsageError(f"--settings {file} holds no fields. Write {{method: pack, share: 0.1}}.")
         data = dict(cast("dict[str, Any]", held))

@@ -1,15 +1,12 @@
 """PyTorch itself, eager, from a `torch.export` program. Integers are simulated: nothing runs in integers.
 
 The file is what `torch.export.save` writes, without the example inputs: they are the only part of it that is
-pickled. Loading refuses an archive that holds anything else than plain tensors and JSON.
+pickled. Loading refuses an archive that holds anything else than plain tensors and JSON without code.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
-import re
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 import lissom.transforms.quantization.rewrite  # noqa: F401  # pyright: ignore[reportUnusedImport]  registers operators
 from lissom.errors import ExportError, RunFolderError
+from lissom.export.archive import unsafe
 from lissom.export.base import (
     Array,
     Artifact,
@@ -42,13 +40,6 @@ from lissom.graph.trace import export_program, torch_threads
 from lissom.task import Batch
 from lissom.transforms.base import clone
 from lissom.transforms.quantization.grouped import RESTORE
-
-PLAIN = re.compile(
-    r"[^/]+/(data/weights/weight_\d+|data/constants/tensor_\d+|models/model\.json"
-    r"|data/(weights|constants)/model_(weights|constants)_config\.json"
-    r"|archive_format|archive_version|byteorder|\.data/(version|serialization_id))"
-)
-"""Entries of a `.pt2` archive that are read as raw tensors, numbers or JSON."""
 
 
 class Torch(Runtime):
@@ -127,45 +118,21 @@ def _arguments(program: ExportedProgram, inputs: Sequence[Array]) -> tuple[Any, 
 def _load(path: Path) -> ExportedProgram:
     """
     Raises:
-        RunFolderError: the archive holds pickled parts, or something Lissom did not write.
+        RunFolderError: the archive holds pickled parts or code, is damaged, or Lissom did not write it.
     """
     _require_plain(path, RunFolderError)
-    return torch.export.load(path)
+    try:
+        return torch.export.load(path)
+    except Exception as wrong:
+        reason = next(iter(str(wrong).splitlines()), type(wrong).__name__)
+        raise RunFolderError(f"{path} cannot be loaded: {reason}. Copy it again or make the run again.") from wrong
 
 
 def _require_plain(path: Path, error: type[ExportError | RunFolderError]) -> None:
-    """Nothing in the archive may be unpickled or evaluated when torch reads it."""
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            empty = entry.filename.endswith("/data/sample_inputs/model.pt") and entry.file_size == 0
-            if not empty and not PLAIN.fullmatch(entry.filename):
-                raise error(
-                    f"{path.name} holds {entry.filename!r}, which is no plain tensor or JSON and would be unpickled. "
-                    "Models with custom objects or tensor subclasses cannot go to target 'torch'; for any other file, "
-                    "export the model again."
-                )
-            if not entry.filename.endswith(".json"):
-                continue
-            text = archive.read(entry)
-            unsafe = _pickled(json.loads(text))
-            if unsafe:
-                raise error(f"{path.name}: {entry.filename!r} asks for {unsafe}. Export the model again.")
-
-
-def _pickled(data: object) -> str | None:
-    """What in a part of the archive makes torch unpickle a tensor or evaluate an expression that is not arithmetic."""
-    if isinstance(data, dict):
-        if data.get("use_pickle"):
-            return "an unpickled tensor"
-        expression = data.get("expr_str")
-        if isinstance(expression, str) and not _is_arithmetic(expression):
-            return f"the expression {expression!r}"
-        return next(filter(None, map(_pickled, data.values())), None)
-    return next(filter(None, map(_pickled, data)), None) if isinstance(data, list) else None
-
-
-def _is_arithmetic(expression: str) -> bool:
-    """Symbols, numbers and sympy's classes (`Mul(Integer(2), Symbol('s31'))`): torch hands the text to sympify."""
-    calls = re.findall(r"(\w+)\s*\(", expression)
-    plain = re.fullmatch(r"[\w\s+\-*/(),='<>]*", expression) and "__" not in expression
-    return bool(plain) and all(name[0].isupper() for name in calls)
+    """Nothing in the archive may be unpickled, written into source text or evaluated when torch reads it."""
+    found = unsafe(path)
+    if found:
+        raise error(
+            f"{path.name} holds {found}. Models with custom objects or tensor subclasses cannot go to target 'torch'; "
+            "for any other file, export the model again."
+        )

@@ -14,7 +14,6 @@ earlier task needs is ever opened for writing. No pickle.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -26,11 +25,12 @@ import filelock
 import pydantic
 from torch import Tensor
 
-from lissom.errors import RunFolderError, UsageError, nearest
+from lissom.errors import RunFolderError, UsageError, first_line, nearest
 from lissom.export.base import digest
 from lissom.files import load_tensors, save_tensors, write_text
 from lissom.lifelong.backbone import Addition
 from lissom.measure.lifelong import Backbone, LifelongRecord, Row, TaskRecord
+from lissom.reading import json_of, text_of
 from lissom.settings import Setting, explain
 from lissom.training.checkpoint import NAME as CHECKPOINT
 
@@ -282,11 +282,11 @@ def read_json(path: Path, kind: type[S]) -> S:
         RunFolderError: missing, damaged, or of another format.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json_of(text_of(path))
     except FileNotFoundError as wrong:
         raise RunFolderError(f"{path} is missing: {path.parent} is no lifelong folder, or not a whole one.") from wrong
     except (OSError, ValueError) as wrong:
-        raise RunFolderError(f"{path} is damaged: {str(wrong).splitlines()[0]}. Copy the folder again.") from wrong
+        raise RunFolderError(f"{path} is damaged: {first_line(wrong)}. Copy the folder again.") from wrong
     if kind is Backbone and isinstance(data, dict) and data.get("format") != 1:
         raise RunFolderError(
             f"{path} is of format {data.get('format')!r}, this Lissom reads format 1. Use the Lissom that made it."

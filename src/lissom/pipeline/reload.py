@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pydantic
 from torch import nn
 
-from lissom.errors import RunFolderError, UsageError
+from lissom.errors import LissomError, RecipeError, RunFolderError, UsageError, first_line
 from lissom.export.base import Artifact, require
 from lissom.export.catalogue import runtime_of
 from lissom.graph.trace import trace
 from lissom.measure.latency import interleave, paired_ratio, summarise
 from lissom.measure.records import Interval, Latency, RunRecord
 from lissom.pipeline.candidates import caller
+from lissom.reading import json_of, text_of
 from lissom.recipe import Recipe
 from lissom.runfolder import check_file, fingerprint, load_example, load_tensors, read_manifest, verify
+from lissom.settings import explain
 from lissom.target import load_target
 from lissom.task import Batch, Task, repeated
 from lissom.transforms.base import Plan
@@ -40,11 +42,29 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
             f"The run in {place} was made from another model: its fingerprint is {manifest.source.model}, this one's "
             f"is {found}. Give lissom.load the original with the same class and weights that were compressed."
         )
-    recipe = Recipe.read(place / "recipe.yaml")
+    try:
+        recipe = Recipe.read(place / "recipe.yaml")
+    except RecipeError as wrong:
+        raise RunFolderError(f"{wrong} The run folder is damaged; make the run again.") from wrong
     plans = read_plans(place, recipe)
-    after = replay(model, load_example(place / "example.safetensors"), recipe, plans)
-    after.load_state_dict(load_tensors(place / WEIGHTS), strict=True)
+    example, weights = load_example(place / "example.safetensors"), load_tensors(place / WEIGHTS)
+    with _believed(f"The plans in {place} cannot be carried out on this model"):
+        after = replay(model, example, recipe, plans)
+        after.load_state_dict(weights, strict=True)
     return after
+
+
+@contextlib.contextmanager
+def _believed(what: str) -> Generator[None]:
+    """Files that are whole and do not fit each other fail anywhere below, with errors of any class."""
+    try:
+        yield
+    except LissomError:
+        raise
+    except Exception as wrong:
+        raise RunFolderError(
+            f"{what}: {type(wrong).__name__}: {first_line(wrong)}. Copy the folder again or make the run again."
+        ) from wrong
 
 
 def replay(model: nn.Module, example: Batch, recipe: Recipe, plans: Sequence[Plan]) -> nn.Module:
@@ -62,10 +82,10 @@ def read_plans(folder: Path, recipe: Recipe) -> tuple[Plan, ...]:
     """
     path = folder / PLANS
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json_of(text_of(path))
         plans = recipe.read_plans(data)
     except (OSError, ValueError, KeyError, TypeError) as wrong:
-        raise RunFolderError(f"{path} is damaged: {str(wrong).splitlines()[0]}. Make the run again.") from wrong
+        raise RunFolderError(f"{path} is damaged: {first_line(wrong)}. Make the run again.") from wrong
     if len(plans) != len(recipe.steps):
         raise RunFolderError(f"{path} holds {len(plans)} plans for {len(recipe.steps)} steps. Make the run again.")
     return plans
@@ -83,11 +103,18 @@ def read_result(folder: str | Path) -> RunRecord:
     check_file(Path(folder), manifest, RESULT)
     path = Path(folder) / RESULT
     try:
-        return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, pydantic.ValidationError, ValueError) as wrong:
+        data = json_of(text_of(path))
+        if isinstance(data, dict) and data.get("format") != 1:
+            raise RunFolderError(
+                f"{path} is of format {data.get('format')!r}, this Lissom reads format 1. Use the Lissom that made it."
+            )
+        return RunRecord.model_validate(data)
+    except pydantic.ValidationError as wrong:
         raise RunFolderError(
-            f"{path} cannot be read: {str(wrong).splitlines()[0]}. A finished run folder holds it."
+            f"{explain(wrong, str(path), RunRecord)} The file is damaged; make the run again."
         ) from wrong
+    except (OSError, ValueError) as wrong:
+        raise RunFolderError(f"{path} cannot be read: {first_line(wrong)}. Make the run again.") from wrong
 
 
 @dataclass(frozen=True)
@@ -134,7 +161,8 @@ def remeasure(
         example = load_example(folder / "example.safetensors")
         example = repeated(example, batch_size or read_result(folder).before.batch_size)
         for name, artifact in (("original", manifest.original), ("compressed", manifest.artifact)):
-            runner = runtime.load(artifact, folder, threads or available_cores())
+            with _believed(f"{target.title} cannot load the {name} model in {folder}"):
+                runner = runtime.load(artifact, folder, threads or available_cores())
             calls[f"{folder}:{name}"] = caller(runner, artifact, example)
             rows.append((str(folder), name, artifact, example.size))
     samples = interleave(calls, rounds=rounds)
