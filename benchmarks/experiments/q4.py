@@ -44,7 +44,7 @@ class Listener(nn.Module):
 
     def __init__(self, width: int = 128) -> None:
         super().__init__()
-        self.cell = nn.LSTM(s3.BANDS, width, 2, batch_first=True)
+        self.cell = nn.LSTM(s3.speech.BANDS, width, 2, batch_first=True)
         self.hidden = nn.Linear(width, 64)
         self.out = nn.Linear(64, 10)
 
@@ -67,7 +67,7 @@ def goal() -> Goal:
 
 
 def run(context: Context) -> Outcome:
-    task = s3.task_of(context)
+    task = s3.speech.task(context.folder("data", "fsdd"))
     with torch_threads(1):
         model = trained(context, task, TRAINING)
     return compared(context, model, task)

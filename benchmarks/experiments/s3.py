@@ -14,12 +14,10 @@ import json
 from dataclasses import replace
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 import lissom
-import lissom.data
+from benchmarks.cifar import PROJECT, project
 from benchmarks.context import Context
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
 from lissom.recipe import Recipe
@@ -31,33 +29,13 @@ from lissom.training.settings import Training
 TITLE = "A speech model by low rank and int8: 15 times smaller (part of S3)"
 NEEDS = ("data",)
 SMALLER, DROP_PT = 15.0, 1.5
-RATE_HZ, SAMPLES, WINDOW, BANDS, FRAMES = 8000, 8192, 256, 40, 64
 TRIED = (4.5, 6.0, 8.0)
 """Times fewer parameters."""
+speech = project(PROJECT.with_name("speech.py"))
 DENSE = Training(epochs=8, learning_rate=0.05, weight_decay=5e-4)
 AFTER = lissom.Finetune(
     epochs=5, learning_rate=0.002, weight_decay=5e-4, clip_norm=1.0, teacher="original", temperature=4.0
 )
-WIDTHS = (32, 32, 64, 64, 96)
-
-
-class Speech(nn.Module):
-    """`(b, 1, 40, 64)` log-mel spectra to `(b, 10)`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        before = 1
-        for width in WIDTHS:
-            stride = 1 if width == before else 2
-            layers += [nn.Conv2d(before, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-            before = width
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d((3, 4)), nn.Flatten())
-        self.hidden = nn.Linear(12 * before, 256)
-        self.out = nn.Linear(256, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(F.dropout(F.relu(self.hidden(self.features(x))), 0.3, self.training))
 
 
 def goal() -> Goal:
@@ -71,7 +49,7 @@ def goal() -> Goal:
 
 
 def run(context: Context) -> Outcome:
-    task = task_of(context)
+    task = speech.task(context.folder("data", "fsdd"))
     context.kept.mkdir(parents=True, exist_ok=True)
     dense = trained(context, task)
     found: dict[str, dict[str, Any]] = {}
@@ -135,9 +113,7 @@ def chosen_of(found: dict[str, dict[str, Any]]) -> str:
 
 def trained(context: Context, task: Task) -> nn.Module:
     file = context.kept / "dense.safetensors"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = Speech()
+    model = speech.seeded()
     if not file.is_file():
         context.say("dense")
         alone = replace(task, validation=None)
@@ -145,45 +121,3 @@ def trained(context: Context, task: Task) -> nn.Module:
         save_tensors(file, made.model.state_dict())
     model.load_state_dict(load_tensors(file))
     return model.eval()
-
-
-def task_of(context: Context) -> Task:
-    folder = context.folder("data", "fsdd")
-    spoken = lissom.data.parquet_audio(folder, "train", length=SAMPLES)
-    test = lissom.data.parquet_audio(folder, "test", length=SAMPLES, classes=spoken.classes)
-    train, validation = lissom.data.split(spoken, 0.1, seed=0)
-    _, calibration = lissom.data.split(train, 512 / len(train), seed=0)
-    batches = {
-        name: lissom.data.Batches((log_mel(one.samples), one.labels), batch_size=64, shuffle=name == "train")
-        for name, one in (("train", train), ("validation", validation), ("calibration", calibration), ("test", test))
-    }
-    x, _ = next(iter(batches["validation"]))
-    return Task(
-        example_inputs=(x[:1],),
-        train=batches["train"],
-        calibration=batches["calibration"],
-        validation=batches["validation"],
-        test=batches["test"],
-        loss=F.cross_entropy,
-        metric=lissom.metrics.accuracy,
-        name="spoken-digits",
-    )
-
-
-def log_mel(samples: Tensor) -> Tensor:
-    """int16 `(n, 1, t)` to `(n, 1, 40, 64)`: log of the power in mel bands, each sound with mean 0 and deviation 1."""
-    waves = samples[:, 0].float() / 32768
-    hop = SAMPLES // FRAMES
-    spectra = torch.stft(waves, WINDOW, hop, window=torch.hann_window(WINDOW), return_complex=True)[..., :FRAMES]
-    found = (mel_bands() @ spectra.abs().square()).clamp_min(1e-10).log()
-    mean, spread = found.mean((1, 2), keepdim=True), found.std((1, 2), keepdim=True)
-    return ((found - mean) / spread).unsqueeze(1)
-
-
-def mel_bands() -> Tensor:
-    """`(40, 129)` triangles, evenly spaced in mel = 2595 log10(1 + f / 700) (O'Shaughnessy 1987)."""
-    top = 2595 * torch.log10(torch.tensor(1 + RATE_HZ / 2 / 700))
-    edges = 700 * (10 ** (torch.linspace(0, float(top), BANDS + 2) / 2595) - 1)
-    hertz = torch.linspace(0, RATE_HZ / 2, WINDOW // 2 + 1)
-    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    return torch.minimum((hertz - low) / (centre - low), (high - hertz) / (high - centre)).clamp_min(0)

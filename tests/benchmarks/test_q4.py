@@ -22,13 +22,15 @@ pytestmark = [
 
 
 def spectra(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.randn(count, 1, s3.BANDS, 6, generator=torch.Generator().manual_seed(seed)), torch.arange(count) % 10
+    return torch.randn(count, 1, s3.speech.BANDS, 6, generator=torch.Generator().manual_seed(seed)), torch.arange(
+        count
+    ) % 10
 
 
 def test_it_compares_both_runtimes_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("openvino")
     task = lissom.Task(
-        example_inputs=(torch.zeros(1, 1, s3.BANDS, 6),),
+        example_inputs=(torch.zeros(1, 1, s3.speech.BANDS, 6),),
         train=lissom.data.Batches(spectra(20, 0), batch_size=10, shuffle=True),
         test=lissom.data.Batches(spectra(20, 1), batch_size=10),
         loss=F.cross_entropy,

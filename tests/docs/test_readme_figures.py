@@ -1,4 +1,4 @@
-"""Figures in the README are those of committed results."""
+"""Figures in the README and on the pages of examples are those of committed results."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| .* \| (?P<shown>-?[\d.]+) \| (?P<id>[A-Z0-9]+), `(?P<figure>[^`]+)` \|$", re.MULTILINE)
-ROWS = [match.groupdict() for match in ROW.finditer((ROOT / "README.md").read_text(encoding="utf-8"))]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs" / "examples").glob("*.md")))
+ROWS = [match.groupdict() for page in PAGES for match in ROW.finditer(page.read_text(encoding="utf-8"))]
 
 
 def test_there_are_rows() -> None:
-    assert len(ROWS) >= 8
+    assert len(ROWS) >= 20
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['id']}-{row['figure']}")
