@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lissom.errors import UsageError
 from lissom.measure.records import RunRecord
-from lissom.report import channels, figures, lessons, searches, syntheses, tables, trainings
+from lissom.report import channels, figures, lessons, othergoals, searches, syntheses, tables, trainings
 from lissom.report.headline import Headline, headlines, summary
 from lissom.report.listing import recipe_text
 from lissom.report.page import Figure, Section, filled, json_of, write_page
@@ -35,6 +35,7 @@ class RunView:
     channels_text: str
     recipe: str
     sections: tuple[Section, ...]
+    other_goals: tuple[str, ...]
 
 
 def render(runs: Sequence[RunRecord]) -> str:
@@ -86,6 +87,7 @@ def _view(run: RunRecord, label: str, anchor: str) -> RunView:
             "trials": tables.trials(run),
             "parity": tables.parity(run),
             "environment": tables.environment(run),
+            "other_goals": othergoals.table(othergoals.answers(run.search)) if run.search else None,
         },
         figures={
             "tradeoff": _tradeoff([run]),
@@ -101,6 +103,7 @@ def _view(run: RunRecord, label: str, anchor: str) -> RunView:
         channels_text=channels.summary(run.channels),
         recipe=recipe_text(run.recipe),
         sections=_sections(run),
+        other_goals=othergoals.sentences(othergoals.answers(run.search)) if run.search else (),
     )
 
 
@@ -204,7 +207,19 @@ def _synthesis(one: syntheses.Synthesis) -> Figure | None:
 def _search(run: RunRecord) -> dict[str, Figure]:
     if run.search is None:
         return {}
+    effects = {
+        "effects": Figure(
+            title="What each value does by itself",
+            caption="Candidates that differ from the original in one dimension alone. Colour: drop of the metric; "
+            "text: the value and how many times faster. Empty: not tried by itself.",
+            description="A heat map of drops of the metric, dimensions by values; the table below holds the numbers.",
+            json=json_of(searches.effects(run.search)),
+            height=searches.effects_height(run.search),
+            table=searches.effects_table(run.search),
+        )
+    }
     return {
+        **(effects if searches.alone(run.search) else {}),
         "front": Figure(
             title="Front of the search",
             caption="Better is to the right and up. Bars: 95 % intervals of the latency. Dashed: the original's "

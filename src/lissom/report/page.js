@@ -33,6 +33,19 @@
     button.addEventListener("click", () => copy(button));
   });
 
+  // One sentence at a time; without this script all of them are read one after the other.
+  document.querySelectorAll("[data-slides]").forEach((holder) => {
+    const slider = holder.querySelector("input");
+    const sentences = [...holder.querySelectorAll("li")];
+    const show = () => {
+      sentences.forEach((sentence, index) => { sentence.hidden = index !== Number(slider.value); });
+      slider.setAttribute("aria-valuetext", sentences[slider.value].textContent);
+    };
+    holder.querySelector("label").hidden = sentences.length < 2;
+    slider.addEventListener("input", show);
+    show();
+  });
+
   // Paper has another width than the screen.
   const resize = () => document.querySelectorAll(".drawn").forEach((holder) => window.Plotly.Plots.resize(holder));
   window.addEventListener("beforeprint", resize);

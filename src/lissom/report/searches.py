@@ -107,6 +107,69 @@ def timeline(search: SearchRecord) -> go.Figure:
     return figure_of(traces, layout)
 
 
+def alone(search: SearchRecord) -> dict[tuple[str, int], SearchTrial]:
+    """(dimension, place of the value) -> the candidate that differs from the original in this alone, where one is."""
+    found: dict[tuple[str, int], SearchTrial] = {}
+    for trial in done(search):
+        changed = [name for name, values in search.space.items() if trial.point.get(name, values[0]) != values[0]]
+        if len(changed) == 1 and trial.point[changed[0]] in search.space[changed[0]]:
+            found.setdefault((changed[0], search.space[changed[0]].index(trial.point[changed[0]])), trial)
+    return found
+
+
+def effects(search: SearchRecord) -> go.Figure:
+    """A heat map: what each value of each dimension does by itself to the metric; speed and size as text."""
+    cells, rows = alone(search), [name for name, values in search.space.items() if len(values) > 1]
+    width = max((len(search.space[name]) for name in rows), default=1)
+    grid = [[cells.get((name, place)) for place in range(1, width)] for name in rows]
+    trace: Json = {
+        "type": "heatmap",
+        "x": [str(place) for place in range(1, width)],
+        "y": [safe(name) for name in rows],
+        "z": [[None if t is None else search.original_metric - (t.metric or 0.0) for t in row] for row in grid],
+        "text": [
+            ["" if t is None else safe(f"{t.point[name]}: {significant(t.latency_ratio or 0.0)}x") for t in row]
+            for name, row in zip(rows, grid, strict=True)
+        ],
+        "texttemplate": "%{text}",
+        "customdata": [["" if t is None else hover_of(*_lines(t)) for t in row] for row in grid],
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "colorscale": [[0, "#e8f1f8"], [1, VERMILION]],
+        "colorbar": {"title": {"text": "drop"}, "thickness": 12},
+        "xgap": 2,
+        "ygap": 2,
+    }
+    layout: Json = {
+        "height": effects_height(search),
+        "xaxis": axis_of("Value, from the mildest on", type="category"),
+        "yaxis": axis_of("", autorange="reversed"),
+    }
+    return figure_of([trace], layout)
+
+
+def effects_height(search: SearchRecord) -> int:
+    return 140 + 48 * sum(len(values) > 1 for values in search.space.values())
+
+
+def effects_table(search: SearchRecord) -> Table:
+    columns = ("Dimension", "Value", "Drop", "Faster", "Size")
+    return Table(
+        "What each value does by itself",
+        tuple(Column(name, "text" if name in ("Dimension", "Value") else "number") for name in columns),
+        tuple(
+            (
+                name,
+                str(search.space[name][place]),
+                significant(search.original_metric - (trial.metric or 0.0)),
+                f"{significant(trial.latency_ratio or 0.0)}x",
+                bytes_text(trial.size_bytes),
+            )
+            for (name, place), trial in sorted(alone(search).items())
+        ),
+        frozenset(),
+    )
+
+
 def trials(search: SearchRecord, *, only_front: bool = False) -> Table:
     """Every candidate, or the front and the choice; `flagged` are those that could not be made."""
     shown = [t for t in search.trials if not only_front or t.on_front or t.chosen]
