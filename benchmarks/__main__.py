@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import experiments, report, results
+from benchmarks import evidence, experiments, report, results
 from benchmarks.context import Context, MissingDataError
 from benchmarks.protocol import machine
 from benchmarks.results import Outcome, Result
@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--weights", type=Path, metavar="FOLDER")
         one.add_argument("--rounds", type=int, default=DEFAULT_ROUNDS, help="blocks of time a contender")
         one.add_argument("--force", action="store_true", help="measure again where there is a result")
-    verbs.add_parser("report", help="write RESULTS.md from results/*.json")
+    verbs.add_parser("report", help="write RESULTS.md, and the table of lissom recommend, from results/*.json")
     return top
 
 
@@ -72,7 +72,9 @@ def show_list() -> int:
 
 
 def write_report() -> int:
-    results.write_text(report.PAGE, report.render(results.read_all(results.FOLDER)))
+    found = results.read_all(results.FOLDER)
+    results.write_text(report.PAGE, report.render(found))
+    evidence.write(found)
     return 0
 
 

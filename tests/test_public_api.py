@@ -14,7 +14,7 @@ import lissom
 NAMES = {
     "Batch", "DataFree", "Factorize", "Finetune", "Fold", "Goal", "Graph", "Lifelong", "LissomError", "Prune",
     "PruneDepth", "QAT", "Quantize", "Recipe", "Result", "Sparsify", "Synthesis", "Task",
-    "analyze", "compress", "load", "monitor", "plan", "progressive", "synthesize",
+    "analyze", "compress", "load", "monitor", "plan", "progressive", "recommend", "synthesize",
     "data", "errors", "lifelong", "metrics",
 }  # fmt: skip
 LATE = (

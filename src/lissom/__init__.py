@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lissom.pipeline import load as load
     from lissom.pipeline import monitor as monitor
     from lissom.pipeline import plan as plan
+    from lissom.pipeline import recommend as recommend
     from lissom.progression import progressive as progressive
     from lissom.recipe import Recipe as Recipe
     from lissom.task import Batch as Batch
@@ -64,6 +65,7 @@ _HOMES = {
     "monitor": "lissom.pipeline",
     "plan": "lissom.pipeline",
     "progressive": "lissom.progression",
+    "recommend": "lissom.pipeline",
     "synthesize": "lissom.training.synthesis.synthesize",
 }
 _MODULES = ("data", "errors", "lifelong", "metrics")

@@ -14,6 +14,7 @@ import typer
 
 from lissom._version import __version__
 from lissom.commands import lifelong
+from lissom.commands.recommend import SCENARIO, recommend
 from lissom.commands.shared import (
     AsJson,
     DataFree,
@@ -45,6 +46,7 @@ BatchSize = Annotated[int | None, typer.Option("--batch", min=1, help="Batch tha
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders made by compress.")]
 
 app.add_typer(lifelong.app, name="lifelong")
+app.command()(recommend)
 
 
 def main() -> None:
@@ -221,6 +223,10 @@ def compress(  # noqa: PLR0913  one option per wish
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; an unfinished one is continued.")],
     target: TargetName = "auto",
     recipe: RecipeFile = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=f"Start from the recipe of `lissom recommend`: {SCENARIO}."),
+    ] = None,
     teacher: Annotated[
         list[str] | None,
         typer.Option(
@@ -262,8 +268,8 @@ def compress(  # noqa: PLR0913  one option per wish
             wanted, task = taught(wanted, task, teacher)
         with progress_bar(silent=as_json) as progress, quiet_native():
             result = lissom.compress(
-                model, task, target=target, goal=goal, recipe=wanted, budget=budget, out=out, batch_size=batch,
-                threads=threads, seed=seed, data_free=data_free, search=search, storage=storage,
+                model, task, target=target, goal=goal, recipe=wanted, scenario=scenario, budget=budget, out=out,
+                batch_size=batch, threads=threads, seed=seed, data_free=data_free, search=search, storage=storage,
                 workers=int(workers) if workers.isdecimal() else workers, progress=progress, command=_command(),
                 project=(str(project), given),
             )  # fmt: skip

@@ -12,7 +12,7 @@ from benchmarks.protocol import machine
 from benchmarks.results import Beside, Figure, Goal, Outcome, Result, Run, Wish
 
 from benchmarks import __main__ as command
-from benchmarks import report, results
+from benchmarks import evidence, report, results
 
 FIELDS = {
     *("id", "title", "date", "goal", "value", "met", "reference", "control", "seeds", "runs", "command"),
@@ -130,6 +130,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Results and page of a checkout of its own."""
     monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
     monkeypatch.setattr(report, "PAGE", tmp_path / "RESULTS.md")
+    monkeypatch.setattr(evidence, "PLACE", tmp_path / "evidence.json")
     return tmp_path
 
 

@@ -11,6 +11,7 @@ from lissom.pipeline.exporting import export_model as export_model
 from lissom.pipeline.foresight import Foresight as Foresight
 from lissom.pipeline.foresight import foresee as foresee
 from lissom.pipeline.monitoring import monitor as monitor
+from lissom.pipeline.recommending import recommend as recommend
 from lissom.pipeline.reload import Remeasured as Remeasured
 from lissom.pipeline.reload import load as load
 from lissom.pipeline.reload import read_result as read_result

@@ -15,6 +15,7 @@ from pathlib import Path
 import pydantic
 from torch import nn
 
+from lissom.advise import DYNAMIC_SHARE
 from lissom.errors import ExportError, TargetError
 from lissom.export.base import Artifact, Runner, arrays, require, run
 from lissom.export.catalogue import runtime_of, survey
@@ -32,8 +33,6 @@ from lissom.task import Batch, Task, repeated
 from lissom.transforms.folding import Fold
 from lissom.transforms.quantization import Quantize
 
-DYNAMIC_SHARE = 0.3
-"""Share of the products in linear layers from which dynamic quantization is worth a try."""
 ROUNDS = 7
 
 

@@ -35,12 +35,14 @@ from lissom.pipeline.arguments import (
     seconds,
     taught_by,
 )
-from lissom.pipeline.candidates import Candidate, Choice, choose, recipes_for, targets_for
-from lissom.pipeline.datafree import Arranged, DataFree, arranged, expected_seconds, notes_of, supplied
+from lissom.pipeline.candidates import Candidate, Choice, choose, recipes_for
+from lissom.pipeline.datafree import DataFree, arranged, notes_of, supplied
+from lissom.pipeline.expecting import expected
 from lissom.pipeline.measuring import Measured, measure
+from lissom.pipeline.recommending import begin
 from lissom.pipeline.recording import channel_records, plans_json, skip_records, step_records, write_tables
 from lissom.pipeline.result import REPORT, Result
-from lissom.pipeline.searching import SEARCH_SECONDS, Place, Wanted, searched, wanted_search
+from lissom.pipeline.searching import Place, Wanted, searched, wanted_search
 from lissom.pipeline.teachers import with_teachers
 from lissom.pipeline.timing import Stopwatch
 from lissom.pipeline.transforming import Step, state_of, transform, validate
@@ -83,6 +85,7 @@ def compress(  # noqa: PLR0913  one keyword per wish
     goal: Goal | None = None,
     recipe: Recipe | None = None,
     budget: str | float | None = None,
+    scenario: str | None = None,
     search: str | None = None,
     storage: str | None = None,
     workers: int | str = 1,
@@ -104,6 +107,7 @@ def compress(  # noqa: PLR0913  one keyword per wish
     Args:
         target: a name from `lissom targets`, or `auto`.
         goal: what the outcome is judged by; None for no wish.
+        scenario: a name of `lissom recommend`: the run starts from its recipe, or searches among its methods.
         budget: time for the whole run, as `"10min"`, `"1h"` or seconds; with a recipe, for trying targets.
         search: `auto`, `knapsack`, `netadapt`, `nsga2`, `tpe`, `anneal` or `random`; `auto` if there is a budget.
         storage: URL of the trials' database as Optuna takes it (default: an SQLite file in the run folder).
@@ -128,13 +132,16 @@ def compress(  # noqa: PLR0913  one keyword per wish
     deadline = None if budget is None else time.monotonic() + seconds(budget)
     sought = wanted_search(search, storage, workers, None if budget is None else seconds(budget), recipe=recipe)
     check_weights(model)
+    begun = begin(model, task, scenario, target=target, recipe=recipe, sought=sought, data_free=data_free)
+    recipe, data_free, sought = begun.recipe, begun.data_free, begun.sought
     making = arranged(model, task, recipe, data_free) if data_free is not None else None
     recipe = making.recipe if making else recipe
     if recipe:
         check_needs(recipe, task, () if making is None else making.splits)
-    targets = targets_for(target)
+    targets = begun.targets
     wanted = {
         "target": target,
+        "scenario": scenario,
         "goal": goal.model_dump(mode="json", exclude_none=True),
         "recipe": recipe.id if recipe else None,
         "batch_size": batch_size,
@@ -154,7 +161,7 @@ def compress(  # noqa: PLR0913  one keyword per wish
             if progress:
                 progress(1.0, "already finished")
             return _finished(folder, model, task)
-        stages = Stages(_expected(recipe, len(targets), making, sought), progress)
+        stages = Stages(expected(recipe, len(targets), making, sought), progress)
         with stages("synthesize") as tick:
             task, made = supplied(model, task, making, seed=seed, folder=folder, tick=tick)
         told = command or _snippet(wanted)
@@ -174,21 +181,6 @@ def _place(out: str | Path | None) -> Generator[Path]:
     finally:
         with contextlib.suppress(OSError):
             place.rmdir()
-
-
-def _expected(
-    recipe: Recipe | None, targets: int, making: Arranged | None, sought: Wanted | None
-) -> list[tuple[str, float]]:
-    """Seconds of each stage on a small CNN: what the progress bar weighs its shares by."""
-    candidates = targets * (1 if recipe else 2)
-    return [
-        ("synthesize", expected_seconds(making)),
-        ("analyze", 1.0),
-        ("search", (sought.seconds or SEARCH_SECONDS) if sought else 0.0),
-        ("try candidates", 4.0 * candidates if candidates > 1 else 0.0),
-        ("transform", sum(step.expected_seconds for step in recipe.steps) if recipe else 2.0),
-        *(("export", 2.0), ("measure", 8.0), ("report", 0.5)),
-    ]
 
 
 @dataclass(frozen=True, eq=False)

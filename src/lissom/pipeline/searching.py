@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from lissom._version import __version__
+from lissom.advise.scenarios import Scenario, searched_of
 from lissom.errors import ExportError, UsageError
 from lissom.goal import Goal
 from lissom.graph.trace import Trace
@@ -26,7 +27,7 @@ from lissom.pipeline.quiet import Quiet
 from lissom.recipe import Recipe
 from lissom.runfolder import RunFolder, fingerprint
 from lissom.search import Found, Limits, Measurement, Search, Space, Trial, Workers, opened, searchers_of, workers_of
-from lissom.search.opening import open_space
+from lissom.search.opening import open_space, restricted
 from lissom.target import Target
 from lissom.task import Task
 
@@ -45,6 +46,8 @@ class Wanted:
     storage: str | None
     workers: Workers
     seconds: float | None
+    scenario: Scenario | None = None
+    """Whose methods the search keeps to."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ def searched(  # noqa: PLR0913  keywords of one call site
     """
     folder = place.folder
     space = open_space(traced, task, target)
+    if wanted.scenario is not None:
+        space = restricted(space, *searched_of(wanted.scenario), f"not of the scenario {wanted.scenario.name!r}")
     storage = wanted.storage or f"sqlite:///{(folder.state / 'search.db').resolve()}"
     memory = goal.peak_memory_bytes is not None
     identity = {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 
 from lissom.errors import DataError
 from lissom.graph.blocks import find_blocks
 from lissom.graph.trace import Trace
-from lissom.search.space import Precision, Space
+from lissom.search.space import Dimension, Precision, Space
 from lissom.target import Target
 from lissom.task import Task
 
@@ -43,10 +45,26 @@ def open_space(traced: Trace, task: Task, target: Target) -> Space:
         prune=PRUNE,
         rank=RANK,
         epochs=EPOCHS if trains else (0,),
-        teacher="original" if trains and _classes(task) else None,
+        teacher="original" if trains and learns_classes(task) else None,
         optimizer="adamw" if ATTENTIVE & {node.op for node in traced.graph.nodes} else "sgd",
         closed=closed,
     )
+
+
+def restricted(space: Space, dimensions: Collection[Dimension], precisions: Collection[Precision], why: str) -> Space:
+    """The space with these dimensions and precisions open at most; `why` says what closed the others.
+
+    Values that change nothing, and training, stay.
+    """
+    changed: dict[str, object] = {}
+    closed = dict(space.closed)
+    for name in space.open:
+        if name != "precision" and name not in dimensions:
+            changed[name] = space.values(name)[:1]
+            closed[name] = why
+    kept = tuple(one for one in space.precision if one == "float32" or one in precisions)
+    closed |= {one: why for one in space.precision if one not in kept}
+    return Space.model_validate({**space.model_dump(), **changed, "precision": kept, "closed": closed})
 
 
 def _precisions(traced: Trace, target: Target, closed: dict[str, str], *, observed: bool) -> tuple[Precision, ...]:
@@ -82,7 +100,7 @@ def _depths(traced: Trace, closed: dict[str, str], *, observed: bool) -> tuple[f
     return (0.0, *(count / blocks for count in counts if count < blocks))
 
 
-def _classes(task: Task) -> bool:
+def learns_classes(task: Task) -> bool:
     """Whether targets are classes, so that a teacher's answers can be learned as probabilities."""
     target = next(task.batches("train", limit=1)).target
     return isinstance(target, torch.Tensor) and target.dtype == torch.int64 and target.ndim == 1

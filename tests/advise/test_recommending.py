@@ -1,0 +1,162 @@
+"""Recommendations: which methods, why, in which recipe; that the recipe loads and costs what is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import advice_models as models
+import pytest
+import yaml
+
+import lissom
+from lissom.advise import SCENARIOS, Recommendation, load_evidence, scenario_of, to_yaml
+from lissom.advise.evidence import Evidence, of_method
+from lissom.advise.recommendation import NOT_MEASURED, counted_text, measured_text
+from lissom.errors import DataError, TargetError, UsageError
+from lissom.recipe import Recipe
+
+
+def methods(found: Recommendation) -> dict[str, bool]:
+    return {one.method: one.fits for one in found.methods}
+
+
+def why(found: Recommendation, method: str) -> str:
+    return next(one.why for one in found.methods if one.method == method)
+
+
+@pytest.mark.parametrize("scenario", [one.name for one in SCENARIOS if not one.without_data])
+def test_every_scenario_gives_a_convolutional_network_a_recipe_that_reads_back(scenario: str, tmp_path: Path) -> None:
+    found = lissom.recommend(*models.convolutional(), scenario)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(to_yaml(found, "project.py", "recipe.yaml"), encoding="utf-8")
+    assert Recipe.read(file).id == found.recipe.id
+    used = {one.method for one in found.methods if one.used}
+    assert used == {method for step in found.steps for method in step.methods}
+    assert all(one.fits for one in found.methods if one.used)
+    assert used - {"fold"} <= set(scenario_of(scenario).methods)
+    assert Recommendation.model_validate_json(found.model_dump_json()) == found
+
+
+def test_costs_are_those_of_the_recipe_carried_out() -> None:
+    model, task = models.convolutional(train=None, loss=None)
+    found = lissom.recommend(model, task, "mobile", target="torch")
+    assert [type(step).__name__ for step in found.recipe.steps] == ["Prune", "Fold", "Quantize"]
+    plans = lissom.plan(model, task, found.recipe, "torch")
+    assert found.after == plans[-1].predicted
+    assert found.before.macs == lissom.analyze(model, task).macs > found.after.macs
+    assert f"{found.before.bytes / found.after.bytes:.2f} times fewer bytes" in counted_text(found)
+
+
+def test_the_model_is_not_changed() -> None:
+    model, task = models.convolutional()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    lissom.recommend(model, task, "realtime", target="torch")
+    assert all((value == before[name]).all() for name, value in model.state_dict().items())
+    assert not model.training
+
+
+def test_blocks_fit_where_there_are_some() -> None:
+    found = lissom.recommend(*models.convolutional(), "realtime", target="torch")
+    assert methods(found)["prune-depth"]
+    assert "3 residual blocks" in why(found, "prune-depth")
+    assert [next(iter(step.data)) for step in found.steps] == ["PruneDepth", "Progressive", "Fold", "Quantize"]
+
+
+def test_transformers_get_ranges_at_run_time_on_a_server_and_convolutions_fixed_ones() -> None:
+    (last,) = lissom.recommend(*models.transformer(), "server", target="onnxruntime").recipe.steps[-1:]
+    assert last.mode == "dynamic"
+    (last,) = lissom.recommend(*models.convolutional(), "server", target="onnxruntime").recipe.steps[-1:]
+    assert last.mode == "static"
+
+
+def test_training_suits_the_model_and_is_left_out_without_data() -> None:
+    trained = lissom.recommend(*models.transformer(), "edge", target="onnxruntime")
+    (tuning,) = [step for step in trained.recipe.steps if isinstance(step, lissom.Finetune)]
+    assert (tuning.optimizer, tuning.teacher) == ("adamw", "original")
+    bare = lissom.recommend(*models.convolutional(train=None, loss=None), "edge", target="onnxruntime")
+    assert not [step for step in bare.recipe.steps if isinstance(step, lissom.Finetune)]
+    assert not methods(bare)["distil"]
+    assert why(bare, "distil") == "training needs Task(train=..., loss=...)"
+
+
+def test_tables_are_split_and_stored_in_few_bits() -> None:
+    found = lissom.recommend(*models.tables(), "memory", target="onnxruntime")
+    assert [type(step).__name__ for step in found.recipe.steps] == ["Factorize", "Fold", "Quantize"]
+    assert found.recipe.steps[-1].mode == "weights"
+    assert "bits are chosen by the metric" in why(found, "mixed-precision")
+    assert found.after is not None
+    assert found.after.bytes < found.before.bytes
+
+
+def test_a_gpu_skips_zeros_and_a_processor_does_not() -> None:
+    found = lissom.recommend(*models.convolutional(), "gpu")
+    assert (found.target, found.installed) == ("tensorrt", False)
+    assert [next(iter(step.data)) for step in found.steps] == ["Sparsify", "Finetune", "Fold", "Quantize"]
+    other = lissom.recommend(*models.convolutional(), "gpu", target="onnxruntime")
+    assert not methods(other)["sparsify-2:4"]
+    assert "ONNX Runtime (CPU) has no kernels that skip zeros" in why(other, "sparsify-2:4")
+
+
+def test_without_data_inputs_are_made_up_where_ranges_are_fixed() -> None:
+    found = lissom.recommend(*models.convolutional(**models.NO_DATA), "no-data", target="onnxruntime")
+    assert found.data_free == "auto"
+    assert "--data-free auto" in to_yaml(found, "p.py", "r.yaml")
+    tokens = lissom.recommend(*models.transformer(**models.NO_DATA), "no-data", target="onnxruntime")
+    assert tokens.data_free is None
+    assert tokens.recipe.steps[-1].mode == "dynamic"
+    assert "whole numbers" in why(tokens, "made-up-inputs")
+
+
+def test_wrong_questions_are_refused_with_the_way_out() -> None:
+    model, task = models.convolutional()
+    with pytest.raises(UsageError, match=r"Unknown scenario 'mobil'\. Did you mean 'mobile'\?"):
+        lissom.recommend(model, task, "mobil")
+    with pytest.raises(TargetError, match="A recommendation is for one runtime"):
+        lissom.recommend(model, task, "mobile", target="auto")
+    with pytest.raises(TargetError, match="Unknown target 'openvin'"):
+        lissom.recommend(model, task, "mobile", target="openvin")
+    with pytest.raises(DataError, match="without training data, and this one has some"):
+        lissom.recommend(model, task, "no-data")
+    with pytest.raises(DataError, match=r"No method of the scenario 'memory' fits .* ExecuTorch.*Task\(calibration"):
+        lissom.recommend(*models.convolutional(**models.NO_DATA), "memory", target="executorch")
+
+
+def row(**changed) -> Evidence:
+    given = {
+        "experiment": "T1", "methods": ("int8",), "model": "net", "kind": "transformer", "data": "bars",
+        "setting": "Quantize()", "target": "openvino", "ratios": {"size": 3.5}, "loss": 0.25, "date": "2026-11-24",
+        "machine": "cpu, 2 threads",
+    }  # fmt: skip
+    return Evidence.model_validate({**given, **changed})
+
+
+def test_what_was_measured_on_another_kind_of_model_says_so() -> None:
+    found = lissom.recommend(*models.convolutional(), "server", target="onnxruntime")
+    (judged,) = [one for one in found.methods if one.method == "int8"]
+    other = judged.model_copy(update={"evidence": (row(),)})
+    text = measured_text(other, "convolutional")
+    assert "net, bars: size 3.50x, lost 0.25 points (T1, 2026-11-24, cpu, 2 threads)" in text
+    assert "another kind of model (transformer) than this one (convolutional)" in text
+    assert "another kind" not in measured_text(other, "transformer")
+    assert measured_text(judged.model_copy(update={"evidence": ()}), "convolutional") == NOT_MEASURED
+
+
+def test_the_nearest_run_comes_first_and_none_is_of_other_methods() -> None:
+    rows = (
+        row(experiment="A"),
+        row(experiment="B", kind="convolutional", loss=None),
+        row(experiment="C", kind="convolutional"),
+        row(experiment="D", kind="convolutional", target="onnxruntime"),
+        row(experiment="E", methods=("prune", "int8")),
+        row(experiment="F", methods=("int8", "distil")),
+    )
+    found = of_method(rows, "int8", "convolutional", "onnxruntime")
+    assert [one.experiment for one in found] == ["D", "C", "B", "A", "F"]
+
+
+def test_a_method_that_nobody_measured_is_said_to_be_so() -> None:
+    measured = {method for one in load_evidence() for method in one.methods}
+    found = lissom.recommend(*models.convolutional(), "gpu", target="tensorrt")
+    text = to_yaml(found, "p.py", "r.yaml")
+    assert ("sparsify-2:4" in measured) != (f"sparsify-2:4, measured: {NOT_MEASURED}" in text)
+    assert yaml.safe_load(text) == [step.data for step in found.steps]
