@@ -34,7 +34,7 @@ def test_a_run_starts_from_the_recipe_of_the_scenario(run) -> None:
 
 def test_a_task_without_data_gets_inputs_made_up(run) -> None:
     task = tiny.task(train=None, calibration=None, validation=None)
-    result = run(task=task, recipe=None, scenario="no-data")
+    result = run(task=task, recipe=None, scenario="no-data", data_free="noise,examples=64")
     assert result.record.synthesis is not None
     assert any("made up" in note for note in result.record.notes)
 
