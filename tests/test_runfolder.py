@@ -160,6 +160,10 @@ def test_a_folder_in_use_by_another_process(tmp_path: Path) -> None:
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
+        told = rf"in use by another process \(process {other.pid} on \S+, since 20.*\)\. Wait for it, or choose another"
+        with pytest.raises(RunFolderError, match=told):
+            made(tmp_path / "run")
+        (tmp_path / "run/.holder.json").write_text("{half")
         with pytest.raises(RunFolderError, match=r"in use by another process\. Wait for it, or choose another --out"):
             made(tmp_path / "run")
         other.kill()

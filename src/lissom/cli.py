@@ -30,7 +30,8 @@ from lissom.commands.shared import (
     work,
 )
 from lissom.console import plain_console
-from lissom.errors import LissomError, UsageError
+from lissom.errors import LissomError, UsageError, first_line
+from lissom.exhaustion import disk_full, out_of_memory
 
 app = typer.Typer(
     name="lissom",
@@ -70,12 +71,27 @@ def main() -> None:
         if callable(show):  # click's own usage errors
             show()
             sys.exit(2)
+        if reason := _exhausted(wrong):
+            _say(f"failed: {reason}")
+            sys.exit(3)
         traceback.print_exc()
         _say(f"failed: {type(wrong).__name__}, which Lissom does not expect. Please report it with the lines above.")
         code = 3
     if code == 130:
         _say("Stopped. The same command continues where it was.")
     sys.exit(code or 0)
+
+
+def _exhausted(wrong: Exception) -> str | None:
+    """What the machine has run out of, and what to do; None if it is something else."""
+    if out_of_memory(wrong):
+        return (
+            f"out of memory: {first_line(wrong)}. Give the task smaller batches, --batch a smaller one, --workers "
+            "fewer, or run on a machine with more memory. What is finished is kept: the same command continues."
+        )
+    if disk_full(wrong):
+        return f"nothing more can be written: {first_line(wrong)}. Free space there; the same command continues."
+    return None
 
 
 def _say(text: str) -> None:

@@ -9,7 +9,7 @@
     └── FailureError               the work itself could not be done                  (exit code 3)
         ├── DataError              batches that are missing, exhausted, NaN or do not fit the model
         ├── ExportError            the model cannot be traced or exported
-        ├── RunFolderError         a run folder that is occupied, truncated, altered or of another model
+        ├── RunFolderError         a run folder that is occupied, full, truncated, altered or of another model
         └── VerificationError      a promise did not hold: the result is not handed out
 
 Every message names what was wrong, the value, and the way out.

@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,11 @@ import pydantic
 import torch
 from torch import nn
 
-from lissom.errors import RunFolderError, first_line
+from lissom.errors import LissomError, RunFolderError, first_line
+from lissom.exhaustion import disk_full
 from lissom.export.base import Artifact, digest
 from lissom.files import load_tensors, save_tensors, write_text
+from lissom.holder import HOLDER, hold, holder_of, release
 from lissom.reading import json_of, text_of
 from lissom.settings import Setting, explain
 from lissom.task import Batch
@@ -173,9 +176,15 @@ class RunFolder:
             self._lock.acquire(timeout=0)
         except filelock.Timeout as wrong:
             raise RunFolderError(
-                f"The run folder {path} is in use by another process. Wait for it, or choose another --out."
+                f"The run folder {path} is in use by another process{holder_of(path)}. Wait for it, or choose another "
+                "--out."
+            ) from wrong
+        except OSError as wrong:
+            raise RunFolderError(
+                f"The run folder {path} cannot be locked: {wrong.strerror or wrong}. Choose another --out."
             ) from wrong
         try:
+            hold(path)
             self.manifest = self._open(source, project, settings)
         except BaseException:
             self.close()
@@ -183,6 +192,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Give the folder free for others."""
+        release(self.path)
         with contextlib.suppress(OSError):
             (self.path / ".lock").unlink()  # while it is held: filelock notices an unlinked file and tries again
         self._lock.release()
@@ -193,7 +203,7 @@ class RunFolder:
         if not self._fresh or self._any_stage():
             return
         for held in self.path.iterdir():
-            if held.name == ".lock":
+            if held.name in (".lock", HOLDER):
                 continue
             with contextlib.suppress(OSError):
                 shutil.rmtree(held) if held.is_dir() and not held.is_symlink() else held.unlink()
@@ -219,7 +229,11 @@ class RunFolder:
                 manifest = None  # begun and nothing finished: nothing is lost
         else:
             manifest = None
-            other = [p.name for p in self.path.iterdir() if p.name not in (".lock", f".{MANIFEST}.part")]
+            other = [
+                p.name
+                for p in self.path.iterdir()
+                if p.name not in (".lock", HOLDER, f".{HOLDER}.part", f".{MANIFEST}.part")
+            ]
             if other:
                 raise RunFolderError(
                     f"The folder {self.path} is not empty and holds no run ({sorted(other)[0]!r} is in it). Choose "
@@ -295,8 +309,13 @@ def opened(path: Path, source: Source, project: str | None, settings: dict[str, 
     folder = RunFolder(path, source, project, settings)
     try:
         yield folder
-    except BaseException:
+    except BaseException as wrong:
         folder.abandon()
+        if isinstance(wrong, Exception) and not isinstance(wrong, LissomError) and disk_full(wrong):
+            raise RunFolderError(
+                f"The run in {path} cannot go on: {first_line(wrong)}. Free space there, in the temporary folder "
+                f"({tempfile.gettempdir()}) too, and repeat the command: it continues. Or choose another --out."
+            ) from wrong
         raise
     finally:
         folder.close()

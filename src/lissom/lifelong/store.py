@@ -28,6 +28,7 @@ from torch import Tensor
 from lissom.errors import RunFolderError, UsageError, first_line, nearest
 from lissom.export.base import digest
 from lissom.files import load_tensors, save_tensors, write_text
+from lissom.holder import hold, holder_of, release
 from lissom.lifelong.backbone import Addition
 from lissom.measure.lifelong import Backbone, LifelongRecord, Row, TaskRecord
 from lissom.reading import json_of, text_of
@@ -96,10 +97,17 @@ class Store:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout as wrong:
-            raise RunFolderError(f"{self.folder} is in use by another process. Wait for it.") from wrong
+            said = f"{self.folder} is in use by another process{holder_of(self.folder)}. Wait for it."
+            raise RunFolderError(said) from wrong
+        except OSError as wrong:
+            raise RunFolderError(
+                f"{self.folder} cannot be locked: {wrong.strerror or wrong}. Copy it to where you may write."
+            ) from wrong
         try:
+            hold(self.folder)
             yield
         finally:
+            release(self.folder)
             lock.release()
 
     def original(self) -> dict[str, Tensor]:

@@ -45,7 +45,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     try:
         recipe = Recipe.read(place / "recipe.yaml")
     except RecipeError as wrong:
-        raise RunFolderError(f"{wrong} The run folder is damaged; make the run again.") from wrong
+        raise RunFolderError(f"{place / 'recipe.yaml'} is damaged: {wrong} Make the run again.") from wrong
     plans = read_plans(place, recipe)
     example, weights = load_example(place / "example.safetensors"), load_tensors(place / WEIGHTS)
     with _believed(f"The plans in {place} cannot be carried out on this model"):
