@@ -19,20 +19,17 @@ from torch import nn
 from lissom import files
 from lissom.errors import RunFolderError
 from lissom.export.base import Artifact, artifact_of
+from lissom.files import load_tensors, save_tensors, write_text
+from lissom.inputs import load_example, save_example
 from lissom.runfolder import (
     REQUIRED,
     Manifest,
     RunFolder,
     Source,
     fingerprint,
-    load_example,
-    load_tensors,
     opened,
     read_manifest,
-    save_example,
-    save_tensors,
     verify,
-    write_text,
 )
 from lissom.task import Batch
 

@@ -30,10 +30,9 @@ from benchmarks.experiments.d1 import percent
 from benchmarks.protocol import exported, faster, key, race
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
 from lissom.data import Images, Sounds
-from lissom.files import write_text
+from lissom.files import load_tensors, save_tensors, write_text
 from lissom.graph.trace import trace
 from lissom.pipeline.timing import Stopwatch
-from lissom.runfolder import load_tensors, save_tensors
 from lissom.target import load_target
 from lissom.task import Task
 from lissom.training.finetune import finetune

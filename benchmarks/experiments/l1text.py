@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from benchmarks.context import Context
 from benchmarks.equalranks import compared, figure
 from benchmarks.results import Figure, Goal, Outcome, Wish
-from lissom.runfolder import load_tensors, save_tensors
+from lissom.files import load_tensors, save_tensors
 from lissom.task import Task
 
 TITLE = "Data-aware and plain SVD of MiniLM on SST-2 at equal ranks, no training"

@@ -22,9 +22,9 @@ from benchmarks.context import Context
 from benchmarks.experiments import s3
 from benchmarks.protocol import Contender, Samples, accuracy, compressed, exported, faster, key, race
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
+from lissom.files import load_tensors, save_tensors
 from lissom.graph.trace import torch_threads
 from lissom.recipe import Recipe
-from lissom.runfolder import load_tensors, save_tensors
 from lissom.task import Task
 from lissom.training.finetune import finetune
 from lissom.training.settings import Training

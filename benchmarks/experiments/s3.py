@@ -20,8 +20,8 @@ import lissom
 from benchmarks.cifar import PROJECT, project
 from benchmarks.context import Context
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
+from lissom.files import load_tensors, save_tensors
 from lissom.recipe import Recipe
-from lissom.runfolder import load_tensors, save_tensors
 from lissom.task import Task
 from lissom.training.finetune import finetune
 from lissom.training.settings import Training

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lissom.errors import VerificationError
 from lissom.files import load_tensors, save_tensors, write_bytes
+from lissom.inputs import save_example
 from lissom.lifelong.backbone import Addition
 from lissom.lifelong.ground import Ground, Made, load_
 from lissom.lifelong.proving import answers, hash_of, machine, probe_of, weights_hash
@@ -15,7 +16,6 @@ from lissom.lifelong.recall import Recall
 from lissom.lifelong.settings import METHODS
 from lissom.lifelong.store import ANSWERS, MASKS, MEMORY, PRIVATE, PROBE, SHARED, WEIGHTS, Intent
 from lissom.measure.lifelong import TaskRecord
-from lissom.runfolder import save_example
 
 
 def keep(

@@ -8,12 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from lissom.errors import RunFolderError
+from lissom.inputs import load_example
 from lissom.lifelong.anatomy import Anatomy
 from lissom.lifelong.backbone import Addition, Backbone, read
 from lissom.lifelong.ground import load_
 from lissom.lifelong.store import ANSWERS, PRIVATE, PROBE, SHARED, Store
 from lissom.measure.lifelong import TaskRecord
-from lissom.runfolder import load_example
 from lissom.task import Batch
 
 

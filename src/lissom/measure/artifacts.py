@@ -15,8 +15,8 @@ from torch.utils import _pytree as pytree
 from lissom.export.base import Artifact, Runner, Runtime, run
 from lissom.export.catalogue import runtime_of
 from lissom.graph.trace import evaluation
+from lissom.inputs import load_example
 from lissom.measure.footprint import peak_of, report_peak, reset_peak, resident_bytes
-from lissom.runfolder import load_example
 from lissom.target import load_target
 from lissom.task import Batch
 

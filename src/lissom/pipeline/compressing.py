@@ -18,10 +18,12 @@ from lissom._version import __version__
 from lissom.errors import GoalError, UsageError
 from lissom.export.base import Artifact, digest
 from lissom.export.catalogue import runtime_of
+from lissom.files import load_tensors, save_tensors, write_text
 from lissom.goal import Goal
 from lissom.graph.graph import Graph
 from lissom.graph.groups import with_groups
 from lissom.graph.trace import Trace, trace
+from lissom.inputs import save_example
 from lissom.measure.environment import available_cores, environment
 from lissom.measure.judge import impossible, judge
 from lissom.measure.records import RunRecord
@@ -52,12 +54,8 @@ from lissom.runfolder import (
     RunFolder,
     Source,
     fingerprint,
-    load_tensors,
     opened,
-    save_example,
-    save_tensors,
     verify,
-    write_text,
 )
 from lissom.target import Target
 from lissom.task import Task

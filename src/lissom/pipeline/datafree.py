@@ -10,9 +10,10 @@ import pydantic
 from torch import nn
 
 from lissom.errors import UsageError
+from lissom.files import load_tensors, save_tensors
 from lissom.measure.synthesis import SynthesisRecord
 from lissom.recipe import Recipe
-from lissom.runfolder import RunFolder, load_tensors, save_tensors
+from lissom.runfolder import RunFolder
 from lissom.settings import Setting
 from lissom.task import Split, Task
 from lissom.training.synthesis.examiner import NORMALIZATIONS

@@ -11,7 +11,9 @@ from torch import nn
 from lissom.errors import DataError
 from lissom.export.base import Artifact
 from lissom.export.catalogue import runtime_of
+from lissom.files import write_text
 from lissom.graph.trace import trace
+from lissom.inputs import save_example
 from lissom.measure.artifacts import peak_memory
 from lissom.measure.latency import bootstrap_median, interleave, paired_ratio
 from lissom.pipeline.candidates import caller, exported
@@ -19,7 +21,7 @@ from lissom.pipeline.quiet import Quiet, Shared
 from lissom.pipeline.timing import Stopwatch
 from lissom.pipeline.transforming import Step, transform, validate
 from lissom.recipe import Recipe
-from lissom.runfolder import StageFolder, save_example, write_text
+from lissom.runfolder import StageFolder
 from lissom.search import Measurement
 from lissom.target import Target
 from lissom.task import Batch, Task, repeated

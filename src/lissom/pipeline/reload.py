@@ -13,13 +13,15 @@ from torch import nn
 from lissom.errors import LissomError, RecipeError, RunFolderError, UsageError, first_line
 from lissom.export.base import Artifact, require
 from lissom.export.catalogue import runtime_of
+from lissom.files import load_tensors
 from lissom.graph.trace import trace
+from lissom.inputs import load_example
 from lissom.measure.latency import interleave, paired_ratio, summarise
 from lissom.measure.records import Interval, Latency, RunRecord
 from lissom.pipeline.candidates import caller
 from lissom.reading import json_of, text_of
 from lissom.recipe import Recipe
-from lissom.runfolder import check_file, fingerprint, load_example, load_tensors, read_manifest, verify
+from lissom.runfolder import check_file, fingerprint, read_manifest, verify
 from lissom.settings import explain
 from lissom.target import load_target
 from lissom.task import Batch, Task, repeated

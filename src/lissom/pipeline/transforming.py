@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 from lissom.errors import RunFolderError
+from lissom.files import load_tensors, save_tensors
 from lissom.graph.trace import Trace, evaluation, trace
 from lissom.measure.quality import evaluate
 from lissom.measure.records import MetricValue
 from lissom.metrics import as_metric
 from lissom.pipeline.teachers import with_teachers
 from lissom.recipe import Recipe
-from lissom.runfolder import RunFolder, StageFolder, load_tensors, save_tensors
+from lissom.runfolder import RunFolder, StageFolder
 from lissom.target import Target, load_target
 from lissom.task import Task
 from lissom.transforms.base import ALONE, Plan, Transform, Work
