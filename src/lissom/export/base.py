@@ -84,6 +84,8 @@ class Runtime(ABC):
 
     writes_without_it: ClassVar[bool] = False
     """Its artifact can be written where the runtime itself is not installed."""
+    loads_bare: ClassVar[bool] = False
+    """`lissom.export.<runtime>_session` loads its artifacts without torch."""
 
     @abstractmethod
     def availability(self) -> Availability: ...
@@ -128,6 +130,23 @@ def run(runner: Runner, artifact: Artifact, batch: Batch) -> list[torch.Tensor]:
     Raises:
         DataError: the batch does not hold as many input tensors as the artifact takes.
     """
+    batch = ordered(batch, artifact)
+    size, limit = batch.size, artifact.batch
+    parts = [[torch.from_numpy(a) for a in runner(arrays(piece))] for piece in pieces(batch, artifact)]
+    if _fits(size, artifact):
+        return parts[0]
+    return [
+        torch.cat(group)[: size if spec.shape[0] in ("N", limit) else None] if _is_split(spec, limit) else group[0]
+        for spec, group in zip(artifact.outputs, zip(*parts, strict=True), strict=True)
+    ]
+
+
+def ordered(batch: Batch, artifact: Artifact) -> Batch:
+    """Keyword inputs in the artifact's order, whatever order they were given in.
+
+    Raises:
+        DataError: the batch does not hold as many input tensors as the artifact takes.
+    """
     given = len(batch.tensors())
     if given != len(artifact.inputs):
         names = ", ".join(spec.name for spec in artifact.inputs)
@@ -135,32 +154,27 @@ def run(runner: Runner, artifact: Artifact, batch: Batch) -> list[torch.Tensor]:
             f"The exported model takes {len(artifact.inputs)} input tensors ({names}), the batch holds {given}. "
             "Give Task(feed=...) a function that makes a lissom.Batch with exactly these."
         )
-    batch = _ordered(batch, artifact)
-    size, limit = batch.size, artifact.batch
-    if limit is None or size == limit or (size < limit and not artifact.fixed):
-        return [torch.from_numpy(a) for a in runner(arrays(batch))]
-    parts = [[torch.from_numpy(a) for a in runner(arrays(piece))] for piece in _pieces(batch, artifact)]
-    return [
-        torch.cat(group)[: size if spec.shape[0] in ("N", limit) else None] if _is_split(spec, limit) else group[0]
-        for spec, group in zip(artifact.outputs, zip(*parts, strict=True), strict=True)
-    ]
-
-
-def _ordered(batch: Batch, artifact: Artifact) -> Batch:
-    """Keyword inputs in the artifact's order, whatever order they were given in."""
     order = [spec.name for spec in artifact.inputs if spec.name in batch.kwargs]
     if len(order) != len(batch.kwargs):
         return batch
     return Batch(batch.args, {name: batch.kwargs[name] for name in order}, batch.target)
 
 
-def _pieces(batch: Batch, artifact: Artifact) -> Iterable[Batch]:
-    limit = artifact.batch or batch.size
+def pieces(batch: Batch, artifact: Artifact) -> Iterable[Batch]:
+    """What the runner is called with, one after the other."""
+    limit = artifact.batch
+    if limit is None or _fits(batch.size, artifact):
+        yield batch
+        return
     if artifact.fixed:
         yield from fitting(batch, limit)
         return
     for start in range(0, batch.size, limit):
         yield sliced(batch, start, start + limit)
+
+
+def _fits(size: int, artifact: Artifact) -> bool:
+    return artifact.batch in (None, size) or (size < artifact.batch and not artifact.fixed)
 
 
 def _is_split(spec: TensorSpec, limit: int) -> bool:

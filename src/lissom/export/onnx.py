@@ -24,6 +24,7 @@ from lissom.errors import ExportError
 from lissom.export.attention import plain_attention_
 from lissom.export.base import Artifact, artifact_of, input_specs, output_specs, writing
 from lissom.export.onnx_graph import rewrite_
+from lissom.export.onnx_registry import convert
 from lissom.export.onnx_weights import restore
 from lissom.export.origin import explain, mark_
 from lissom.functional.affine import SMALLEST_SCALE
@@ -124,21 +125,12 @@ def write_onnx(model: nn.Module, example: Batch, target: str, folder: Path, stem
 def _convert(program: ExportedProgram) -> torch.onnx.ONNXProgram:
     with quiet():
         try:
-            exported = torch.onnx.export(
-                program,
-                dynamo=True,
-                custom_translation_table=translations(),
-                verbose=False,
-                optimize=True,
-            )
+            return convert(program, translations)
         except Exception as wrong:  # torch.onnx wraps whatever a translation raised
             raise ExportError(
                 f"The model does not convert to ONNX: {explain(wrong, program)} Replace that operator, or use a "
                 "target that does not go through ONNX (torch, executorch)."
             ) from wrong
-    if exported is None:
-        raise ExportError("The model does not convert to ONNX: torch.onnx returned nothing.")
-    return exported
 
 
 def _save(model: ir.Model, path: Path) -> None:

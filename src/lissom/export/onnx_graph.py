@@ -15,6 +15,7 @@ from lissom.export.onnx_packing import packed_
 from lissom.export.onnx_recurrent import sort_gates_
 from lissom.export.onnx_samples import multiply_steps_
 from lissom.export.onnx_weights import weights_
+from lissom.export.openvino_session import ACTIVATIONS
 from lissom.export.origin import origin
 from lissom.graph.cost import MACS
 from lissom.graph.describe import op_name
@@ -22,8 +23,6 @@ from lissom.target import Target
 
 FX_NODE = "pkg.torch.onnx.fx_node"
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulNBits"})
-ACTIVATIONS = ("lissom.activations", "float32")
-"""Written into a file whose integer weights are multiplied by activations that nothing rounds."""
 FOLDED = re.compile(r"batch_norm|^(getitem|mul|add|pad|constant_pad_nd)$")
 """Operators that the exporter merges into the product before them."""
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -14,13 +13,11 @@ from google.protobuf.message import DecodeError
 from torch import nn
 
 from lissom.errors import UsageError
-from lissom.export.base import Array, Artifact, Availability, Kernel, Kind, Runner, Runtime, TensorSpec, artifact_of
+from lissom.export.base import Artifact, Availability, Kernel, Kind, Runner, Runtime, TensorSpec, artifact_of
 from lissom.export.onnx import write_onnx
 from lissom.export.onnx_names import Names
+from lissom.export.onnxruntime_session import runner, session
 from lissom.task import Batch
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 INTEGER_OPS: dict[str, Kind] = {
     "QLinearConv": "product",
@@ -57,6 +54,8 @@ FLOAT_OPS: dict[str, Kind] = {
 class OnnxRuntime(Runtime):
     """The runtime everyone has."""
 
+    loads_bare = True
+
     def availability(self) -> Availability:
         try:
             import onnxruntime  # noqa: F401  # pyright: ignore
@@ -68,13 +67,7 @@ class OnnxRuntime(Runtime):
         return write_onnx(model, example, target, folder, stem)
 
     def load(self, artifact: Artifact, folder: Path, threads: int) -> Runner:
-        session = _session(folder / artifact.files[0], threads)
-        names = [spec.name for spec in artifact.inputs]
-
-        def call(inputs: Sequence[Array]) -> list[Array]:
-            return [np.asarray(a) for a in session.run(None, dict(zip(names, inputs, strict=True)))]
-
-        return call
+        return runner(folder / artifact.files[0], [spec.name for spec in artifact.inputs], threads)
 
     def kernels(self, artifact: Artifact, folder: Path) -> tuple[Kernel, ...]:
         """Read back from the graph that ONNX Runtime optimized.
@@ -83,7 +76,7 @@ class OnnxRuntime(Runtime):
         """
         with tempfile.TemporaryDirectory() as scratch:
             optimized = Path(scratch) / "optimized.onnx"
-            _session(folder / artifact.files[0], 1, optimized)
+            session(folder / artifact.files[0], 1, optimized)
             graph = onnx.load(optimized, load_external_data=False).graph
         exported = onnx.load(folder / artifact.files[0], load_external_data=False).graph
         return tuple(_kernels(graph, Names(exported)))
@@ -140,16 +133,3 @@ def _kernels(graph: onnx.GraphProto, names: Names) -> Iterator[Kernel]:
         if node.op_type == "FusedConv" and len(node.input) > 3:
             for addition in names.absorbed(node.output[0], node.input):
                 yield Kernel(source=addition, op=node.op_type, precision=precision, node=addition, kind="add")
-
-
-def _session(path: Path, threads: int, optimized: Path | None = None) -> onnxruntime.InferenceSession:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    if optimized is not None:
-        options.optimized_model_filepath = str(optimized)
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,12 @@ import numpy as np
 import onnx
 from torch import nn
 
-from lissom.export.base import Array, Artifact, Availability, Kernel, Kind, Runner, Runtime
+from lissom.export.base import Artifact, Availability, Kernel, Kind, Runner, Runtime
 from lissom.export.onnx import write_onnx
-from lissom.export.onnx_graph import ACTIVATIONS
 from lissom.export.onnx_names import Names
+from lissom.export.openvino_session import DYNAMIC_GROUP, compile_model, is_float, read, runner
 from lissom.task import Batch
 
-DYNAMIC_GROUP = 32
 LAYERS: dict[str, Kind] = {
     "Convolution": "product",
     "Deconvolution": "product",
@@ -39,6 +38,8 @@ PASSED = frozenset({"Transpose", "Reorder", "Reshape", "Convert", "Subgraph"})
 class OpenVino(Runtime):
     """Intel's runtime: the fastest here on most CPUs with VNNI."""
 
+    loads_bare = True
+
     def availability(self) -> Availability:
         try:
             import openvino  # noqa: F401  # pyright: ignore
@@ -50,23 +51,14 @@ class OpenVino(Runtime):
         return write_onnx(model, example, target, folder, stem)
 
     def load(self, artifact: Artifact, folder: Path, threads: int) -> Runner:
-        model = _read(folder / artifact.files[0])
-        compiled = _compile(model, threads, rounds=not _is_float(model))
-        request = compiled.create_infer_request()
-        outputs = list(compiled.outputs)
-
-        def call(inputs: Sequence[Array]) -> list[Array]:
-            found = request.infer(list(inputs), share_inputs=True, share_outputs=False)
-            return [found[port] for port in outputs]
-
-        return call
+        return runner(folder / artifact.files[0], [spec.name for spec in artifact.inputs], threads)
 
     def kernels(self, artifact: Artifact, folder: Path) -> tuple[Kernel, ...]:
         path = folder / artifact.files[0]
         names = Names(onnx.load(path, load_external_data=False).graph)
-        model = _read(path)
-        floats = _is_float(model)
-        compiled = _compile(model, 1, rounds=not floats).get_runtime_model()
+        model = read(path)
+        floats = is_float(model)
+        compiled = compile_model(model, 1, rounds=not floats).get_runtime_model()
         return tuple(k for operation in compiled.get_ordered_ops() for k in _kernels(operation, names, floats))
 
 
@@ -127,7 +119,7 @@ def rounds_its_input(width: int) -> bool:
     scaled = ops.multiply(stored, ops.constant(np.ones((16, 1), np.float32)))
     product = ops.matmul(x, scaled, False, True)
     made: Any = openvino.Model
-    compiled = _compile(made([product], [x], "probe"), 1)
+    compiled = compile_model(made([product], [x], "probe"), 1)
     row = np.zeros((1, width), np.float32)
     row[0, : min(width, DYNAMIC_GROUP)] = 0.4
     row[0, 0] = 127
@@ -159,32 +151,3 @@ def _type(port: Any) -> str:
 def _text(operation: Any, key: str) -> str:
     info = operation.get_rt_info()
     return str(info[key].value) if key in info else ""
-
-
-def _read(path: Path) -> Any:
-    import openvino
-
-    return openvino.Core().read_model(str(path))
-
-
-def _is_float(model: Any) -> bool:
-    """Whether the file says that activations are not to be rounded."""
-    key, value = ACTIVATIONS
-    place = ["framework", key]
-    return bool(model.has_rt_info(place)) and str(model.get_rt_info(place).value) == value
-
-
-def _compile(model: Any, threads: int, *, rounds: bool = True) -> Any:
-    """`rounds`: inputs of layers whose weights are integers are rounded at run time, where the processor gains."""
-    import openvino
-
-    return openvino.Core().compile_model(
-        model,
-        "CPU",
-        {
-            "INFERENCE_NUM_THREADS": threads,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": DYNAMIC_GROUP if rounds else 0,
-        },
-    )
