@@ -174,7 +174,8 @@ def pieces(batch: Batch, artifact: Artifact) -> Iterable[Batch]:
 
 
 def _fits(size: int, artifact: Artifact) -> bool:
-    return artifact.batch in (None, size) or (size < artifact.batch and not artifact.fixed)
+    limit = artifact.batch
+    return limit is None or size == limit or (size < limit and not artifact.fixed)
 
 
 def _is_split(spec: TensorSpec, limit: int) -> bool:
