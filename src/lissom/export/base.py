@@ -133,7 +133,7 @@ def run(runner: Runner, artifact: Artifact, batch: Batch) -> list[torch.Tensor]:
     batch = ordered(batch, artifact)
     size, limit = batch.size, artifact.batch
     parts = [[torch.from_numpy(a) for a in runner(arrays(piece))] for piece in pieces(batch, artifact)]
-    if _fits(size, artifact):
+    if limit is None or _fits(size, artifact):
         return parts[0]
     return [
         torch.cat(group)[: size if spec.shape[0] in ("N", limit) else None] if _is_split(spec, limit) else group[0]
