@@ -12,9 +12,9 @@ from safetensors.numpy import save_file
 
 from lissom.errors import FailureError
 from lissom.export.base import TensorSpec, artifact_of
+from lissom.inputs import save_example
 from lissom.measure.artifacts import peak_memory
 from lissom.measure.footprint import peak_of
-from lissom.runfolder import save_example
 from lissom.task import Batch
 
 MIB = 2**20
