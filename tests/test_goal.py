@@ -73,6 +73,16 @@ def test_all_options_together():
         metric_drop=0.01, latency_ratio=4, size_bytes=300_000, macs_ratio=2, peak_memory_bytes=200_000_000
     )
     assert not goal.empty
+    more = Goal.from_options(drop="1%rel", latency_p95="5ms", throughput="500/s")
+    assert more == Goal(metric_drop_share=0.01, latency_p95_ms=5, throughput=500)
+    assert Goal.from_options(throughput="500") == Goal(throughput=500)
+
+
+def test_the_tighter_of_an_absolute_and_a_relative_drop_counts():
+    assert Goal(metric_drop=0.01, metric_drop_share=0.02).allowed_drop(0.8) == 0.01
+    assert Goal(metric_drop=0.02, metric_drop_share=0.01).allowed_drop(0.8) == pytest.approx(0.008)
+    assert Goal(metric_drop_share=0.1).allowed_drop(-2.0) == pytest.approx(0.2), "an error that is negated"
+    assert Goal(size_ratio=2).allowed_drop(0.8) is None
 
 
 def test_no_wish():
@@ -87,7 +97,7 @@ def test_json_round_trip():
 
 
 UNDERSTOOD = {
-    "drop": "1%, 0.5pt or 0.01",
+    "drop": "1%, 0.5pt, 0.01 or 1%rel",
     "latency": "4x, 2.5ms or 900us",
     "size": "8x, 300KB or 1.5MiB",
     "macs": "2x",
@@ -106,11 +116,14 @@ def test_what_is_not_a_number_is_refused(option, text):
 @pytest.mark.parametrize(
     ("option", "text", "message"),
     [
-        ("drop", "0%", "--drop 0% must be above zero. Write 1%, 0.5pt or 0.01."),
-        ("drop", "-1%", "--drop -1% must be above zero. Write 1%, 0.5pt or 0.01."),
-        ("drop", "1", "--drop 1 is 100 %: any model would do. Write 1%, 0.5pt or 0.01."),
-        ("drop", "150%", "--drop 150% is 150 %: any model would do. Write 1%, 0.5pt or 0.01."),
-        ("drop", "2x", "--drop '2x' is not understood: 'x' is not a unit of it. Write 1%, 0.5pt or 0.01."),
+        ("drop", "0%", "--drop 0% must be above zero. Write 1%, 0.5pt, 0.01 or 1%rel."),
+        ("latency_p95", "5", "--latency-p95 '5' is not understood: it needs a unit. Write 5ms or 900us."),
+        ("throughput", "0/s", "--throughput 0/s must be above zero. Write 500 or 500/s."),
+        ("throughput", "5ms", "--throughput '5ms' is not understood: 'ms' is not a unit of it. Write 500 or 500/s."),
+        ("drop", "-1%", "--drop -1% must be above zero. Write 1%, 0.5pt, 0.01 or 1%rel."),
+        ("drop", "1", "--drop 1 is 100 %: any model would do. Write 1%, 0.5pt, 0.01 or 1%rel."),
+        ("drop", "150%", "--drop 150% is 150 %: any model would do. Write 1%, 0.5pt, 0.01 or 1%rel."),
+        ("drop", "2x", "--drop '2x' is not understood: 'x' is not a unit of it. Write 1%, 0.5pt, 0.01 or 1%rel."),
         (
             "size",
             "0.5x",
@@ -156,6 +169,10 @@ def test_wrong_options_name_the_option_the_value_and_right_ones(option, text, me
     [
         ({"metric_drop": 0}, "Goal(metric_drop=0) must be above zero. Write metric_drop=0.01."),
         ({"metric_drop": "1%"}, "Goal(metric_drop=...) must be a number, got '1%'. Write metric_drop=0.01."),
+        (
+            {"metric_drop_share": 1.0},
+            "Goal(metric_drop_share=1.0) is all of the metric: any model would do. Write metric_drop_share=0.01.",
+        ),
         ({"size_ratio": float("nan")}, "Goal(size_ratio=...) must be a number, got nan. Write size_ratio=8."),
         ({"macs_ratio": True}, "Goal(macs_ratio=...) must be a number, got True. Write macs_ratio=2."),
         ({"latency_ms": -1.0}, "Goal(latency_ms=-1.0) must be above zero. Write latency_ms=2.5."),

@@ -250,8 +250,12 @@ def compress(  # noqa: PLR0913  one option per wish
             help="What each Finetune of the recipe learns from; may be given several times.",
         ),
     ] = None,
-    drop: Annotated[str | None, typer.Option(help="Largest metric drop: 1%, 0.5pt, 0.01.")] = None,
+    drop: Annotated[
+        str | None, typer.Option(help="Largest metric drop: 1%, 0.5pt, 0.01; 1%rel of the original's.")
+    ] = None,
     latency: Annotated[str | None, typer.Option(help="4x faster, or at most 2.5ms.")] = None,
+    latency_p95: Annotated[str | None, typer.Option(help="At most this 95th percentile: 5ms.")] = None,
+    throughput: Annotated[str | None, typer.Option(help="At least so many examples a second: 500/s.")] = None,
     size: Annotated[str | None, typer.Option(help="8x smaller, or at most 300KB.")] = None,
     macs: Annotated[str | None, typer.Option(help="2x fewer multiply-accumulates.")] = None,
     memory: Annotated[str | None, typer.Option(help="At most this peak memory: 200MB.")] = None,
@@ -275,7 +279,9 @@ def compress(  # noqa: PLR0913  one option per wish
     from lissom.project import load_project, taught
     from lissom.terminal import progress_bar, quiet_native, show_run
 
-    goal = lissom.Goal.from_options(drop=drop, latency=latency, size=size, macs=macs, memory=memory)
+    goal = lissom.Goal.from_options(
+        drop=drop, latency=latency, latency_p95=latency_p95, throughput=throughput, size=size, macs=macs, memory=memory
+    )
     wanted = lissom.Recipe.read(recipe) if recipe else None
     given = settings_of(settings)
     with work(as_json):

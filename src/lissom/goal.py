@@ -25,6 +25,8 @@ class _Text(NamedTuple):
 NUMBER = re.compile(r"(?P<number>[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?)\s*(?P<unit>[^\d\s.]*)", re.IGNORECASE)
 
 DROP_UNITS = {"": 1.0, "%": 0.01, "pt": 0.01}
+SHARE_UNITS = {"%rel": 0.01}
+"""Of the original's metric, instead of in its unit."""
 RATIO_UNITS = {"": 1.0, "x": 1.0}
 TIME_UNITS = {"us": 1e-3, "µs": 1e-3, "μs": 1e-3, "ms": 1.0, "s": 1e3}
 """In milliseconds; the micro sign has two code points."""
@@ -39,9 +41,11 @@ BYTE_UNITS = {
 }
 
 EXAMPLES = {
-    "--drop": "1%, 0.5pt or 0.01",
+    "--drop": "1%, 0.5pt, 0.01 or 1%rel",
     "--latency": "4x, 2.5ms or 900us",
     "--size": "8x, 300KB or 1.5MiB",
+    "--latency-p95": "5ms or 900us",
+    "--throughput": "500 or 500/s",
     "--macs": "2x",
     "--memory": "200MB",
 }
@@ -50,11 +54,14 @@ _GROWTH = {"size": "larger", "latency": "slower", "macs": "costlier", "parameter
 
 _FIELD_EXAMPLES = {
     "metric_drop": "0.01",
+    "metric_drop_share": "0.01",
     "latency_ratio": "4",
     "size_ratio": "8",
     "macs_ratio": "2",
     "parameters_ratio": "2",
     "latency_ms": "2.5",
+    "latency_p95_ms": "5",
+    "throughput": "500",
     "size_bytes": "300_000",
     "peak_memory_bytes": "200_000_000",
 }
@@ -68,12 +75,18 @@ class Goal(Setting):
 
     metric_drop: float | None = None
     """Largest loss, in the metric's own unit: 0.01 is one point of an accuracy in [0, 1]."""
+    metric_drop_share: float | None = None
+    """Largest loss as a share of the original's metric: 0.01 allows 0.93 to become 0.9207."""
     latency_ratio: float | None = None
     size_ratio: float | None = None
     macs_ratio: float | None = None
     parameters_ratio: float | None = None
     latency_ms: float | None = None
     """Largest median latency of one call, milliseconds, at the measured batch."""
+    latency_p95_ms: float | None = None
+    """Largest 95th percentile of the timed rounds, milliseconds."""
+    throughput: float | None = None
+    """Least examples per second, one call after the other at the measured batch, by the median."""
     size_bytes: int | None = None
     """Largest size of the artifact's files together."""
     peak_memory_bytes: int | None = None
@@ -96,12 +109,20 @@ class Goal(Setting):
         """No wish at all."""
         return all(getattr(self, name) is None for name in type(self).model_fields)
 
+    def allowed_drop(self, original: float) -> float | None:
+        """Largest loss of a metric that is `original` before, in its own unit: the tighter of both wishes."""
+        share = None if self.metric_drop_share is None else self.metric_drop_share * abs(original)
+        given = [one for one in (self.metric_drop, share) if one is not None]
+        return min(given, default=None)
+
     @classmethod
     def from_options(
         cls,
         *,
         drop: str | None = None,
         latency: str | None = None,
+        latency_p95: str | None = None,
+        throughput: str | None = None,
         size: str | None = None,
         macs: str | None = None,
         memory: str | None = None,
@@ -113,9 +134,14 @@ class Goal(Setting):
         """
         wishes: dict[str, float | int | None] = {}
         if drop is not None:
-            wishes["metric_drop"] = parse_drop(drop)
+            relative = _split(drop, "--drop").unit in SHARE_UNITS
+            wishes["metric_drop_share" if relative else "metric_drop"] = parse_drop(drop)
         if latency is not None:
             wishes.update(parse_latency(latency))
+        if latency_p95 is not None:
+            wishes["latency_p95_ms"] = parse_time(latency_p95, option="--latency-p95")
+        if throughput is not None:
+            wishes["throughput"] = parse_rate(throughput)
         if size is not None:
             wishes.update(parse_size(size))
         if macs is not None:
@@ -126,13 +152,13 @@ class Goal(Setting):
 
 
 def parse_drop(text: str, *, option: str = "--drop") -> float:
-    """ "1%" -> 0.01, "0.5pt" -> 0.005, "0.01" -> 0.01: absolute, in the metric's own unit.
+    """ "1%" -> 0.01, "0.5pt" -> 0.005, "0.01" -> 0.01: in the metric's own unit; "1%rel" -> 0.01 of the original's.
 
     Raises:
         GoalError: not understood, not above zero, or 100 % and more.
     """
     number, unit = _split(text, option)
-    drop = number * _unit(DROP_UNITS, unit, text, option)
+    drop = number * _unit(DROP_UNITS | SHARE_UNITS, unit, text, option)
     _positive(drop, text, option)
     if drop >= 1.0:
         raise GoalError(f"{option} {text} is {100 * drop:g} %: any model would do. Write {EXAMPLES['--drop']}.")
@@ -162,12 +188,33 @@ def parse_latency(text: str, *, option: str = "--latency") -> dict[str, float]:
     Raises:
         GoalError: as `parse_ratio`.
     """
-    number, unit = _split(text, option)
-    if unit in RATIO_UNITS:
+    if _split(text, option).unit in RATIO_UNITS:
         return {"latency_ratio": parse_ratio(text, option=option)}
+    return {"latency_ms": parse_time(text, option=option)}
+
+
+def parse_time(text: str, *, option: str = "--latency") -> float:
+    """ "900us" -> 0.9, in milliseconds; the unit is not optional.
+
+    Raises:
+        GoalError: not understood, or not above zero.
+    """
+    number, unit = _split(text, option)
     milliseconds = number * _unit(TIME_UNITS, unit, text, option)
     _positive(milliseconds, text, option)
-    return {"latency_ms": milliseconds}
+    return milliseconds
+
+
+def parse_rate(text: str, *, option: str = "--throughput") -> float:
+    """ "500/s" or "500" -> 500.0 examples per second.
+
+    Raises:
+        GoalError: not understood, or not above zero.
+    """
+    number, unit = _split(text, option)
+    rate = number * _unit({"": 1.0, "/s": 1.0}, unit, text, option)
+    _positive(rate, text, option)
+    return rate
 
 
 def parse_size(text: str, *, option: str = "--size") -> dict[str, float | int]:
@@ -220,6 +267,8 @@ def _check_field(name: str, value: object) -> None:
     if value <= 0:
         raise GoalError(f"Goal({name}={value!r}) must be above zero. Write {name}={example}.")
     kind, _, unit = name.rpartition("_")
+    if unit == "share" and value >= 1:
+        raise GoalError(f"Goal({name}={value!r}) is all of the metric: any model would do. Write {name}={example}.")
     if unit == "ratio" and value < 1:
         raise GoalError(
             f"Goal({name}={value!r}) would make the model {_GROWTH[kind]}: a ratio is original / compressed. "

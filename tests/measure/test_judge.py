@@ -44,21 +44,27 @@ def test_no_wish_no_item():
 def test_one_item_per_wish_in_the_order_of_the_fields():
     goal = Goal(
         metric_drop=0.01,
+        metric_drop_share=0.02,
         latency_ratio=4,
         size_ratio=8,
         macs_ratio=2,
         parameters_ratio=3,
         latency_ms=2.5,
+        latency_p95_ms=2.0,
+        throughput=40_000,
         size_bytes=400_000,
         peak_memory_bytes=100_000_000,
     )
     assert judged(goal) == (
         GoalItem(wish="metric drop <= 1.00 pt", figure="0.03 pt", met=True),
+        GoalItem(wish="metric drop <= 2.00 % of the original's", figure="0.03 %", met=True),
         GoalItem(wish="latency ratio >= 4.00x", figure="3.97x (3.90 to 4.05)", met=False),
         GoalItem(wish="size ratio >= 8.00x", figure="8.10x", met=True),
         GoalItem(wish="MACs ratio >= 2.00x", figure="2.00x", met=True),
         GoalItem(wish="parameters ratio >= 3.00x", figure="2.50x", met=False),
         GoalItem(wish="latency at batch 64 <= 2.500 ms", figure="2.000 ms (1.900 to 2.100)", met=True),
+        GoalItem(wish="95th percentile of latency at batch 64 <= 2.000 ms", figure="2.200 ms", met=False),
+        GoalItem(wish="throughput at batch 64 >= 40000.0/s", figure="32000.0/s (30476.2 to 33684.2)", met=False),
         GoalItem(wish="size <= 400.00 KB", figure="420.00 KB", met=False),
         GoalItem(wish="peak memory <= 100.00 MB", figure="90.00 MB", met=True),
     )

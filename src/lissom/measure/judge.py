@@ -39,6 +39,8 @@ def impossible(goal: Goal, before: Side) -> str | None:
 
 
 def _reasons(goal: Goal, before: Side) -> Iterator[str]:
+    if goal.metric_drop_share is not None and before.metric is None:
+        yield _unmeasured(f"metric drop <= {goal.metric_drop_share:g} of the original's")
     if goal.metric_drop is not None:
         if before.metric is None:
             yield _unmeasured(f"metric drop <= {goal.metric_drop:g}")
@@ -63,16 +65,28 @@ def _reasons(goal: Goal, before: Side) -> Iterator[str]:
 
 
 def _quality(goal: Goal, before: Side, after: Side) -> Iterator[GoalItem]:
-    if goal.metric_drop is None:
+    if goal.metric_drop is None and goal.metric_drop_share is None:
         return
     if before.metric is None or after.metric is None:
-        raise GoalError(_unmeasured(f"metric drop <= {goal.metric_drop:g}"))
+        wish = goal.metric_drop if goal.metric_drop is not None else goal.metric_drop_share
+        raise GoalError(_unmeasured(f"metric drop <= {wish:g}"))
     drop = before.metric.value - after.metric.value
     # 0.93 - 0.92 is 0.010000000000000009 in floating point: one point all the same.
-    slack = 1e-9 * max(abs(before.metric.value), abs(after.metric.value), goal.metric_drop)
-    scale, unit = (100.0, " pt") if _is_share(before.metric) else (1.0, "")
-    wish, figure = _distinct(goal.metric_drop * scale, drop * scale, lambda value, digits: f"{value:.{digits}f}{unit}")
-    yield GoalItem(wish=f"metric drop <= {wish}", figure=figure, met=drop <= goal.metric_drop + slack)
+    slack = 1e-9 * max(abs(before.metric.value), abs(after.metric.value), goal.metric_drop or 0.0)
+    if goal.metric_drop is not None:
+        scale, unit = (100.0, " pt") if _is_share(before.metric) else (1.0, "")
+        wish, figure = _distinct(
+            goal.metric_drop * scale, drop * scale, lambda value, digits: f"{value:.{digits}f}{unit}"
+        )
+        yield GoalItem(wish=f"metric drop <= {wish}", figure=figure, met=drop <= goal.metric_drop + slack)
+    if goal.metric_drop_share is not None:
+        whole = abs(before.metric.value)
+        share = drop / whole if whole else math.inf if drop > 0 else 0.0
+        wish, figure = _distinct(
+            100 * goal.metric_drop_share, 100 * share, lambda value, digits: f"{value:.{digits}f} %"
+        )
+        met = drop <= goal.metric_drop_share * whole + slack
+        yield GoalItem(wish=f"metric drop <= {wish} of the original's", figure=figure, met=met)
 
 
 def _ratios(goal: Goal, ratios: Ratios) -> Iterator[GoalItem]:
@@ -97,6 +111,20 @@ def _maxima(goal: Goal, after: Side) -> Iterator[GoalItem]:
             wish=f"latency at batch {after.batch_size} <= {wish}",
             figure=f"{figure} ({latency.low:.3f} to {latency.high:.3f})",
             met=latency.median <= goal.latency_ms,
+        )
+    if goal.latency_p95_ms is not None:
+        p95 = after.latency_ms.p95
+        wish, figure = _distinct(goal.latency_p95_ms, p95, lambda value, digits: f"{value:.{digits + 1}f} ms")
+        met = p95 <= goal.latency_p95_ms
+        yield GoalItem(wish=f"95th percentile of latency at batch {after.batch_size} <= {wish}", figure=figure, met=met)
+    if goal.throughput is not None:
+        rate = 1e3 * after.batch_size / after.latency_ms.median
+        wish, figure = _distinct(goal.throughput, rate, lambda value, digits: f"{value:.{digits - 1}f}/s")
+        low, high = (1e3 * after.batch_size / edge for edge in (after.latency_ms.high, after.latency_ms.low))
+        yield GoalItem(
+            wish=f"throughput at batch {after.batch_size} >= {wish}",
+            figure=f"{figure} ({low:.1f} to {high:.1f})",
+            met=rate >= goal.throughput,
         )
     if goal.size_bytes is not None:
         yield _bytes_item("size", goal.size_bytes, after.size_bytes)

@@ -130,7 +130,8 @@ def choose(  # noqa: PLR0913  keywords of one call site
         one = tried[candidate.key]
         assert one.artifact is not None
         drop = (original_metric.value - one.metric.value) if original_metric and one.metric else 0.0
-        allowed = goal.metric_drop if goal.metric_drop is not None else DEFAULT_DROP
+        wished = goal.allowed_drop(original_metric.value) if original_metric else None
+        allowed = DEFAULT_DROP if wished is None else wished
         misses = [
             max(0.0, drop - allowed) * 1e3,
             _miss(goal.size_ratio, original_bytes / one.artifact.size_bytes),

@@ -15,7 +15,7 @@ from lissom.files import write_text
 from lissom.graph.trace import trace
 from lissom.inputs import save_example
 from lissom.measure.artifacts import peak_memory
-from lissom.measure.latency import bootstrap_median, interleave, paired_ratio
+from lissom.measure.latency import bootstrap_median, interleave, paired_ratio, summarise
 from lissom.pipeline.candidates import caller, exported
 from lissom.pipeline.quiet import Quiet, Shared
 from lissom.pipeline.timing import Stopwatch
@@ -65,6 +65,8 @@ class Evaluator:
             metric=found.value,
             examples=found.samples,
             latency_ms=bootstrap_median(samples["original"]).median,
+            latency_p95_ms=summarise(samples["original"]).p95,
+            batch_size=self.batch_size,
             latency_ratio=1.0,
             latency_low=1.0,
             latency_high=1.0,
@@ -100,6 +102,7 @@ class Evaluator:
                 metric=metric.value,
                 examples=metric.samples,
                 latency_ms=bootstrap_median(samples["after"]).median,
+                batch_size=self.batch_size,
                 latency_ratio=ratio.median,
                 latency_low=ratio.low,
                 latency_high=ratio.high,

@@ -65,7 +65,7 @@ class Wish(NamedTuple):
 
 def wishes(goal: Goal, original: Measurement) -> tuple[Wish, ...]:
     """The drop first, always."""
-    allowed = DEFAULT_DROP if goal.metric_drop is None else goal.metric_drop
+    allowed = allowed_drop(goal, original)
     found = [Wish("drop", allowed, f"metric drop <= {allowed:g}")]
     ratios = (("latency", goal.latency_ratio), ("size", goal.size_ratio), ("MACs", goal.macs_ratio))
     for cost, ratio in (*ratios, ("parameters", goal.parameters_ratio)):
@@ -73,12 +73,25 @@ def wishes(goal: Goal, original: Measurement) -> tuple[Wish, ...]:
             found.append(Wish(cost, 1.0 / ratio, f"{cost} ratio >= {ratio:g}x"))
     if goal.latency_ms is not None:
         found.append(Wish("latency", goal.latency_ms / original.latency_ms, f"latency <= {goal.latency_ms:g} ms"))
+    if goal.latency_p95_ms is not None:
+        # Candidates are timed too shortly for a percentile of their own: it is taken to lie as far above the median.
+        tail = original.latency_p95_ms or original.latency_ms
+        found.append(Wish("latency", goal.latency_p95_ms / tail, f"95th percentile <= {goal.latency_p95_ms:g} ms"))
+    if goal.throughput is not None:
+        most = 1e3 * original.batch_size / goal.throughput
+        found.append(Wish("latency", most / original.latency_ms, f"throughput >= {goal.throughput:g}/s"))
     if goal.size_bytes is not None:
         found.append(Wish("size", goal.size_bytes / original.size_bytes, f"size <= {goal.size_bytes} B"))
     if goal.peak_memory_bytes is not None and original.peak_memory_bytes:
         bound = goal.peak_memory_bytes / original.peak_memory_bytes
         found.append(Wish("memory", bound, f"peak memory <= {goal.peak_memory_bytes} B"))
     return tuple(found)
+
+
+def allowed_drop(goal: Goal, original: Measurement) -> float:
+    """The goal's, or one point."""
+    wished = goal.allowed_drop(original.metric)
+    return DEFAULT_DROP if wished is None else wished
 
 
 def bounds(goal: Goal, original: Measurement) -> dict[str, float]:

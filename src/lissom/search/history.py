@@ -27,6 +27,10 @@ class Measurement(Setting):
     size_bytes: int
     macs: int
     parameters: int
+    latency_p95_ms: float | None = None
+    """Of the original alone."""
+    batch_size: int = 1
+    """That was timed."""
     peak_memory_bytes: int | None = None
     """Where the goal limits it."""
     epoch_seconds: float | None = None

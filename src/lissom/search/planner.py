@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from lissom.goal import Goal
 from lissom.search.evaluating import Evaluate, Workers
 from lissom.search.explaining import Explanation, explain
-from lissom.search.fitness import DEFAULT_DROP, best, bounds, drop, missed, objectives, reference, values
+from lissom.search.fitness import allowed_drop, best, bounds, drop, missed, objectives, reference, values
 from lissom.search.front import front, hypervolume
 from lissom.search.history import Measurement, Trial, view
 from lissom.search.latency import fit_costs
@@ -164,8 +164,8 @@ class Search:
         """What candidates without training are judged by: where training follows, they may have lost more."""
         if len(self.space.epochs) == 1:
             return self.goal
-        allowed = DEFAULT_DROP if self.goal.metric_drop is None else self.goal.metric_drop
-        return self.goal.model_copy(update={"metric_drop": allowed + RECOVERABLE * abs(self.original.metric)})
+        allowed = allowed_drop(self.goal, self.original) + RECOVERABLE * abs(self.original.metric)
+        return self.goal.model_copy(update={"metric_drop": allowed, "metric_drop_share": None})
 
     def _recover(self, stage: int) -> None:
         """The best few with the fewest epochs, half of them with more, and so on."""
