@@ -134,7 +134,7 @@ def effects(search: SearchRecord) -> go.Figure:
         "texttemplate": "%{text}",
         "customdata": [["" if t is None else hover_of(*_lines(t)) for t in row] for row in grid],
         "hovertemplate": "%{customdata}<extra></extra>",
-        "colorscale": [[0, "#e8f1f8"], [1, VERMILION]],
+        "colorscale": [[0.0, "rgba(213,94,0,0.02)"], [1.0, "rgba(213,94,0,0.62)"]],
         "colorbar": {"title": {"text": "drop"}, "thickness": 12},
         "xgap": 2,
         "ygap": 2,
