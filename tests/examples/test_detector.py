@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -17,18 +17,12 @@ from lissom.errors import ProjectError
 from lissom.pipeline.transforming import transform
 from lissom.target import load_target
 
-FILE = Path(__file__).parents[2] / "examples" / "detector.py"
 SIZE = 64
 
 
 @pytest.fixture(scope="module")
-def detector() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("detector", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def detector(example: Callable[[str], ModuleType]) -> ModuleType:
+    return example("detector")
 
 
 @pytest.fixture(scope="module")

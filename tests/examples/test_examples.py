@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -24,17 +24,8 @@ from lissom.errors import ProjectError
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def digits() -> ModuleType:
+def digits(example: Callable[[str], ModuleType]) -> ModuleType:
     return example("digits")
 
 
@@ -44,7 +35,7 @@ def built(digits: ModuleType) -> tuple[nn.Module, lissom.Task]:
 
 
 @pytest.fixture(scope="module")
-def cifar() -> ModuleType:
+def cifar(example: Callable[[str], ModuleType]) -> ModuleType:
     return example("cifar10_resnet")
 
 

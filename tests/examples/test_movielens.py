@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -13,17 +13,10 @@ import torch
 import lissom
 from lissom.errors import ProjectError
 
-FILE = Path(__file__).parents[2] / "examples" / "movielens.py"
-
 
 @pytest.fixture(scope="module")
-def movielens() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("movielens", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def movielens(example: Callable[[str], ModuleType]) -> ModuleType:
+    return example("movielens")
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,18 +14,12 @@ from lissom.errors import ProjectError
 
 pytest.importorskip("transformers", reason="the sentiment example needs transformers")
 
-FILE = Path(__file__).parents[2] / "examples" / "sentiment.py"
 WORDS = ("good", "fine", "great", "bad", "poor", "awful", "film", "plot", "the", "a", "is", "was")
 
 
 @pytest.fixture(scope="module")
-def sentiment() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sentiment", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def sentiment(example: Callable[[str], ModuleType]) -> ModuleType:
+    return example("sentiment")
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import wave
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -16,17 +16,10 @@ import torch
 
 from lissom.errors import ProjectError
 
-FILE = Path(__file__).parents[2] / "examples" / "speech.py"
-
 
 @pytest.fixture(scope="module")
-def speech() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("speech", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def speech(example: Callable[[str], ModuleType]) -> ModuleType:
+    return example("speech")
 
 
 def tone(hertz: float, seed: int) -> bytes:

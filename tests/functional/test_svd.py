@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lissom.functional import spatial, svd, tucker
+from lissom.functional.hooi import unfolding
 from lissom.functional.svd import output_error
 from lissom.functional.whitening import damped_inputs
 
@@ -157,8 +158,8 @@ def test_tucker_keeps_the_bound_of_hosvd(size, out_rank, in_rank):
 
 def test_tucker_sweeps_are_better_than_their_start():
     w = normal(8, 7, 3, 3)
-    u = torch.linalg.svd(tucker.unfolded(w, 0)).U[:, :3]
-    v = torch.linalg.svd(tucker.unfolded(w, 1)).U[:, :3]
+    u = torch.linalg.svd(unfolding(w, 0)).U[:, :3]
+    v = torch.linalg.svd(unfolding(w, 1)).U[:, :3]
     start = torch.einsum("oikl,op,iq,ap,bq->abkl", w, u, v, u, v)
     found = tucker.tucker(w, (3, 3)).weight()
     assert float((w - found).square().sum()) < float((w - start).square().sum()) * (1 - 1e-4)

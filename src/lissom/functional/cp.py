@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lissom.functional.hooi import unfolding
 from lissom.functional.svd import leading
 from lissom.functional.whitening import damped_inputs
 
@@ -100,8 +101,8 @@ def _equal(factors: list[Tensor]) -> list[Tensor]:
 
 
 def _start(w: Tensor, axis: int, rank: int) -> Tensor:
-    unfolded = w.movedim(axis, 0).flatten(1)
-    vectors = leading(unfolded, min(rank, *unfolded.shape))
+    side = unfolding(w, axis)
+    vectors = leading(side, min(rank, *side.shape))
     more = rank - vectors.shape[1]
     if more <= 0:
         return vectors

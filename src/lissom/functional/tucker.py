@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lissom.functional.hooi import aware_spectra, regressed
+from lissom.functional.hooi import aware_spectra, regressed, unfolding
 from lissom.functional.svd import output_error, singular_values
 from lissom.functional.whitening import axis_root, damped_inputs, whitened_basis
 
@@ -48,15 +48,10 @@ class Tucker(NamedTuple):
         return flat.reshape(*flat.shape[:2], *self.core.shape[2:])
 
 
-def unfolded(weight: Tensor, axis: int) -> Tensor:
-    """(size of the axis, everything else), float64."""
-    return weight.double().movedim(axis, 0).flatten(1)
-
-
 def spectra(weight: Tensor, inputs: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Singular values of the output and of the input unfolding, whitened by the second moment (n, n) if it is given."""
     if inputs is None:
-        return singular_values(unfolded(weight, 0)), singular_values(unfolded(weight, 1))
+        return singular_values(unfolding(weight, 0)), singular_values(unfolding(weight, 1))
     outputs, channels, _ = aware_spectra(weight.flatten(2), inputs)
     return outputs, channels
 
@@ -100,7 +95,7 @@ def _first(gram: Tensor, rank: int) -> Tensor:
 def aware_tucker(weight: Tensor, inputs: Tensor, ranks: tuple[int, int]) -> Tucker:
     """The decomposition whose outputs are nearest, for the second moment (n, n) of what the kernel sees."""
     moment, flat = damped_inputs(inputs), weight.double().flatten(2)
-    aware = whitened_basis(unfolded(weight, 1), axis_root(moment, flat.shape[1:], 0), ranks[1])
+    aware = whitened_basis(unfolding(weight.double(), 1), axis_root(moment, flat.shape[1:], 0), ranks[1])
     found: list[Tucker] = []
     for side in (aware, tucker(weight, ranks).inputs):
         outputs, core = regressed(flat, moment, (side, None), ranks[0])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom.errors import DataError
-from lissom.functional import spatial, svd, tucker
+from lissom.functional import hooi, spatial, svd, tucker
 from lissom.graph.graph import Graph, Node
 from lissom.graph.moments import PRODUCTS, READABLE, WIDEST
 from lissom.graph.second import Second, second_moments
@@ -213,7 +213,7 @@ def _values(weight: Tensor, method: Method, layer: Layer, seen: Seen) -> tuple[T
         case "full-tucker":
             return multilinear.spectra(weight, layer.shape, inputs)
         case "cp":
-            return tuple(svd.singular_values(tucker.unfolded(weight.flatten(2), axis)) for axis in range(3))
+            return hooi.spectra(weight.flatten(2))
         case "tt" | "ring" | "kronecker":
             return spectra(weight, layer.shape, method)
 
