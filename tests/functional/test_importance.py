@@ -24,7 +24,6 @@ SINGLE = {
 }
 PAIRED = {
     "taylor": imp.taylor,
-    "taylor absolute": imp.taylor_absolute,
     "fisher": lambda w, g: imp.fisher(w, g.square()),
 }
 DEGREE = {"l1": 1, "l2": 1, "gradient": 1, "median distance": 1, "lamp": 0, "dissimilarity": 0}
@@ -55,7 +54,6 @@ def test_scores_are_what_the_formulas_say(shape):
     close(imp.gradient_magnitude(g), [sum(abs(x) for x in b[c]) for c in rows])
     close(imp.contribution(w, g), [sum(x * y for x, y in zip(a[c], b[c], strict=True)) for c in rows])
     close(imp.taylor(w, g), [sum(x * y for x, y in zip(a[c], b[c], strict=True)) ** 2 for c in rows])
-    close(imp.taylor_absolute(w, g), [sum(abs(x * y) for x, y in zip(a[c], b[c], strict=True)) for c in rows])
     close(imp.fisher(w, g**2), [sum((a[c][i] * b[c][i]) ** 2 / 2 for i in range(a.shape[1])) for c in rows], 1e-6)
     close(imp.scale_magnitude(w[:, 0]), abs(a[:, 0]))
     close(imp.median_distance(w), [sum(np.linalg.norm(a[c] - a[j]) for j in rows) for c in rows], 1e-6)

@@ -113,7 +113,6 @@ def test_predicted_cost_is_the_cost_of_the_cut_graph(name):
         real = trace(module, inputs_of(case)).graph
         assert costs.macs(counts, kept) == real.macs < whole.macs
         assert costs.bytes(counts, kept) == real.bytes
-        assert sum(costs.macs_by_node(counts, kept).values()) == real.macs
 
 
 @pytest.mark.parametrize("name", ["residual", "mobile", "transformer", "recurrent", "tied", "branches"])

@@ -74,16 +74,6 @@ def taylor(weight: Tensor, gradient: Tensor) -> Tensor:
     return contribution(weight, gradient).square()
 
 
-def taylor_absolute(weight: Tensor, gradient: Tensor) -> Tensor:
-    """sum_i |w_ci g_ci|; (channels, rest) -> (channels,).
-
-    First order like `taylor`, but single weights cannot cancel each other, as in equation 9 of the same paper
-    (arXiv:1906.10771), there with squares.
-    """
-    weight, gradient = _pair(weight, gradient)
-    return (weight * gradient).abs().sum(1)
-
-
 def fisher(weight: Tensor, square_gradient: Tensor) -> Tensor:
     """1/2 sum_i w_ci^2 E[g_ci^2]; both (channels, rest) -> (channels,).
 

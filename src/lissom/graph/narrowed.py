@@ -25,7 +25,6 @@ NOTHING: Kept = {}
 class _Operator:
     """MACs in proportion to the sum of products of these axes."""
 
-    node: str
     macs: int
     products: tuple[Terms, ...]
     whole: int
@@ -68,10 +67,6 @@ class Narrowed:
         found = dict(counts)
         return round(sum(one.after(self.axes, found, kept) for one in self.operators))
 
-    def macs_by_node(self, counts: Counts, kept: Kept = NOTHING) -> dict[str, int]:
-        found = dict(counts)
-        return {one.node: round(one.after(self.axes, found, kept)) for one in self.operators}
-
     def parameters(self, counts: Counts, kept: Kept = NOTHING) -> int:
         found = dict(counts)
         return round(sum(one.after(self.axes, found, kept) for one in self.tensors if one.trainable))
@@ -99,7 +94,7 @@ def narrowed(trace: Trace, channels: Channels) -> Narrowed:
             continue
         products = tuple(_looked(channels.axes, p) for p in _products(Call.of(channels.axes, node, values)))
         whole = _volume(channels.axes, products, {})
-        operators.append(_Operator(node.name, macs[node.name], products, whole, ways.get(node, ALWAYS)))
+        operators.append(_Operator(macs[node.name], products, whole, ways.get(node, ALWAYS)))
     by_tensor = _ways_by_tensor(trace, ways)
     tensors = tuple(
         _Tensor(
