@@ -27,13 +27,13 @@ def convert(
     Raises:
         torch.onnx.errors.OnnxExporterError: an operator has no translation, or a translation failed.
     """
-    return _core.export(
-        program, registry=_registry(translations), verbose=False, optimize=True, opset_version=ONNX_DEFAULT_OPSET
-    )
+    registry = _registry(translations, torchvision=hasattr(torch.ops.torchvision, "nms"))
+    return _core.export(program, registry=registry, verbose=False, optimize=True, opset_version=ONNX_DEFAULT_OPSET)
 
 
 @functools.cache
-def _registry(translations: Callable[[], Mapping[Any, Callable[..., Any]]]) -> ONNXRegistry:
+def _registry(translations: Callable[[], Mapping[Any, Callable[..., Any]]], *, torchvision: bool) -> ONNXRegistry:
+    """torch leaves out what is not registered when the table is made: `torchvision` says whether its operators are."""
     made = ONNXRegistry.from_torchlib(opset_version=ONNX_DEFAULT_OPSET)
     for operator, function in translations().items():
         made.register_op(operator, function, is_complex=False)
