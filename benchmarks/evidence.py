@@ -248,6 +248,29 @@ def _pruned() -> list[Row]:
     ]
 
 
+def _scenarios() -> list[Row]:
+    mobile: tuple[Method, ...] = ("prune", "distil", "int8")
+    realtime: tuple[Method, ...] = ("prune-depth", "prune", "distil", "int8")
+    found: list[Row] = []
+    for name in ("ResNet-56", "ResNet-20"):
+        model = (name, "convolutional", CIFAR)
+        size, macs, drop = figure(f"{name} size"), figure(f"{name} MACs"), figure(f"{name} drop")
+        found += [
+            Row("S1", mobile, *model, "scenario mobile", "executorch", {"size": size, "macs": macs}, drop),
+            Row(
+                "S2",
+                realtime,
+                *model,
+                "scenario realtime",
+                "openvino",
+                {"size": size, "macs": macs, "latency": figure(f"{name} speed")},
+                drop,
+                note="latency at batch 64, over the faster of two runtimes in float",
+            ),
+        ]
+    return found
+
+
 ROWS: tuple[Row, ...] = (
     *_resnets(),
     Row(
@@ -265,6 +288,7 @@ ROWS: tuple[Row, ...] = (
     *_transformers(),
     *_speech(),
     *_pruned(),
+    *_scenarios(),
     Row(
         "L3",
         ("tables", "distil"),

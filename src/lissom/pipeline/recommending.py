@@ -88,6 +88,8 @@ def begin(
         )
     targets = _installed(wanted) if target == "auto" else targets_for(target)
     found = _recommended(trace(model, task.example), task, wanted, targets[0])
+    if any(step.stage == "train" for step in found.recipe.steps):
+        targets = targets[:1]  # trying another would train all of it again
     made_up = found.data_free if data_free is None else data_free
     if sought is not None:
         return Begun(targets, None, made_up, replace(sought, scenario=wanted))
