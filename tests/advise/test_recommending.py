@@ -13,6 +13,7 @@ from lissom.advise import SCENARIOS, Recommendation, load_evidence, scenario_of,
 from lissom.advise.evidence import Evidence, of_method
 from lissom.advise.recommendation import NOT_MEASURED, counted_text, measured_text
 from lissom.errors import DataError, TargetError, UsageError
+from lissom.pipeline.recommending import begin
 from lissom.recipe import Recipe
 
 
@@ -53,6 +54,14 @@ def test_the_model_is_not_changed() -> None:
     lissom.recommend(model, task, "realtime", target="torch")
     assert all((value == before[name]).all() for name, value in model.state_dict().items())
     assert not model.training
+
+
+def test_a_recipe_that_trains_is_tried_on_one_runtime() -> None:
+    for scenario, runtimes in (("realtime", 1), ("server", 2)):
+        begun = begin(*models.convolutional(), scenario, target="auto", recipe=None, sought=None, data_free=None)
+        installed = [one for one in begun.targets if one.name in scenario_of(scenario).targets]
+        assert len(installed) == len(begun.targets) <= runtimes
+        assert begun.recipe is not None
 
 
 def test_blocks_fit_where_there_are_some() -> None:

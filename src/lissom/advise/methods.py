@@ -113,7 +113,7 @@ def _dynamic(facts: Facts, target: Target) -> Verdict:
         return Verdict(False, f"{target.title} takes no range of this model's layers at run time")
     why = f"{percent(share)} of the products are in layers that {target.title} takes ranges of at run time"
     if share < DYNAMIC_SHARE:
-        return Verdict(False, f"only {why}")
+        return Verdict(False, f"{why}: too little to be worth a try, which begins at {DYNAMIC_SHARE:.0%}")
     return Verdict(True, f"{why}; no data are read")
 
 

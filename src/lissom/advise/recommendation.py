@@ -180,7 +180,8 @@ def measured_text(judged: Judged, kind: str) -> str:
         return NOT_MEASURED
     row = judged.evidence[0]
     other = "" if row.kind == kind else f"; another kind of model ({row.kind}) than this one ({kind})"
-    return evidence_text(row) + other
+    more = len(judged.evidence) - 1
+    return evidence_text(row) + other + (f"; {more} more run{'s' * (more > 1)} with --json" if more else "")
 
 
 def evidence_text(row: Evidence) -> str:
