@@ -6,6 +6,7 @@ from pathlib import Path
 
 import advice_models as models
 import pytest
+import torch
 import yaml
 
 import lissom
@@ -95,6 +96,17 @@ def test_tables_are_split_and_stored_in_few_bits() -> None:
     assert "bits are chosen by the metric" in why(found, "mixed-precision")
     assert found.after is not None
     assert found.after.bytes < found.before.bytes
+
+
+def test_split_tables_are_trained_where_there_are_data_and_the_method_says_so() -> None:
+    batches = [(torch.randint(300, (32,)), torch.randint(500, (32,)), torch.randn(32)) for _ in range(2)]
+    model, task = models.tables(train=batches, loss=torch.nn.functional.mse_loss)
+    found = lissom.recommend(model, task, "memory", target="onnxruntime")
+    assert [next(iter(step.data)) for step in found.steps] == ["Factorize", "Finetune", "Fold", "Quantize"]
+    assert set(found.methods_used) == {method for step in found.steps for method in step.methods}
+    assert found.recipe.steps[1].teacher is None
+    assert "multiply-accumulates" not in counted_text(found)  # there were none before
+    assert [row.experiment for row in found.methods[4].evidence] == ["L3"]
 
 
 def test_a_gpu_skips_zeros_and_a_processor_does_not() -> None:

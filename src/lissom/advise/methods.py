@@ -59,7 +59,7 @@ def _prune_depth(facts: Facts, _: Target) -> Verdict:
         )
     if not facts.observed:
         return Verdict(False, "blocks are judged on calibration data, and the task has none")
-    return Verdict(True, f"{facts.blocks} residual blocks can be taken out whole, which every kernel is faster by")
+    return Verdict(True, f"{facts.blocks} residual blocks can be taken out whole")
 
 
 def _distil(facts: Facts, _: Target) -> Verdict:
@@ -74,9 +74,7 @@ def _distil(facts: Facts, _: Target) -> Verdict:
 def _low_rank(facts: Facts, _: Target) -> Verdict:
     held = facts.share("convolution").parameters + facts.share("linear").parameters
     if held < WORTH:
-        return Verdict(
-            False, f"only {percent(held)} of the parameters are in convolutions and linear layers that can split"
-        )
+        return Verdict(False, f"{percent(held)} of the parameters are in convolutions and linear layers: too few")
     why = f"{percent(held)} of the parameters are in convolutions and linear layers that can be split"
     return Verdict(True, why + ("" if facts.observed else "; without data, ranks are chosen by the weights alone"))
 
@@ -151,7 +149,7 @@ def _weight_only(facts: Facts, target: Target) -> Verdict:
 def _float16(facts: Facts, target: Target) -> Verdict:
     if target.halves != "storage":
         return Verdict(False, f"{target.title} would turn halves into float32 at every call")
-    return Verdict(True, f"{target.title} stores halves: half the bytes, no data, hardly any loss")
+    return Verdict(True, f"{target.title} stores halves: half the bytes, and no data are read")
 
 
 def _made_up(facts: Facts, _: Target) -> Verdict:

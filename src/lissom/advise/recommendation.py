@@ -169,7 +169,7 @@ def counted_text(found: Recommendation) -> str:
             ("parameters", before.parameters, after.parameters),
             ("bytes of tensors", before.bytes, after.bytes),
         )
-        if other
+        if one and other  # a look-up has no products, and its factors have
     ]
     return "Counted, not measured: " + ", ".join(f"{ratio:.2f} times fewer {name}" for name, ratio in times) + "."
 

@@ -95,7 +95,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         name="memory",
         title="memory and download: weights in few bits, factorized tables",
         targets=("onnxruntime", "openvino"),
-        methods=("tables", "mixed-precision", "weight-only", "float16"),
+        methods=("tables", "distil", "mixed-precision", "weight-only", "float16"),
         parameters_ratio=4.0,
     ),
 )

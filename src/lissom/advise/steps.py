@@ -33,8 +33,7 @@ def steps_of(scenario: Scenario, chosen: Collection[Method], facts: Facts, targe
     trains = "distil" in chosen
     found: list[Step] = []
     if "tables" in chosen:
-        found.append(_tables(scenario, trains=facts.trains))
-        trains = trains or facts.trains
+        found.append(_tables(scenario, trains=trains))
     if "low-rank" in chosen:
         ratio = scenario.parameters_ratio if trains else MILD
         found.append(

@@ -66,7 +66,7 @@ def _show(found: Recommendation, project: Path, out: Path | None) -> None:
         for part, share in facts.shares.items()
     )
     console.print(
-        f"A {facts.kind} model: {count_text(facts.macs)} MACs, {count_text(facts.parameters)} parameters, "
+        f"Kind of model: {facts.kind}. {count_text(facts.macs)} MACs, {count_text(facts.parameters)} parameters, "
         f"{bytes_text(facts.bytes)}; {shares or 'no layer with weights'}. "
         f"Data: {', '.join(facts.splits) or 'none'}."
     )
