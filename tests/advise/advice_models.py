@@ -58,7 +58,7 @@ class Tables(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.users, self.items = nn.Embedding(300, 32), nn.Embedding(500, 32)
+        self.users, self.items = nn.Embedding(300, 64), nn.Embedding(500, 64)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
         return (self.users(users) * self.items(items)).sum(1)
