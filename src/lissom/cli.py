@@ -46,8 +46,7 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime
 BatchSize = Annotated[int | None, typer.Option("--batch", min=1, help="Batch that latency is measured at.")]
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders made by compress.")]
 
-app.add_typer(lifelong.app, name="lifelong")
-app.command()(recommend)
+app.add_typer(lifelong.app, name="lifelong", short_help="Many tasks in one model: add, list, prove, export.")
 
 
 def main() -> None:
@@ -114,7 +113,7 @@ def _root(
     warnings.simplefilter("ignore")
 
 
-@app.command()
+@app.command(short_help="The whole story on bundled real data, in two minutes: start here.")
 def demo(
     out: Annotated[Path | None, typer.Option(help="Run folder (default: a fresh one under runs/).")] = None,
     as_json: AsJson = False,
@@ -128,7 +127,10 @@ def demo(
     raise typer.Exit(0 if met else 1)
 
 
-@app.command()
+app.command(short_help="Which methods fit a model, why, and a recipe to start from.")(recommend)
+
+
+@app.command(short_help="Layers, shapes, costs, coupled channels, sensitivity.")
 def inspect(
     project: Project,
     groups: Annotated[bool, typer.Option("--groups", help="The channels that can only be cut together.")] = False,
@@ -189,7 +191,7 @@ def inspect(
         typer.echo(f"\nPage: {page}")
 
 
-@app.command()
+@app.command(short_help="Dry run: what would change, what is skipped and why.")
 def plan(
     project: Project,
     recipe: RecipeFile = None,
@@ -233,7 +235,7 @@ def plan(
         show_plans(graph, steps, chosen, (*(making.why if making else ()), *collapse_of(made)))
 
 
-@app.command()
+@app.command(short_help="Compress a model for a target and a goal, and prove it.")
 def compress(  # noqa: PLR0913  one option per wish
     project: Project,
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; an unfinished one is continued.")],
@@ -302,7 +304,7 @@ def compress(  # noqa: PLR0913  one option per wish
     raise typer.Exit(0 if result.goal_met else 1)
 
 
-@app.command()
+@app.command(short_help="Transform and write the file for a runtime, unmeasured.")
 def export(
     project: Project,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder that the file is written into.")],
@@ -330,7 +332,7 @@ def export(
     show_artifact(out, wanted, artifact, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Original against compressed, interleaved, with intervals.")
 def measure(
     runs: Runs,
     batch: BatchSize = None,
@@ -350,7 +352,7 @@ def measure(
         show_measured(rows)
 
 
-@app.command()
+@app.command(short_help="The HTML page again, several runs side by side.")
 def report(
     runs: Runs,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file (default: report.html here).")] = None,
@@ -367,7 +369,7 @@ def report(
         typer.echo(f"Report: {path}")
 
 
-@app.command()
+@app.command(short_help="The runtimes found here, and how to install the others.")
 def targets(as_json: AsJson = False) -> None:
     """The runtimes found here, what each can do, how to install the others."""
     from lissom.export.catalogue import survey
