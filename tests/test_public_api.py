@@ -13,7 +13,8 @@ import lissom
 
 NAMES = {
     "Batch", "DataFree", "Factorize", "Finetune", "Fold", "Goal", "Graph", "Lifelong", "LissomError", "Prune",
-    "PruneDepth", "QAT", "Quantize", "Recipe", "Result", "Sparsify", "Synthesis", "Task",
+    "PruneDepth", "QAT", "Quantize", "Recipe", "Result", "Sparsify", "Supernet", "Synthesis",
+    "Task",
     "analyze", "compress", "load", "monitor", "plan", "progressive", "recommend", "synthesize",
     "data", "errors", "lifelong", "metrics",
 }  # fmt: skip

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lissom.task import Task as Task
     from lissom.training.synthesis.settings import Synthesis as Synthesis
     from lissom.training.synthesis.synthesize import synthesize as synthesize
+    from lissom.transforms.architecture import Supernet as Supernet
     from lissom.transforms.finetuning import Finetune as Finetune
     from lissom.transforms.folding import Fold as Fold
     from lissom.transforms.lowrank import Factorize as Factorize
@@ -57,6 +58,7 @@ _HOMES = {
     "Recipe": "lissom.recipe",
     "Result": "lissom.pipeline",
     "Sparsify": "lissom.transforms.sparsity",
+    "Supernet": "lissom.transforms.architecture",
     "Synthesis": "lissom.training.synthesis.settings",
     "Task": "lissom.task",
     "analyze": "lissom.pipeline",

@@ -15,6 +15,7 @@ from lissom.errors import RecipeError, nearest, shown
 from lissom.progression import Progressive
 from lissom.reading import text_of, yaml_of
 from lissom.settings import Setting
+from lissom.transforms.architecture import Supernet
 from lissom.transforms.base import Plan, Transform
 from lissom.transforms.finetuning import Finetune
 from lissom.transforms.folding import Fold
@@ -33,6 +34,7 @@ TRANSFORMS: Mapping[str, type[Transform]] = {
     "Fold": Fold,
     "Prune": Prune,
     "PruneDepth": PruneDepth,
+    "Supernet": Supernet,
     "Sparsify": Sparsify,
     "Factorize": Factorize,
     "Finetune": Finetune,

@@ -85,7 +85,7 @@ def dry_run(model: nn.Module, task: Task, recipe: Recipe, target: str | Target =
         made = one.plan(traced.graph, study, found)
         yield Planned(one, traced, study, made)
         if index + 1 < len(recipe.steps):
-            carry_out = one.restructure if one.stage == "train" else one.apply
+            carry_out = one.restructure if one.trains else one.apply
             model = carry_out(model, made, traced, task)
 
 

@@ -118,6 +118,8 @@ class Transform(Setting, ABC):
 
     stage: ClassVar[Stage]
     """Where in a recipe it may stand; see `lissom.recipe`."""
+    trains: ClassVar[bool] = False
+    """Whether `apply` trains: a dry run then goes on from `restructure`."""
     actions: ClassVar[dict[str, type[Action]]]
     """Kinds of action its plans hold, for reading them back."""
 

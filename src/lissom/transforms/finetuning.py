@@ -61,6 +61,7 @@ class Finetune(Training, Transform):
     control: Annotated[bool, pydantic.Field(exclude_if=_off)] = False
 
     stage: ClassVar[Stage] = "train"
+    trains: ClassVar[bool] = True
     actions: ClassVar[dict[str, type[Action]]] = {"train": Train}
 
     @pydantic.model_validator(mode="after")

@@ -185,7 +185,7 @@ class Prune(Transform):
         return Plan(
             transform=self.name,
             settings=self.model_dump(mode="json"),
-            actions=tuple(_cuts(study.channels, atoms, study.costs)),
+            actions=tuple(cuts(study.channels, atoms, study.costs)),
             skipped=tuple(_skips(study.channels, atoms, whole, study.ties.whole, study.costs.gone(atoms))),
             predicted=Cost(
                 macs=study.costs.macs(counts, atoms),
@@ -334,7 +334,8 @@ def _structure(group: Group) -> str:
     return f"{len(parts)}-{zlib.crc32(' '.join(parts).encode()):08x}"
 
 
-def _cuts(channels: Channels, atoms: Kept, costs: Narrowed) -> Iterable[Cut]:
+def cuts(channels: Channels, atoms: Kept, costs: Narrowed) -> Iterable[Cut]:
+    """The slices that stay of every parameter when only these channels do."""
     sizes = Sizes(channels, atoms)
     gone = costs.gone(atoms)
     names = {group.atom: group.name for group in channels.groups}
