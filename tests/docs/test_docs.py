@@ -26,6 +26,7 @@ from lissom.runfolder import Manifest, Source
 from lissom.target import Dynamic, Integers
 from lissom.task import Task
 from lissom.training.synthesis.settings import Synthesis
+from lissom.transforms.architecture import Supernet
 from lissom.transforms.base import Transform
 from lissom.transforms.finetuning import Finetune
 from lissom.transforms.folding import Fold
@@ -273,6 +274,7 @@ DESCRIBED: list[tuple[str, type[pydantic.BaseModel]]] = [
         )
     ),
     ("plan.md", Outlook),
+    ("architecture-search.md", Supernet),
     ("distill.md", DataFree),
     ("distill.md", Synthesis),
     ("distill.md", Signs),
@@ -305,6 +307,7 @@ def test_every_task_field_is_described() -> None:
         ("finetune.md", Finetune),
         ("sparsify.md", Sparsify),
         ("factorize.md", Factorize),
+        ("architecture-search.md", Supernet),
     ],
 )
 def test_every_action_is_described(page: str, transform: type[Transform]) -> None:

@@ -58,19 +58,19 @@ class Mobile(nn.Module):
 
 
 class Attention(nn.Module):
-    """Four heads, and a residual branch of twice the width."""
+    """Four heads of three features, and a residual branch of twice the width."""
 
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Conv2d(2, 16, 4, stride=4)
         self.norm = nn.LayerNorm(16)
-        self.qkv = nn.Linear(16, 48)
-        self.out = nn.Linear(16, 16)
+        self.qkv = nn.Linear(16, 36)
+        self.out = nn.Linear(12, 16)
         self.up = nn.Linear(16, 32)
         self.down = nn.Linear(32, 16)
         self.head = nn.Linear(16, 4)
         self.heads = 4
-        self.width = 4
+        self.width = 3
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x).flatten(2).transpose(1, 2)

@@ -9,8 +9,9 @@ from functools import lru_cache
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from tests.transforms.elastic_nets import NETS, images, net, space, task
 from torch import Tensor, nn
 
 from lissom.graph.agreement import apart
@@ -19,7 +20,6 @@ from lissom.task import Batch
 from lissom.transforms.architecture.extracting import extracted
 from lissom.transforms.architecture.programs import Programs, Trained, recalibrate, tensors_of
 from lissom.transforms.architecture.sandwich import Sandwich
-from tests.transforms.elastic_nets import NETS, images, net, space, task
 
 CLOSE = 1e-5
 
@@ -32,12 +32,15 @@ def programs_of(name: str) -> Programs:
 @pytest.mark.parametrize("name", NETS)
 def test_the_space_has_every_kind_of_axis_that_the_network_has(name: str) -> None:
     axes = {axis.kind for axis in programs_of(name).space.axes}
-    assert axes == {
-        "residual": {"width", "depth", "kernel"},
-        "grouped": {"width", "depth", "kernel"},
-        "mobile": {"width", "kernel"},
-        "attention": {"width"},
-    }[name]
+    assert (
+        axes
+        == {
+            "residual": {"width", "depth", "kernel"},
+            "grouped": {"width", "depth", "kernel"},
+            "mobile": {"width", "kernel"},
+            "attention": {"width"},
+        }[name]
+    )
 
 
 def test_heads_are_an_axis() -> None:
@@ -47,7 +50,7 @@ def test_heads_are_an_axis() -> None:
 
 
 @pytest.mark.parametrize("name", NETS)
-@settings(deadline=None, max_examples=4)
+@settings(deadline=None, max_examples=2, phases=[Phase.generate])
 @given(seed=st.integers(0, 2**20))
 def test_a_subnet_is_its_extracted_module(name: str, seed: int) -> None:
     model, programs = net(name), programs_of(name)

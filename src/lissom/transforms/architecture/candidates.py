@@ -1,18 +1,18 @@
 """Searching the subnets of a trained supernet: proposals from the candidates so far, kept in a file.
 
-    nsga2     Deb et al. 2002 (IEEE TEC 6(2)): the front of metric and cost
-    reward    the same algorithm over one number, the reward of `functional.reward`
+    nsga2     NSGA-II over metric and cost: Deb et al. 2002 (IEEE TEC 6(2)), with the domination under constraints of
+              their section VI: within the goal comes before beyond it, and beyond it the nearer before the farther
+    reward    the same with one number in place of front and crowding: the reward of `functional.reward`
     random    the control
 
-The first candidates are fixed: the largest subnet, the smallest, and the uniform ones in between. As in
-`lissom.search`, a sampler is made anew for every proposal and asked all questions of the past again, so that what it
-proposes depends on the candidates and the seed alone: a search that was killed goes on as if it had not been.
+One child at a time replaces the worst of the population (the steady state of Durillo et al. 2009, EMO, LNCS 5467), so
+that a proposal is a function of the candidates and the seed alone: a search that was killed goes on as if it had not
+been. The first candidates are fixed: the largest subnet, the smallest, and the uniform ones in between.
 """
 
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from lissom.transforms.architecture.space import Space, Subnet
 Searcher = Literal["nsga2", "reward", "random"]
 POPULATION = 16
 AGAIN = 20
-"""Proposals of known subnets after which chance proposes."""
+"""Children that are known already, after which chance proposes."""
 UNIFORM = (0.0, 1.0, 0.5, 0.25, 0.75)
 NAME = "candidates.json"
 
@@ -107,40 +107,55 @@ def proposed(space: Space, aim: Aim, known: Sequence[Candidate]) -> Subnet:
     for share in UNIFORM:
         if (subnet := space.uniform(share)) not in seen:
             return subnet
-    found = None if aim.searcher == "random" else _sampled(space, aim, known)
     generator = torch.Generator().manual_seed(aim.seed * 1_000_003 + len(known))
-    while found is None or found in seen:
-        found = space.drawn(generator)
-    return found
+    for _ in range(AGAIN if aim.searcher != "random" else 0):
+        if (subnet := _child(space, aim, known, generator)) not in seen:
+            return subnet
+    while (subnet := space.drawn(generator)) in seen:
+        pass
+    return subnet
 
 
-def _sampled(space: Space, aim: Aim, known: Sequence[Candidate]) -> Subnet | None:
-    import optuna  # brings sqlalchemy: late
+def _child(space: Space, aim: Aim, known: Sequence[Candidate], generator: torch.Generator) -> Subnet:
+    """Two parents, each the better of two at random; every axis from either, then changed one time in their number."""
+    population = sorted(range(len(known)), key=_order(aim, known))[:POPULATION]
 
-    distributions: dict[str, optuna.distributions.BaseDistribution] = {
-        str(at): optuna.distributions.IntDistribution(0, len(axis.choices) - 1) for at, axis in enumerate(space.axes)
-    }
-    seen = {one.subnet for one in known}
-    directions: list[Literal["maximize", "minimize"]] = ["maximize"] if aim.searcher == "reward" else ["maximize", "minimize"]
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=aim.seed)
-            study = optuna.create_study(directions=directions, sampler=sampler)
-            for one in known:
-                study.enqueue_trial({str(at): choice for at, choice in enumerate(one.subnet)})
-                answers = [aim.reward(one)] if aim.searcher == "reward" else [one.metric, one.cost]
-                study.tell(study.ask(distributions), answers)
-            for _ in range(AGAIN):
-                params = study.ask(distributions).params
-                subnet = tuple(int(params[str(at)]) for at in range(len(space.axes)))
-                if subnet not in seen:
-                    return subnet
-    finally:
-        optuna.logging.set_verbosity(verbosity)
-    return None
+    def coin(share: float) -> bool:
+        return float(torch.rand((), generator=generator)) < share
+
+    def parent() -> Subnet:
+        places = torch.randint(len(population), (2,), generator=generator)
+        return known[population[int(places.min())]].subnet  # they are in order: the better one comes first
+
+    one, other, fresh = parent(), parent(), space.drawn(generator)
+    crossed = [a if coin(0.5) else b for a, b in zip(one, other, strict=True)]
+    return tuple(new if coin(1 / len(crossed)) else old for old, new in zip(crossed, fresh, strict=True))
+
+
+def _order(aim: Aim, known: Sequence[Candidate]) -> Callable[[int], tuple[float, ...]]:
+    """The better a candidate, the less."""
+    if aim.searcher == "reward":
+        return lambda at: (-aim.reward(known[at]),)
+    beyond = [max(0.0, one.cost - aim.goal) for one in known]
+    rank, crowding = [0] * len(known), [0.0] * len(known)
+    left = [at for at in range(len(known)) if not beyond[at]]
+    number = 0
+    while left:
+        ahead = [left[place] for place in front([known[at] for at in left])]
+        for place, at in enumerate(ahead):
+            rank[at] = number
+            inside = 0 < place < len(ahead) - 1
+            crowding[at] = _gap(known, ahead[place - 1], ahead[place + 1]) if inside else float("inf")
+        left = [at for at in left if at not in set(ahead)]
+        number += 1
+    return lambda at: (beyond[at], rank[at], -crowding[at])
+
+
+def _gap(known: Sequence[Candidate], cheaper: int, dearer: int) -> float:
+    """Of two neighbours on the front, in both objectives, as shares of what all candidates span."""
+    metrics, costs = [one.metric for one in known], [one.cost for one in known]
+    spans = max(metrics) - min(metrics) or 1.0, max(costs) - min(costs) or 1.0
+    return abs(metrics[dearer] - metrics[cheaper]) / spans[0] + abs(costs[dearer] - costs[cheaper]) / spans[1]
 
 
 def front(candidates: Sequence[Candidate]) -> tuple[int, ...]:

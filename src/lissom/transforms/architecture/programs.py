@@ -83,7 +83,7 @@ class Program:
         statistics: Statistics | None = None,
         seen: int = 0,
     ) -> Any:
-        """Outputs in the structure that the model returns; `recalibrate` writes into `statistics`, of `seen` batches."""
+        """Outputs in the model's own structure; `recalibrate` writes into `statistics`, of `seen` batches."""
         leaves = pytree.tree_leaves((batch.args, dict(batch.kwargs)))
         statistics = {} if statistics is None else statistics
         run = _Running(self, tensors, norms, statistics, seen)
