@@ -7,7 +7,8 @@
 
 One child at a time replaces the worst of the population (the steady state of Durillo et al. 2009, EMO, LNCS 5467), so
 that a proposal is a function of the candidates and the seed alone: a search that was killed goes on as if it had not
-been. The first candidates are fixed: the largest subnet, the smallest, and the uniform ones in between.
+been. The first candidates are fixed: the largest subnet, the smallest, and the uniform ones in between;
+then chance fills the population.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def proposed(space: Space, aim: Aim, known: Sequence[Candidate]) -> Subnet:
         if (subnet := space.uniform(share)) not in seen:
             return subnet
     generator = torch.Generator().manual_seed(aim.seed * 1_000_003 + len(known))
-    for _ in range(AGAIN if aim.searcher != "random" else 0):
+    for _ in range(AGAIN if aim.searcher != "random" and len(known) >= POPULATION else 0):
         if (subnet := _child(space, aim, known, generator)) not in seen:
             return subnet
     while (subnet := space.drawn(generator)) in seen:

@@ -98,7 +98,7 @@ class Supernet(Transform):
     training: Training = Training(epochs=30)
     random: Annotated[int, pydantic.Field(ge=0)] = 2
     distill: bool = True
-    search: Searcher = "nsga2"
+    search: Searcher = "reward"
     candidates: Annotated[int, pydantic.Field(ge=2)] = 64
     exponent: Annotated[float, pydantic.Field(le=0.0)] = SOFT
     soft: bool = True
