@@ -25,6 +25,7 @@ from lissom.transforms.architecture.candidates import Aim, Candidate, Searcher, 
 from lissom.transforms.architecture.space import Space, Subnet
 from lissom.transforms.base import Work
 from lissom.transforms.pruning import Cut
+from lissom.transforms.sparsity import ZeroWeights
 
 TORCH = load_target("torch")
 ONCE = Training(epochs=1, learning_rate=0.05, precision="float32")
@@ -216,7 +217,7 @@ def test_a_subnet_is_made_sparse_and_quantized_in_one_recipe() -> None:
     steps = transform(model, given, recipe, load_target("onnxruntime"))
     wanted = steps[0].plan.predicted.macs
     assert [trace(step.model, given.example).graph.macs for step in steps[:3]] == [wanted] * 3
-    sparse = {a.layer for a in steps[1].plan.actions}
+    sparse = {zero.layer for zero in steps[1].plan.of(ZeroWeights)}
     assert sparse
     for name in sparse:
         weight = dict(steps[2].model.named_modules())[name].weight
