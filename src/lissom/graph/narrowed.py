@@ -25,6 +25,7 @@ NOTHING: Kept = {}
 class _Operator:
     """MACs in proportion to the sum of products of these axes."""
 
+    node: str
     macs: int
     products: tuple[Terms, ...]
     whole: int
@@ -67,6 +68,10 @@ class Narrowed:
         found = dict(counts)
         return round(sum(one.after(self.axes, found, kept) for one in self.operators))
 
+    def macs_by_node(self, counts: Counts, kept: Kept = NOTHING) -> dict[str, int]:
+        found = dict(counts)
+        return {one.node: round(one.after(self.axes, found, kept)) for one in self.operators}
+
     def parameters(self, counts: Counts, kept: Kept = NOTHING) -> int:
         found = dict(counts)
         return round(sum(one.after(self.axes, found, kept) for one in self.tensors if one.trainable))
@@ -94,7 +99,7 @@ def narrowed(trace: Trace, channels: Channels) -> Narrowed:
             continue
         products = tuple(_looked(channels.axes, p) for p in _products(Call.of(channels.axes, node, values)))
         whole = _volume(channels.axes, products, {})
-        operators.append(_Operator(macs[node.name], products, whole, ways.get(node, ALWAYS)))
+        operators.append(_Operator(node.name, macs[node.name], products, whole, ways.get(node, ALWAYS)))
     by_tensor = _ways_by_tensor(trace, ways)
     tensors = tuple(
         _Tensor(
