@@ -121,6 +121,18 @@ class Joined(nn.Module):
         return self.last(torch.cat(parts, 1))
 
 
+class Split(nn.Module):
+    """A signed value in two parts, one of which is read in float as well: a cross-stage partial block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.stage, self.last = nn.Conv2d(3, 16, 1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(24, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.enter(x).chunk(2, 1)
+        return self.last(torch.cat([first, second, second + self.stage(second)], 1).abs())
+
+
 def rows(count: int, seed: int) -> Tensor:
     return torch.randn(count, 6, 32, generator=torch.Generator().manual_seed(seed))
 
@@ -185,6 +197,7 @@ CASES: dict[str, Case] = {
     "joined, never negative": Case(
         lambda: Joined(relu=True), images, "static", ("onnxruntime", "openvino"), ("conv",), ("onnxruntime", "openvino")
     ),
+    "split": Case(Split, images, "static", ("onnxruntime", "openvino", "executorch"), ("conv",), ("openvino",)),
     "gru": Case(lambda: Recurrent(nn.GRU(24, 32, batch_first=True), 32), ids, "dynamic", ("onnxruntime", "openvino")),
 }
 ROWS = [(name, target) for name, case in CASES.items() for target in case.targets]

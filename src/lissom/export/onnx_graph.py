@@ -14,6 +14,7 @@ from lissom.export.base import TensorSpec
 from lissom.export.onnx_packing import packed_
 from lissom.export.onnx_recurrent import sort_gates_
 from lissom.export.onnx_samples import multiply_steps_
+from lissom.export.onnx_splits import split_steps_
 from lissom.export.onnx_weights import weights_
 from lissom.export.openvino_session import ACTIVATIONS
 from lissom.export.origin import origin
@@ -40,6 +41,7 @@ def rewrite_(
     _reuse_dynamic_quantization_(graph)
     _transpose_int8_weights_(graph)
     multiply_steps_(graph, target)
+    split_steps_(graph, target)
     _pool_globally_(graph)
     sort_gates_(graph)
     packed_(model, target.weights.bits)
