@@ -16,6 +16,7 @@ from lissom.errors import GoalError, RecipeError
 from lissom.functional.reward import reward
 from lissom.graph.agreement import apart
 from lissom.graph.trace import trace
+from lissom.pipeline.recording import done_text
 from lissom.pipeline.transforming import dry_run, transform
 from lissom.target import load_target
 from lissom.training.settings import Training
@@ -151,6 +152,18 @@ def test_a_latency_that_no_candidate_meets_is_refused_with_the_nearest() -> None
     wish = small(macs_ratio=None, latency_ratio=4.0, candidates=2)
     with pytest.raises(GoalError, match=r"the nearest of 2 candidates comes to 1\.5"):
         transform(net("residual"), task(), lissom.Recipe([wish]), TORCH, work=Work(faster=lambda model: 1.5))
+
+
+def test_the_model_itself_is_no_faster_than_itself_whatever_was_timed() -> None:
+    wish = small(macs_ratio=None, latency_ratio=1.2, candidates=2)
+    noisy = Work(faster=lambda model: 1.5)
+    (step,) = transform(net("residual"), task(), lissom.Recipe([wish]), TORCH, work=noisy)
+    note = step.notes["architecture"]
+    assert isinstance(note, dict)
+    assert [one["cost"] for one in note["candidates"]] == [1.0, 1 / 1.5]  # type: ignore[index, union-attr]
+    assert note["chosen"] == 1
+    assert done_text(step.plan).startswith("4 groups of channels cut")
+    assert "of 8 parts of the architecture smaller" in done_text(step.plan)
 
 
 def test_a_model_with_nothing_to_leave_out_is_refused() -> None:

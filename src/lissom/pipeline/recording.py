@@ -27,6 +27,7 @@ from lissom.pipeline.transforming import Step
 from lissom.recipe import title_of
 from lissom.training.history import History, Pace
 from lissom.training.settings import Training
+from lissom.transforms.architecture import Choose
 from lissom.transforms.base import Plan
 from lissom.transforms.finetuning import Train
 from lissom.transforms.pruning import Cut
@@ -144,6 +145,9 @@ def done_text(plan: Plan) -> str:
         layers = {cut.layer for cut in cuts}
         groups = {group for cut in cuts for group in cut.groups}
         parts.append(f"{_count(len(groups), 'group')} of channels cut, in {_count(len(layers), 'layer')}")
+    if axes := plan.of(Choose):
+        narrower = sum(one.chosen != one.choices[0] for one in axes)
+        parts.append(f"{narrower} of {len(axes)} parts of the architecture smaller")
     for train in trained:
         order = ", channels last" if train.channels_last is True else ""
         parts.append(f"{train.parameters:,} parameters trained in {train.precision}{order}")
@@ -155,7 +159,7 @@ def done_text(plan: Plan) -> str:
             parts.append("no kernel of the target skips them")
     kinds: dict[str, int] = {}
     for action in plan.actions:
-        if not isinstance(action, (Cut, Train, ZeroWeights)):
+        if not isinstance(action, (Choose, Cut, Train, ZeroWeights)):
             kinds[action.kind] = kinds.get(action.kind, 0) + 1
     parts += [f"{count} x {kind}" for kind, count in kinds.items()]
     return "; ".join(parts) or "nothing"

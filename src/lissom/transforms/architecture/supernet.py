@@ -239,7 +239,9 @@ class Supernet(Transform):
                 split="validation",
             ).value
             own = space.cost(subnet)
-            if self.latency_ratio is not None and work.faster is not None:
+            if subnet == space.largest:
+                cost = 1.0  # the model itself: a ratio that was timed would be noise
+            elif self.latency_ratio is not None and work.faster is not None:
                 cost = 1.0 / work.faster(extracted(model, supernet.programs, subnet, task.example, statistics).module)
             elif self.parameters_ratio is not None:
                 cost = own.parameters / whole.parameters
@@ -250,7 +252,7 @@ class Supernet(Transform):
         return measure
 
     def _first(self, space: Space) -> Subnet:
-        """The largest uniform subnet within the wish; the smallest where the wish is about measured latency."""
+        """The largest uniform subnet within the wish; the network itself where the wish is for a latency."""
         if self.latency_ratio is not None:
             return space.largest
         whole = self._counted(space, space.largest)
