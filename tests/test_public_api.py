@@ -15,7 +15,7 @@ NAMES = {
     "Batch", "DataFree", "Factorize", "Finetune", "Fold", "Goal", "Graph", "Lifelong", "LissomError", "Prune",
     "PruneDepth", "QAT", "Quantize", "Recipe", "Result", "Sparsify", "Supernet", "Synthesis",
     "Task",
-    "analyze", "compress", "load", "monitor", "plan", "progressive", "recommend", "synthesize",
+    "analyze", "compress", "load", "monitor", "plan", "progressive", "recommend", "source", "synthesize",
     "data", "errors", "lifelong", "metrics",
 }  # fmt: skip
 LATE = (

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lissom.pipeline import recommend as recommend
     from lissom.progression import progressive as progressive
     from lissom.recipe import Recipe as Recipe
+    from lissom.sources import source as source
     from lissom.task import Batch as Batch
     from lissom.task import Task as Task
     from lissom.training.synthesis.settings import Synthesis as Synthesis
@@ -68,6 +69,7 @@ _HOMES = {
     "plan": "lissom.pipeline",
     "progressive": "lissom.progression",
     "recommend": "lissom.pipeline",
+    "source": "lissom.sources",
     "synthesize": "lissom.training.synthesis.synthesize",
 }
 _MODULES = ("data", "errors", "lifelong", "metrics")

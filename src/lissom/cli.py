@@ -17,6 +17,7 @@ from lissom.commands import lifelong
 from lissom.commands.recommend import SCENARIO, recommend
 from lissom.commands.shared import (
     AsJson,
+    DataFolder,
     DataFree,
     Project,
     RecipeFile,
@@ -131,7 +132,7 @@ app.command(short_help="Which methods fit a model, why, and a recipe to start fr
 
 
 @app.command(short_help="Layers, shapes, costs, coupled channels, sensitivity.")
-def inspect(
+def inspect(  # noqa: PLR0913  one option per wish
     project: Project,
     groups: Annotated[bool, typer.Option("--groups", help="The channels that can only be cut together.")] = False,
     sensitivity: Annotated[
@@ -142,6 +143,7 @@ def inspect(
     ] = False,
     target: TargetName = "onnxruntime",
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="All of it as a page.")] = None,
+    data: DataFolder = None,
     settings: Setting = None,
     as_json: AsJson = False,
 ) -> None:
@@ -154,7 +156,7 @@ def inspect(
     from lissom.terminal import progress_bar, quiet_native, show_graph, show_groups, show_saturation, show_sensitivity
 
     with work(as_json):
-        model, task = load_project(project, settings_of(settings))
+        model, task = load_project(project, settings_of(settings, data))
         with progress_bar(silent=as_json or not (sensitivity or saturation)) as progress, quiet_native():
             graph = lissom.analyze(model, task)
             found = sense(model, task, progress=progress) if sensitivity else None
@@ -197,6 +199,7 @@ def plan(
     recipe: RecipeFile = None,
     target: TargetName = "onnxruntime",
     data_free: DataFree = None,
+    data: DataFolder = None,
     settings: Setting = None,
     as_json: AsJson = False,
 ) -> None:
@@ -213,7 +216,7 @@ def plan(
     chosen = load_target(target)
     wanted = lissom.Recipe.read(recipe) if recipe else None
     with work(as_json):
-        model, task = load_project(project, settings_of(settings))
+        model, task = load_project(project, settings_of(settings, data))
         making = making_of(model, task, wanted, data_free)
         with quiet_native():
             graph = lissom.analyze(model, task)
@@ -273,6 +276,7 @@ def compress(  # noqa: PLR0913  one option per wish
     batch: BatchSize = None,
     threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    data: DataFolder = None,
     settings: Setting = None,
     as_json: AsJson = False,
 ) -> None:
@@ -285,7 +289,7 @@ def compress(  # noqa: PLR0913  one option per wish
         drop=drop, latency=latency, latency_p95=latency_p95, throughput=throughput, size=size, macs=macs, memory=memory
     )
     wanted = lissom.Recipe.read(recipe) if recipe else None
-    given = settings_of(settings)
+    given = settings_of(settings, data)
     with work(as_json):
         model, task = load_project(project, given)
         if teacher:
@@ -311,6 +315,7 @@ def export(
     target: TargetName = "onnxruntime",
     recipe: RecipeFile = None,
     data_free: DataFree = None,
+    data: DataFolder = None,
     settings: Setting = None,
     as_json: AsJson = False,
 ) -> None:
@@ -323,7 +328,7 @@ def export(
     one_runtime(target)
     wanted = lissom.Recipe.read(recipe) if recipe else None
     with work(as_json):
-        model, task = load_project(project, settings_of(settings))
+        model, task = load_project(project, settings_of(settings, data))
         making = making_of(model, task, wanted, data_free)
         with quiet_native():
             task, _ = supplied(model, task, making, seed=0)

@@ -16,17 +16,21 @@ from torch import nn
 
 from lissom.errors import LissomError, ProjectError, UsageError, nearest
 from lissom.recipe import Recipe
+from lissom.sources import source
 from lissom.task import Task
 from lissom.transforms.finetuning import Finetune
 
 
 def load_project(path: str | Path, settings: Mapping[str, str]) -> tuple[nn.Module, Task]:
-    """Run the project file's `build(**settings)`.
+    """Run the project file's `build(**settings)`; any other source of a model is opened with these settings.
 
     Raises:
         ProjectError: no such file, no `build`, a setting it does not take, an error inside it, or the wrong return.
+        LissomError: as `lissom.source`, for what is no Python file.
     """
     path = Path(path)
+    if path.suffix != ".py":
+        return source(path, **settings)
     with _neighbours(path):
         build = _build_of(path)
         _check_settings(path, build, settings)

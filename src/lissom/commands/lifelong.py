@@ -9,6 +9,7 @@ import typer
 
 from lissom.commands.shared import (
     AsJson,
+    DataFolder,
     Project,
     RecipeFile,
     Setting,
@@ -47,6 +48,7 @@ def add(  # noqa: PLR0913  one option per wish
     bits: Annotated[int, typer.Option(help="Of a shared weight, for a new folder: 8 or 32.")] = 32,
     head: Annotated[str | None, typer.Option(help="Module that makes the output, for a new folder.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    data: DataFolder = None,
     settings: Setting = None,
     as_json: AsJson = False,
 ) -> None:
@@ -57,7 +59,7 @@ def add(  # noqa: PLR0913  one option per wish
 
     wanted = _method(method, fields, {"share": share, "goal": goal})
     with work(as_json):
-        model, task = load_project(project, settings_of(settings))
+        model, task = load_project(project, settings_of(settings, data))
         with progress_bar(silent=as_json) as progress, quiet_native():
             if (folder / "lifelong.json").exists():
                 lifelong = Lifelong.open(folder, model)

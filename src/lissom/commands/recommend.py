@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lissom.commands.shared import AsJson, Project, Setting, print_json, settings_of, work
+from lissom.commands.shared import AsJson, DataFolder, Project, Setting, print_json, settings_of, work
 
 if TYPE_CHECKING:
     from lissom.advise import Recommendation
@@ -23,6 +23,7 @@ def recommend(
         str | None, typer.Option("--target", "-t", help="A name from `lissom targets` (default: the scenario's).")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="The recipe, as YAML.")] = None,
+    data: DataFolder = None,
     settings: Setting = None,
     as_json: AsJson = False,
 ) -> None:
@@ -35,7 +36,7 @@ def recommend(
 
     scenario_of(scenario)  # a wrong name should not wait for the project
     with work(as_json):
-        model, task = load_project(project, settings_of(settings))
+        model, task = load_project(project, settings_of(settings, data))
         with quiet_native():
             found = advise(model, task, scenario, target=target)
     if out:

@@ -22,9 +22,18 @@ if TYPE_CHECKING:
     from lissom.task import Task
 
 Project = Annotated[
-    Path, typer.Argument(metavar="PROJECT.py", help="Python file that defines build() -> (model, task).")
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="PROJECT.py that defines build() -> (model, task), an ONNX file, or a .pt2 program."
+    ),
 ]
-Setting = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="NAME=VALUE", help="Argument of build().")]
+DataFolder = Annotated[
+    str | None, typer.Option("--data", metavar="FOLDER", help="Images or parquet files: short for --set data=FOLDER.")
+]
+Setting = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="NAME=VALUE", help="Argument of build(), or setting of another source."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")]
 TargetName = Annotated[str, typer.Option("--target", "-t", help="A name from `lissom targets`, or auto.")]
 DataFree = Annotated[
@@ -48,10 +57,10 @@ def work(as_json: bool) -> Generator[None]:
         yield
 
 
-def settings_of(given: list[str] | None) -> dict[str, str]:
+def settings_of(given: list[str] | None, data: str | None = None) -> dict[str, str]:
     """
     Raises:
-        UsageError: not `NAME=VALUE`.
+        UsageError: not `NAME=VALUE`, or data given twice.
     """
     found: dict[str, str] = {}
     for item in given or []:
@@ -59,6 +68,10 @@ def settings_of(given: list[str] | None) -> dict[str, str]:
         if not sign or not name.isidentifier():
             raise UsageError(f"--set takes NAME=VALUE, got {item!r}. Write --set data=FOLDER.")
         found[name] = value
+    if data is not None:
+        if "data" in found:
+            raise UsageError(f"--data {data} and --set data={found['data']} are both given. Leave one out.")
+        found["data"] = data
     return found
 
 
