@@ -114,7 +114,7 @@ def test_errors_of_lissom_pass_as_they_are(write) -> None:
 
 
 def test_a_file_that_is_not_python(write) -> None:
-    with pytest.raises(ProjectError, match=r"model\.pt is no source of a model"):
+    with pytest.raises(ProjectError, match=r"model\.pt is not a Python file"):
         load_project(write("x", "model.pt"), {})
     Path("binary.py").write_bytes(b"\x00\xff\x80")
     with pytest.raises(ProjectError, match=r"binary\.py cannot be run"):

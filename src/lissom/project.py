@@ -16,7 +16,7 @@ from torch import nn
 
 from lissom.errors import LissomError, ProjectError, UsageError, nearest
 from lissom.recipe import Recipe
-from lissom.sources import source
+from lissom.sources import KINDS, is_source, source
 from lissom.task import Task
 from lissom.transforms.finetuning import Finetune
 
@@ -26,10 +26,10 @@ def load_project(path: str | Path, settings: Mapping[str, str]) -> tuple[nn.Modu
 
     Raises:
         ProjectError: no such file, no `build`, a setting it does not take, an error inside it, or the wrong return.
-        LissomError: as `lissom.source`, for what is no Python file.
+        LissomError: as `lissom.source`, for an ONNX file or a program.
     """
     path = Path(path)
-    if path.suffix != ".py":
+    if is_source(path):
         return source(path, **settings)
     with _neighbours(path):
         build = _build_of(path)
@@ -85,7 +85,7 @@ def _build_of(path: Path) -> Callable[..., Any]:
         raise ProjectError(f"There is no project file {path}. {way_out}")
     spec = importlib.util.spec_from_file_location(f"lissom_project_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ProjectError(f"{path} is not a Python file. A project file defines build() -> (model, task).")
+        raise ProjectError(f"{path} is not a Python file. A model is given as {KINDS}.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     with _explained(f"{path} cannot be run", path):

@@ -45,6 +45,11 @@ def source(given: str | Path, **settings: Any) -> tuple[nn.Module, Task]:
 KINDS = "PROJECT.py, FILE.onnx, FILE.pt2"
 
 
+def is_source(given: str | Path) -> bool:
+    """Whether `source` opens it; by its suffix alone."""
+    return _opener(str(given)) is not None
+
+
 def _opener(given: str) -> Callable[[str | Path, SourceSettings], Opened] | None:
     suffix = Path(given).suffix.lower()
     return {".onnx": _onnx, ".pt2": _program}.get(suffix)
