@@ -17,6 +17,9 @@ from lissom.errors import ProjectError, UsageError, VerificationError
 from lissom.sources import onnx_file
 from small_models import Mlp, Mobile, Residual
 
+# torch's older exporter, which most files in the wild are from, announces its end.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
 
 class Attention(nn.Module):
     """Patches, attention written out, GELU by erf, mean over tokens."""
