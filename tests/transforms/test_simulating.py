@@ -13,8 +13,8 @@ from lissom.graph.trace import Trace, trace
 from lissom.target import load_target
 from lissom.task import Batch, Task
 from lissom.transforms.quantization import Quantize, corrections, writing
-from lissom.transforms.quantization.rewrite import OPS
-from lissom.transforms.quantization.simulating import quick
+from lissom.transforms.quantization.rewrite import OPS, widens
+from lissom.transforms.quantization.simulating import RESTORING, quick
 from small_models import Branches, Mobile, Residual, Transformer, settled
 
 MODELS: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
@@ -27,6 +27,7 @@ SETTINGS = {
     "8 bits": Quantize(),
     "4 bits": Quantize(weight_bits=4, activation_bits=4),
     "dynamic": Quantize(mode="dynamic"),
+    "groups": Quantize(mode="weights", weight_bits=4, symmetric=False),
 }
 
 
@@ -54,6 +55,7 @@ def rounded(name: str, setting: Quantize, target: str) -> nn.Module:
         ("transformer", "8 bits", "onnxruntime"),
         ("transformer", "dynamic", "onnxruntime"),
         ("branches", "4 bits", "onnxruntime"),
+        ("transformer", "groups", "onnxruntime"),
     ],
 )
 def test_gives_the_same_numbers_bit_by_bit(name: str, setting: str, target: str) -> None:
@@ -65,7 +67,7 @@ def test_gives_the_same_numbers_bit_by_bit(name: str, setting: str, target: str)
         for x in (data, data * 20, data[:1]):
             assert torch.equal(made(x), module(x))
     assert str(module.graph) == before
-    assert not [node for node in made.graph.nodes if node.target is OPS.dequantize_per_channel.default]
+    assert not [node for node in made.graph.nodes if node.target in RESTORING or widens(made, node)]
     held = dict(module.named_parameters())
     assert all(held[key] is value for key, value in made.named_parameters())
 
@@ -80,6 +82,19 @@ def test_plans_are_those_of_the_graph_that_is_exported(monkeypatch: pytest.Monke
                 patch.setattr(place, "quick", lambda module: module)
             slow = setting.plan(made.graph, setting.study(model, made, task, table), table)
         assert plan == slow
+
+
+def test_weights_of_16_bits_are_widened_once() -> None:
+    layers = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).eval()
+    x, table = torch.randn(3, 64), load_target("onnxruntime")
+    task, setting = Task(example_inputs=(x,)), Quantize(precision=16)
+    made = trace(layers, task.example)
+    module = setting.apply(layers, setting.plan(made.graph, None, table), made, task)
+    assert isinstance(module, GraphModule)
+    folded = quick(module)
+    assert [widens(module, node) for node in module.graph.nodes].count(True) == 2
+    assert not [node for node in folded.graph.nodes if widens(folded, node)]
+    assert torch.equal(folded(x), module(x))
 
 
 def test_what_is_no_graph_comes_back() -> None:

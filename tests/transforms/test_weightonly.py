@@ -182,7 +182,6 @@ def test_corrections_that_are_named_need_data():
         ({"corrections": ("awq",)}, "'awq' scales inputs of stored weights"),
         ({"mode": "weights", "corrections": ("bias",)}, "'bias' is not of mode='weights'"),
         ({"mode": "weights", "activation_bits": 4}, "leaves activations in float"),
-        ({"mode": "weights", "max_drop": 0.1}, "leaves activations in float"),
     ],
 )
 def test_settings_that_do_nothing_are_refused(fields, text):

@@ -35,6 +35,7 @@ from lissom.transforms.quantization.equalizing import (
     equalize_,
     smoothing,
 )
+from lissom.transforms.quantization.precision import Precision
 from lissom.transforms.quantization.simulating import quick
 
 Correction = Literal["equalize", "smooth", "awq", "gptq", "adaround", "bias", "reestimate"]
@@ -62,7 +63,7 @@ class Findings(Statistics):
     """What was seen of activations after the corrections that were accepted."""
 
     corrected: Corrected = Corrected()
-    precisions: dict[str, Literal[32, 16, 8, 4]] = pydantic.Field(default_factory=dict[str, Literal[32, 16, 8, 4]])
+    precisions: dict[str, Precision] = pydantic.Field(default_factory=dict[str, Precision])
     """Bits of nodes that the work found, in place of those that the recipe asks for."""
     reasons: dict[str, str] = pydantic.Field(default_factory=dict[str, str])
     """Why, for those of them that compute in float."""

@@ -4,8 +4,8 @@ Scores of the same examples before and after are compared in pairs (`functional.
 limit of the mean drop, not the drop that these examples happen to show. A metric that exists only over a whole split
 has no such pairs; there the bare difference counts.
 
-Layers are raised in the order in which single ones lose (4 bits to 8, 8 to float), and the fewest that meet the bound
-are found by doubling and bisection, as if more were never worse.
+Layers are raised in the order in which single ones lose (2 bits to 4, 4 to 8, 8 to float), and the fewest that meet
+the bound are found by doubling and bisection, as if more were never worse.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from lissom.transforms.quantization.precision import FLOAT, INTEGER, Precision
 from lissom.transforms.quantization.shop import Errors, Shop, raised, units_of
 from lissom.transforms.quantization.simulating import quick
 
+RUNGS: tuple[Precision, ...] = (4, INTEGER, FLOAT)
+"""What a layer of fewer bits is raised to, step by step."""
 JUDGED = 5000
 """Validation examples that are looked at, each time a choice is judged."""
 
@@ -124,7 +126,7 @@ def ladder(units: Mapping[str, Precision], errors: Callable[[str, Precision], fl
     """Raises of single units, those that save the most error first: (unit, its bits then)."""
     steps: dict[str, list[tuple[float, Precision]]] = {}
     for name, bits in units.items():
-        rungs: list[Precision] = [4, INTEGER, FLOAT] if bits == 4 else [INTEGER, FLOAT]
+        rungs: list[Precision] = [bits, *(rung for rung in RUNGS if rung > bits)]
         at = [errors(name, rung) for rung in rungs]
         steps[name] = [(before - after, rung) for before, after, rung in zip(at, at[1:], rungs[1:], strict=False)]
     heap = [(-own[0][0], index, name) for index, (name, own) in enumerate(steps.items())]

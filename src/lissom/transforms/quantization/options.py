@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 import pydantic
@@ -9,24 +10,29 @@ import pydantic
 from lissom.functional.affine import ActivationBits
 from lissom.functional.calibration import PERCENTILE
 from lissom.functional.weightgrid import Bits
+from lissom.graph.graph import Graph
+from lissom.graph.statistics import Statistics
 from lissom.settings import Setting, only_wish
 from lissom.transforms.quantization import planning
 from lissom.transforms.quantization.actions import Fit
 from lissom.transforms.quantization.calibrating import Calibration
-from lissom.transforms.quantization.corrections import CORRECTIONS, RESCALINGS, ROUNDINGS, Correction
+from lissom.transforms.quantization.corrections import CORRECTIONS, RESCALINGS, ROUNDINGS, Correction, Findings
 from lissom.transforms.quantization.idle import RemoveIdle
 from lissom.transforms.quantization.learning import QAT
 from lissom.transforms.quantization.precision import (
+    FEWER,
     HALF,
     INTEGER,
     SURE,
     BitsWish,
     Confidence,
     DropBound,
+    Precision,
     RatioBound,
     precisions,
+    wanted,
 )
-from lissom.transforms.quantization.weightonly import Form, Group
+from lissom.transforms.quantization.weightonly import Form, Group, bits_of
 
 
 def _eight(bits: object) -> bool:
@@ -63,8 +69,9 @@ class Options(Setting):
     of layers that stay in float (`"conv1"`, `"layer3.*"`).
 
     `precision` is the bits of all layers, or of those that a pattern names (`{"*attention*": 8, "*.ffn.*": 16}`, later
-    patterns win, others have 8): 32 float, 16 weights stored as float16, 8 integers, 4 integers with 4-bit weights,
-    "auto" what a search finds under one bound: `size_ratio` or `latency_ratio` (before / after), or `max_drop`.
+    patterns win, others have 8): 32 float, 16 weights stored as float16, 8 integers, 4, 3 and 2 integers with weights
+    of so few bits, "auto" what a search finds under one bound: `size_ratio` or `latency_ratio` (before / after), or
+    `max_drop`.
 
     `max_drop` bounds the drop of the metric on validation data: its upper limit at `confidence`. Without a search, the
     fewest layers are put back in float (4-bit ones in 8 bits first).
@@ -154,10 +161,14 @@ class Options(Setting):
             if self.corrections != "auto" and "awq" in self.corrections:
                 raise ValueError("'awq' scales inputs of stored weights; it is of mode='weights'")
             return self
-        if self.activation_bits != 8 or self.training or self._decides or self.precision != INTEGER:
+        if self.activation_bits != 8 or self.training:
             raise ValueError(
-                "mode='weights' leaves activations in float and gives all weights weight_bits; leave activation_bits, "
-                "training, precision and max_drop out, and name what stays in float in exclude"
+                "mode='weights' leaves activations in float and trains nothing; leave activation_bits and training out"
+            )
+        if self.latency_ratio is not None:
+            raise ValueError(
+                f"latency_ratio={self.latency_ratio:g} goes by times of single layers in integers, and mode='weights' "
+                "computes in float; use size_ratio or max_drop"
             )
         for name in () if self.corrections == "auto" else self.corrections:
             if name not in WEIGHTS:
@@ -198,9 +209,15 @@ class Options(Setting):
         """Whether activations are looked at: not where they are rounded at run time, or none is."""
         return self._fixed and self.precision != HALF
 
-    @property
-    def _form(self) -> Form:
-        return Form(self.weight_bits, self.group, self.symmetric)
+    def _bits(self, graph: Graph, study: Statistics | None = None) -> dict[str, Precision]:
+        """Bits of every candidate by node name: what the work found, else what the recipe says."""
+        alike = self.mode == "weights" and self.precision == INTEGER
+        found, _ = wanted(graph, self.weight_bits if alike else self.precision, self.exclude)
+        return {**found, **study.precisions} if isinstance(study, Findings) else found
+
+    def _form(self, graph: Graph, bits: Mapping[str, Precision]) -> Form:
+        """How `mode="weights"` stores weights."""
+        return Form(bits_of(graph, bits), self.group, self.symmetric)
 
     @property
     def _names(self) -> tuple[Correction, ...]:
@@ -209,11 +226,11 @@ class Options(Setting):
             return tuple(name for name in CORRECTIONS if name in self.corrections)
         if self._at_run_time:
             return ()
+        few = self.weight_bits < 8 or not {"auto", *FEWER}.isdisjoint(precisions(self.precision))
         if self.mode == "weights":
-            return WEIGHTS if self.weight_bits < 8 else ()
+            return WEIGHTS if few else ()
         if self.training:
             return RESCALINGS
-        few = self.weight_bits < 8 or not {4, "auto"}.isdisjoint(precisions(self.precision))
         return (*RESCALINGS, "gptq" if few else "bias")
 
     @property

@@ -1,6 +1,6 @@
 """Bits of each layer: rules of the recipe, and what of them is stored in half precision.
 
-32: float. 16: weights stored as float16, computed in float32. 8: integers. 4: integers, weights with steps of 4 bits.
+32: float. 16: weights stored as float16, computed in float32. 8: integers. 4, 3, 2: integers, weights of so few bits.
 "auto": whatever of these a search finds (`searching`).
 """
 
@@ -20,7 +20,7 @@ from lissom.transforms.quantization import placement
 from lissom.transforms.quantization.actions import HalveWeight, StoreGroups, StoreWeight
 from lissom.transforms.quantization.operators import WORTH
 
-Precision = Literal[32, 16, 8, 4]
+Precision = Literal[32, 16, 8, 4, 3, 2]
 Auto = Literal["auto"]
 FLOAT, HALF, INTEGER = 32, 16, 8
 
@@ -41,6 +41,8 @@ Rules = Annotated[
 ]
 """Pattern to bits; later rules win. Given and written as a mapping, held as pairs: a setting is frozen."""
 
+FEWER: frozenset[Precision] = frozenset({4, 3, 2})
+"""Precisions of weights with fewer steps than int8 has."""
 SURE = 0.95
 
 
@@ -49,7 +51,7 @@ def _is(default: object) -> Any:
     return pydantic.Field(exclude_if=lambda value: value == default)
 
 
-BitsWish = Annotated[Literal["auto", 16, 8, 4] | Rules, _is(INTEGER)]
+BitsWish = Annotated[Literal["auto", 16, 8, 4, 3, 2] | Rules, _is(INTEGER)]
 DropBound = Annotated[Annotated[float, pydantic.Field(ge=0)] | None, _is(None)]
 RatioBound = Annotated[Annotated[float, pydantic.Field(gt=1)] | None, _is(None)]
 Confidence = Annotated[float, pydantic.Field(ge=0.5, lt=1), _is(SURE)]

@@ -132,8 +132,8 @@ class Quantize(Options, Transform):
         before = replace(work, tick=lambda share: work.tick(share_of * share))
         found: Statistics | None = None
         if self.mode == "weights":
-            return self._scaled(trace, task, target, before)
-        if self._observes:
+            found = self._scaled(trace, task, target, before)
+        elif self._observes:
             found = self._seen(trace, task, target, before)
             found = self._corrected(trace, task, target, self._placed(trace, task, target, found, before), before)
         return self._decided(trace, task, target, found, work) if self._decides else found
@@ -171,7 +171,7 @@ class Quantize(Options, Transform):
         return found
 
     def _shop(self, trace: Trace, task: Task, target: Target, found: Findings, work: Work) -> Shop:
-        bits, free = wanted(trace.graph, self.precision, self.exclude)
+        bits, free = self._bits(trace.graph), wanted(trace.graph, self.precision, self.exclude)[1]
 
         def planned(bits: Mapping[str, Precision]) -> Plan:
             return self.plan(trace.graph, found.model_copy(update={"precisions": dict(bits)}), target)
@@ -187,6 +187,7 @@ class Quantize(Options, Transform):
             plan=planned,
             finished=lambda plan: self._rounded(trace, plan, task)[0],
             plain=Quantize(mode="static" if self._fixed else self.mode, calibration="minmax", corrections=()),
+            fewer=(4, 2) if self.mode == "weights" else (4,),
         )
 
     def _decided(self, trace: Trace, task: Task, target: Target, seen: Statistics | None, work: Work) -> Findings:
@@ -281,21 +282,20 @@ class Quantize(Options, Transform):
             return None
         if "awq" not in self._names:
             return Statistics(ranges={}, examples=halves.examples)
-        chosen, _ = self._weighed(trace.graph, target)
-        found, trials = weightonly.rescaled(
-            trace, halves, self._form, chosen, lambda found: self.plan(trace.graph, found, target)
-        )
+        free = wanted(trace.graph, self.precision, self.exclude)[1]
+        bits = weightonly.narrowed(trace.graph, target, self._bits(trace.graph), free)
+
+        def planned(found: Findings) -> Plan:
+            return self.plan(trace.graph, found.model_copy(update={"precisions": bits}), target)
+
+        found, trials = weightonly.rescaled(trace, halves, target, self._form(trace.graph, bits), planned)
         work.note("corrections", [trial.note() for trial in trials])
         return found
 
-    def _weighed(self, graph: Graph, target: Target) -> tuple[list[Node], list[Skip]]:
-        return weightonly.partition(graph, target, self._form, floats(self._bits(graph)))
-
     def _stored(self, graph: Graph, study: Statistics | None, target: Target) -> tuple[Sequence[Action], list[Skip]]:
-        chosen, skipped = self._weighed(graph, target)
-        fit = self._fit_of(self.weight_bits) if study is not None else "nearest"
-        scalings = study.corrected.equalizations if isinstance(study, Findings) else ()
-        return (*scalings, *weightonly.actions(graph, chosen, target, self._form, fit)), skipped
+        bits = self._bits(graph, study)
+        found = study if isinstance(study, Findings) else Findings(ranges={}, examples=study.examples if study else 0)
+        return weightonly.stored(graph, target, self._form(graph, bits), bits, found, self._fit_of)
 
     def plan(self, graph: Graph, study: Statistics | None, target: Target) -> Plan:
         """
@@ -337,7 +337,7 @@ class Quantize(Options, Transform):
                 actions += planning.biases(graph, fixed, rounded)
         others = [node for node in chosen if node not in fixed and KINDS[node.op] not in RESTORED]
         actions += planning.at_run_time(others, target, later, samples=self.mode == "per_sample")
-        steps: dict[str, Bits] = {name: 4 if own == 4 else self.weight_bits for name, own in bits.items()}
+        steps: dict[str, Bits] = {n: self.weight_bits if own in (32, 16, 8) else own for n, own in bits.items()}
         actions += planning.weights(graph, chosen, steps, self._fit_of, target, self.overflow_fix)
         actions += planning.restored(graph, chosen, steps, target)
         halved, left = halves(graph, bits, {a.parameter for a in actions if isinstance(a, StoreWeight)}, target)
@@ -378,14 +378,12 @@ class Quantize(Options, Transform):
     def restructure(self, model: nn.Module, plan: Plan, trace: Trace, task: Task) -> nn.Module:
         return write(trace, plan)
 
-    def _bits(self, graph: Graph, study: Statistics | None = None) -> dict[str, Precision]:
-        """Bits of every candidate by node name: what the work found, else what the recipe says."""
-        found, _ = wanted(graph, self.precision, self.exclude)
-        return {**found, **study.precisions} if isinstance(study, Findings) else found
-
     def _chosen(self, graph: Graph, target: Target, study: Statistics | None = None) -> tuple[list[Node], list[Skip]]:
         """Nodes to quantize, and the others with the reason; those that are halved are in neither."""
         bits = self._bits(graph, study)
+        if self.mode == "weights":
+            stored, left = weightonly.partition(graph, target, self._form(graph, bits))
+            return stored, explained(graph, bits, left, study.reasons if isinstance(study, Findings) else {})
         ops = target.integers.ops if self._fixed else target.dynamic.ops
         ops = planning.sampled(target) if self.mode == "per_sample" else ops
         chosen, skipped = choose(

@@ -211,6 +211,14 @@ def halve_weight_(module: GraphModule, parameter: str) -> None:
     hold_(module, parameter, {"half": half}, torch.ops.aten._to_copy.default, (), {"dtype": torch.float32})
 
 
+def widens(module: GraphModule, node: FxNode) -> bool:
+    """Whether `node` turns a weight that is held in float16 into float32."""
+    if node.target is not torch.ops.aten._to_copy.default:
+        return False
+    (held,) = node.all_input_nodes
+    return held.op == "get_attr" and attribute(module, str(held.target)).dtype is torch.float16
+
+
 def round_bias_(
     module: GraphModule, bias: str, weight: str, input_scale: float, scales: torch.Tensor | None = None, axis: int = 0
 ) -> None:

@@ -85,7 +85,7 @@ def _line(shop: Shop, unit: Unit, errors: Errors, clock: tuple[float, float] | N
     held = {t.name: t.bytes for t in shop.graph.tensors if any(name in t.used_by for name in unit.nodes)}
     own = sum(held.values())
     options: list[BitsOption] = []
-    rungs: tuple[Precision, ...] = (FLOAT, HALF, INTEGER, 4) if unit.integer else (FLOAT, HALF)
+    rungs: tuple[Precision, ...] = (FLOAT, HALF, INTEGER, *shop.fewer) if unit.integer else (FLOAT, HALF)
     for bits in rungs:
         size = own + shop.plan(only(shop, unit, bits)).predicted.bytes - shop.graph.bytes
         spent = None if clock is None else clock[0 if bits >= HALF else 1]
@@ -145,11 +145,12 @@ def _good_enough(
 ) -> tuple[Chosen, PrecisionTable, dict[str, Precision]]:
     """The smallest choice that the judge lets pass, the table with all that were judged, and what is float besides."""
     nothing: dict[str, Precision] = {}
-    for others in (nothing, _others(shop, units)):
+    besides = _others(shop, units)
+    for others in (nothing, besides) if besides else (nothing,):
         chosen, table = _smallest(shop, units, table, judge, others)
         if chosen is not None:
             return chosen, table, others
-    return {line.layer: FLOAT for line in table.layers}, table, _others(shop, units)
+    return {line.layer: FLOAT for line in table.layers}, table, besides
 
 
 def _others(shop: Shop, units: Sequence[Unit]) -> dict[str, Precision]:

@@ -35,6 +35,7 @@ class Shop:
     """`bits` are those of the recipe, `free` the nodes whose bits are to be found, `chosen` those with an integer form.
 
     `plan` plans for other bits, `finished` builds a plan with all that belongs to it; `plain` quantizes single layers.
+    `fewer` are the bits below 8 that a search looks at.
     """
 
     trace: Trace
@@ -47,6 +48,7 @@ class Shop:
     plan: Callable[[Bits], Plan]
     finished: Callable[[Plan], nn.Module]
     plain: Transform
+    fewer: tuple[Precision, ...] = (4,)
 
     @property
     def graph(self) -> Graph:

@@ -1,7 +1,8 @@
 """A rounded graph for runs over many examples in torch: the same numbers, bit by bit, in fewer passes.
 
-As it is written for exporters, such a graph restores every stored weight at every call, and makes integers of every
-activation only to turn them back, once for each of its readers.
+As it is written for exporters, such a graph restores every stored weight at every call (integers with one scale for a
+row, integers with one for a group, float16), and makes integers of every activation only to turn them back, once for
+each of its readers.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from torch.fx import Node as FxNode
 from lissom.functional.affine import on_grid
 from lissom.graph.lockstep import attribute
 from lissom.graph.trace import quiet
-from lissom.transforms.quantization.rewrite import OPS, finish_
+from lissom.transforms.quantization.grouped import RESTORE
+from lissom.transforms.quantization.rewrite import OPS, finish_, widens
 
 M = TypeVar("M", bound=nn.Module)
+RESTORING = (OPS.dequantize_per_channel.default, RESTORE)
+"""What turns stored integers into weights."""
 
 
 def quick(module: M) -> M | GraphModule:
@@ -31,7 +35,7 @@ def quick(module: M) -> M | GraphModule:
     for node in list(made.graph.nodes):
         if node.target is OPS.quantize_per_tensor.default:
             _round_once_(made, node)
-        elif node.target is OPS.dequantize_per_channel.default:
+        elif node.target in RESTORING or widens(made, node):
             _restore_once_(made, node)
     finish_(made)
     return made
@@ -62,7 +66,7 @@ def _restore_once_(module: GraphModule, node: FxNode) -> None:
     while hasattr(module, name):
         name += "_"
     with torch.no_grad():
-        module.register_buffer(name, OPS.dequantize_per_channel.default(*args))
+        module.register_buffer(name, node.target(*args, **node.kwargs))  # type: ignore[operator]
     with module.graph.inserting_before(node):
         constant = module.graph.get_attr(name)
     node.replace_all_uses_with(constant)
