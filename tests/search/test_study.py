@@ -14,10 +14,11 @@ import pytest
 import synthetic
 
 from lissom.errors import RunFolderError, UsageError
-from lissom.search import Limits, Point, Workers, opened
+from lissom.search import Failure, Limits, Point, Workers, opened
 
 HERE = Path(__file__).parent
 IDENTITY = {"model": "m", "space": "s"}
+UNTRAINED = synthetic.SPACE.model_copy(update={"epochs": (0,)})
 
 
 @pytest.fixture
@@ -55,10 +56,58 @@ def test_a_candidate_that_cannot_be_made_is_kept_with_its_reason(storage):
     with opened(storage, "bars", IDENTITY) as study:
         trial = study.claim(Point(), "r1", "random")
         assert trial is not None
-        study.finish(trial, "no such layer", 0.1)
+        study.finish(trial, Failure(reason="no such layer"), 0.1)
     with opened(storage, "bars", IDENTITY) as study:
         assert study.claim(Point(), "r1", "random") is None
         assert [(t.state, t.failure) for t in study.trials()] == [("failed", "no such layer")]
+
+
+@pytest.mark.parametrize("wrong", [RuntimeError("out of memory"), MemoryError()])
+def test_a_failure_that_may_pass_is_tried_once_more_when_the_search_goes_on(wrong, storage, tmp_path):
+    whole = synthetic.told(synthetic.search(f"sqlite:///{tmp_path / 'a.db'}", space=UNTRAINED, limits=Limits(trials=6)))
+    tried: list[str] = []
+
+    def short_of_memory(until: int):
+        def call(recipe):
+            tried.append(recipe.id)
+            if tried.index(recipe.id) == 2 and tried.count(recipe.id) <= until:
+                raise wrong
+            return synthetic.evaluate(recipe)
+
+        return call
+
+    first = synthetic.search(storage, call=short_of_memory(1), space=UNTRAINED, limits=Limits(trials=3))
+    assert [(t.state, t.passing) for t in first.trials] == [("done", False), ("done", False), ("failed", True)]
+    found = synthetic.search(storage, call=short_of_memory(1), space=UNTRAINED, limits=Limits(trials=6))
+    assert synthetic.told(found) == whole
+    assert [t.state for t in found.trials].count("failed") == 0
+    assert sorted(tried.count(one) for one in set(tried)) == [1, 1, 1, 1, 1, 2]
+
+
+def test_a_failure_that_does_not_pass_is_tried_twice_and_no_more(storage):
+    tries = 0
+
+    def broken(recipe):
+        nonlocal tries
+        if recipe.to_data() == UNTRAINED.recipe(Point()).to_data():
+            return synthetic.evaluate(recipe)
+        tries += 1
+        raise RuntimeError("shape mismatch")
+
+    ends = [synthetic.search(storage, call=broken, space=UNTRAINED, limits=Limits(trials=2)) for _ in range(3)]
+    assert [len(found.trials) for found in ends] == [2, 2, 2]
+    assert tries == 2
+
+
+def test_a_failure_of_a_process_that_goes_on_is_not_tried_by_another(storage):
+    with opened(storage, "bars", IDENTITY) as study:
+        trial = study.claim(Point(), "r1", "random")
+        assert trial is not None
+        study.finish(trial, Failure(reason="out of memory", passing=True), 0.1)
+        with opened(storage, "bars", IDENTITY) as other:
+            assert other.claim(Point(), "r1", "random") is None
+    with opened(storage, "bars", IDENTITY) as later:
+        assert later.claim(Point(), "r1", "random") is not None
 
 
 def test_what_is_given_up_is_done_by_the_next_one(storage):

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 from lissom.errors import LissomError, UsageError, VerificationError
+from lissom.exhaustion import out_of_memory
 from lissom.recipe import Recipe
-from lissom.search.history import Measurement
+from lissom.search.history import Failure, Measurement
 
 Evaluate = Callable[[Recipe], Measurement]
-Outcome = tuple[Measurement | str, float]
+Outcome = tuple[Measurement | Failure, float]
 """A measurement or why there is none, and the seconds that it took."""
 
 
@@ -23,11 +24,12 @@ def evaluated(evaluate: Evaluate, recipe: Recipe) -> Outcome:
     """A candidate that cannot be made is an answer, not an error; an interruption is neither."""
     started = time.perf_counter()
     try:
-        outcome: Measurement | str = evaluate(recipe)
+        outcome: Measurement | Failure = evaluate(recipe)
     except VerificationError:  # a fault of ours is never one candidate's failure
         raise
-    except (LissomError, RuntimeError) as wrong:
-        outcome = str(wrong).splitlines()[0] if str(wrong) else type(wrong).__name__
+    except (LissomError, RuntimeError, MemoryError) as wrong:
+        reason = str(wrong).splitlines()[0] if str(wrong) else type(wrong).__name__
+        outcome = Failure(reason=reason, passing=out_of_memory(wrong) or not isinstance(wrong, LissomError))
     return outcome, time.perf_counter() - started
 
 

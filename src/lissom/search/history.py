@@ -37,6 +37,14 @@ class Measurement(Setting):
     """Of one pass over the training data, where there was training."""
 
 
+class Failure(Setting):
+    """Why there is no measurement."""
+
+    reason: str
+    passing: bool = False
+    """Whether the cause may be the machine's at that moment, such as too little memory, and not the candidate's."""
+
+
 class Trial(Setting):
     """One candidate, evaluated once."""
 
@@ -49,6 +57,8 @@ class Trial(Setting):
     state: Literal["running", "done", "failed"]
     measurement: Measurement | None = None
     failure: str = ""
+    passing: bool = False
+    """Of a failure: it gets one more try when the search is continued."""
     started: float = 0.0
     """Seconds since the epoch."""
     seconds: float = 0.0

@@ -6,8 +6,9 @@ do the same trial, whatever database it is. What a claim came to is an attribute
 is closed: a process that is killed in between has lost nothing, and one that is killed before leaves a running trial
 whose owner is gone (`search.owners`), which is given up and done again.
 
-A candidate that cannot be made (`PRUNED` in Optuna's terms) is not tried again; a claim that was given up (`FAIL`)
-counts as never made.
+A candidate that cannot be made (`PRUNED` in Optuna's terms) is not tried again, unless the cause may have been the
+machine's: then it is tried once more by whoever opens the study after the process that failed is gone. A claim that was
+given up (`FAIL`), or that is tried again, counts as never made.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lissom.errors import RunFolderError, UsageError
-from lissom.search.history import Measurement, Trial
+from lissom.search.history import Failure, Measurement, Trial
 from lissom.search.owners import Owner
 from lissom.search.space import Point
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 FORMAT = "1"
 OBJECTIVES = 3
 """Of the study as Optuna sees it: minus the metric, the share of the latency that is left, bytes."""
-CLAIM, RESULT = "lissom", "result"
+CLAIM, RESULT, AGAIN = "lissom", "result", "again"
 
 
 class Study:
@@ -72,17 +73,13 @@ class Study:
             return None
         return trial.model_copy(update={"number": own})
 
-    def finish(self, trial: Trial, outcome: Measurement | str, seconds: float) -> Trial:
+    def finish(self, trial: Trial, outcome: Measurement | Failure, seconds: float) -> Trial:
         """Keep what came of a claimed trial: a measurement, or why there is none."""
-        failed = isinstance(outcome, str)
-        done = trial.model_copy(
-            update={
-                "state": "failed" if failed else "done",
-                "measurement": None if failed else outcome,
-                "failure": outcome if failed else "",
-                "seconds": seconds,
-            }
-        )
+        if isinstance(outcome, Failure):
+            came = {"state": "failed", "failure": outcome.reason, "passing": outcome.passing}
+        else:
+            came = {"state": "done", "measurement": outcome}
+        done = trial.model_copy(update={**came, "seconds": seconds})
         self._study.set_user_attr(f"{RESULT}:{trial.number}", done.model_dump_json())
         self._close(done)
         return done
@@ -112,6 +109,21 @@ class Study:
                     given_up += 1
         return given_up
 
+    def retry(self) -> int:
+        """Give up the failed trials whose cause may have passed and whose owners are gone, once a recipe; how many."""
+        results, given_up = self._study.user_attrs, 0
+        before = {_read(one, results).recipe for one in self._all() if f"{AGAIN}:{one.number}" in results}
+        for one in self._claims():
+            trial = _read(one, results)
+            if (
+                trial.passing
+                and trial.recipe not in before
+                and self._owner.gone(self._claim(one)["owner"], trial.started)
+            ):
+                self._study.set_user_attr(f"{AGAIN}:{one.number}", True)
+                given_up += 1
+        return given_up
+
     def _close(self, trial: Trial) -> None:
         import optuna
 
@@ -124,9 +136,14 @@ class Study:
     def _claims(self) -> Iterator[optuna.trial.FrozenTrial]:
         import optuna
 
-        for one in sorted(self._study.get_trials(deepcopy=False), key=lambda t: t.number):
-            if one.state != optuna.trial.TrialState.FAIL and CLAIM in one.user_attrs:
+        given_up = self._study.user_attrs
+        for one in self._all():
+            if one.state != optuna.trial.TrialState.FAIL and f"{AGAIN}:{one.number}" not in given_up:
                 yield one
+
+    def _all(self) -> list[optuna.trial.FrozenTrial]:
+        held = [one for one in self._study.get_trials(deepcopy=False) if CLAIM in one.user_attrs]
+        return sorted(held, key=lambda t: t.number)
 
     @staticmethod
     def _claim(one: optuna.trial.FrozenTrial) -> dict[str, Any]:
@@ -169,6 +186,7 @@ def opened(storage: str, name: str, identity: Mapping[str, str], *, place: str =
                 _check_identity(study, wanted, storage, name)
             made = Study(study, owner, place)
             made.reset()
+            made.retry()
             yield made
         finally:
             owner.close()
