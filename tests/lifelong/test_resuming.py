@@ -31,9 +31,15 @@ lifelong.add("b", worlds.task(1), worlds.pack(), progress=progress)
 """
 
 
+LOCKS = (".lock", ".holder.json")
+"""What a killed process leaves behind, and the next one takes over."""
+
+
 def tree(folder: Path) -> dict[str, str]:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and "adding" not in path.parts]
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files if p.name != ".lock"}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files if p.name not in LOCKS
+    }
 
 
 def one(folder: Path) -> Lifelong:

@@ -29,6 +29,8 @@ LARGEST = 1 << 28
 """Bytes of JSON that are looked at."""
 
 WORD = re.compile(r"[\w.+:-]*")
+EQUATION = re.compile(r"[A-Za-z.,>\- ]{0,200}")
+"""`nd,edh->neh`, an argument of einsum: text that torch writes as a quoted literal, and nothing here ends one."""
 FREE = frozenset({"metadata", "guards_code"})
 """What torch keeps beside the graph and never runs: stack traces, module names, guards (they are switched off)."""
 TREES = frozenset({"builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"})
@@ -101,7 +103,7 @@ def _of_text(text: str, key: str) -> Iterator[str]:
             yield f"the operator {text[:80]!r}"
     elif key in ("in_spec", "out_spec"):
         yield from _of_tree(json.loads(text))
-    elif not WORD.fullmatch(text):
+    elif not WORD.fullmatch(text) and not (key == "as_string" and EQUATION.fullmatch(text)):
         yield f"the name {text[:80]!r}"
 
 
