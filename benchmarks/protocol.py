@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import gc
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+import lissom
 from benchmarks.results import Figure
 from lissom.export.base import Artifact, Runner, artifact_of, run
 from lissom.export.catalogue import runtime_of
@@ -56,6 +59,13 @@ def machine(threads: int) -> Environment:
     """The environment with the versions of the peers."""
     found = environment(threads)
     return found.model_copy(update={"versions": {**found.versions, **versions(PEERS)}})
+
+
+def recorded(model: nn.Module, task: Task, place: Path, **asked: Any) -> dict[str, Any]:
+    """`result.json` of a whole run in `place`, as a user asks for it; a killed one goes on there."""
+    # One thread wherever it runs: a folder is continued with the threads that it was begun with.
+    lissom.compress(model, task, out=place, threads=1, **asked)
+    return json.loads((place / "result.json").read_text(encoding="utf-8"))
 
 
 def compressed(

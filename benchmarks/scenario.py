@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 from torch import nn
 
 import lissom
+from benchmarks.cifar import trained
 from benchmarks.context import Context
+from benchmarks.protocol import recorded
 from benchmarks.results import Run
 from lissom.recipe import Recipe
 from lissom.task import Task
@@ -22,19 +23,16 @@ Networks = Mapping[str, tuple[nn.Module, Task]]
 
 def in_scenario(model: nn.Module, task: Task, scenario: str, target: str, place: Path) -> dict[str, Any]:
     """`result.json` of a run that starts from the scenario's recipe; a killed one goes on in `place`."""
-    # One thread wherever it runs: a folder is continued with the threads that it was begun with.
-    lissom.compress(model, task, scenario=scenario, target=target, out=place, threads=1)
-    return result_in(place)
+    return recorded(model, task, place, scenario=scenario, target=target)
 
 
 def int8_alone(model: nn.Module, task: Task, target: str, place: Path) -> dict[str, Any]:
     """The control: the same runtime, rounding alone."""
-    lissom.compress(model, task, recipe=INT8, target=target, out=place, threads=1)
-    return result_in(place)
+    return recorded(model, task, place, recipe=INT8, target=target)
 
 
-def result_in(place: Path) -> dict[str, Any]:
-    return json.loads((place / "result.json").read_text(encoding="utf-8"))
+def networks(context: Context) -> Networks:
+    return {f"ResNet-{depth}": trained(context, depth) for depth in (56, 20)}
 
 
 def place_of(context: Context, network: str, what: str) -> Path:

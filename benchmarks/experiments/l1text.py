@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.cifar import PROJECT, project
 from benchmarks.context import Context
 from benchmarks.equalranks import compared, figure
 from benchmarks.results import Figure, Goal, Outcome, Wish
@@ -34,22 +35,9 @@ RATIOS = (0.2, 0.35, 0.5)
 LENGTH = 32
 LOOKED_AT = 512
 EPOCHS, BATCH, RATE, WARM = 1, 32, 1e-4, 0.1
+Sentiment = project(PROJECT.with_name("sentiment.py")).Sentiment
+"""The network of the example."""
 LEAST = 85.0
-
-
-class Sentiment(nn.Module):
-    """`(b, n)` token ids, 0 for padding, to `(b, 2)` logits."""
-
-    def __init__(self, encoder: Any, width: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = nn.Linear(width, 2)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        mask = ids != 0
-        made = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        real = mask.unsqueeze(-1).to(made.dtype)
-        return self.head((made * real).sum(1) / real.sum(1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
-from torch import nn
-
 import lissom
 from benchmarks.cifar import trained
 from benchmarks.context import Context, remembered
 from benchmarks.experiments.p4 import EPOCHS, TRAINING
+from benchmarks.protocol import recorded
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
 from lissom.recipe import Recipe
-from lissom.task import Task
 
 TITLE = f"40 % of the channels of ResNet-56 by the scale of their normalization, {EPOCHS} epochs"
 NEEDS = ("data", "weights")
@@ -35,7 +29,8 @@ def run(context: Context) -> Outcome:
     for name, steps in (("right after surgery", [PRUNED]), ("fine-tuned", [PRUNED, TRAINING])):
         context.say(name)
         found[name] = remembered(
-            context.kept / name.replace(" ", "-"), lambda place, steps=steps: carried_out(model, task, steps, place)
+            context.kept / name.replace(" ", "-"),
+            lambda place, steps=steps: recorded(model, task, place, recipe=Recipe(steps), target="torch"),
         )
     percent = {name: 100 * one["after"]["metric"]["value"] for name, one in found.items()}
     before = 100 * found["fine-tuned"]["before"]["metric"]["value"]
@@ -51,8 +46,3 @@ def run(context: Context) -> Outcome:
         seeds=(0,),
         runs=tuple(Run(name=name, figures={"accuracy %": round(value, 2)}) for name, value in percent.items()),
     )
-
-
-def carried_out(model: nn.Module, task: Task, steps: list[Any], place: Path) -> dict[str, Any]:
-    lissom.compress(model, task, recipe=Recipe(steps), target="torch", out=place, threads=1)
-    return json.loads((place / "result.json").read_text(encoding="utf-8"))

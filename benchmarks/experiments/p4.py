@@ -9,7 +9,7 @@ from typing import Any
 import lissom
 from benchmarks.cifar import trained
 from benchmarks.context import Context, remembered
-from benchmarks.protocol import Contender, faster, race
+from benchmarks.protocol import Contender, faster, race, recorded
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
 from lissom.export.base import Artifact
 from lissom.recipe import Recipe
@@ -60,9 +60,7 @@ def run(context: Context) -> Outcome:
     racing: list[Contender] = []
 
     def carried_out(steps: list[Any], place: Path) -> dict[str, Any]:
-        # The same threads wherever the training ran, or its folder would be another run's; timed together below.
-        lissom.compress(model, task, recipe=Recipe(steps), target="openvino", out=place, batch_size=BATCH, threads=1)
-        return json.loads((place / "result.json").read_text(encoding="utf-8"))
+        return recorded(model, task, place, recipe=Recipe(steps), target="openvino", batch_size=BATCH)
 
     def shown(name: str, found: dict[str, Any]) -> dict[str, Any]:
         runs.append(

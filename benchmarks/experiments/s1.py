@@ -6,10 +6,9 @@ Control: int8 alone.
 
 from __future__ import annotations
 
-from benchmarks.cifar import trained
 from benchmarks.context import Context, remembered
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
-from benchmarks.scenario import Networks, as_run, drop_points, in_scenario, int8_alone, place_of
+from benchmarks.scenario import Networks, as_run, drop_points, in_scenario, int8_alone, networks, place_of
 
 TITLE = "Scenario mobile: ResNet-56 and ResNet-20 pruned, taught and quantized for ExecuTorch, CIFAR-10"
 NEEDS = ("data", "weights")
@@ -31,7 +30,7 @@ def goal(network: str) -> Goal:
 
 
 def run(context: Context) -> Outcome:
-    return compared(context, {f"ResNet-{depth}": trained(context, depth) for depth in (56, 20)})
+    return compared(context, networks(context))
 
 
 def compared(context: Context, networks: Networks) -> Outcome:

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.cifar import trained
 from benchmarks.context import Context
 from benchmarks.protocol import Contender, faster, race, retarget
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
-from benchmarks.scenario import Networks, as_run, drop_points, in_scenario, int8_alone, place_of
+from benchmarks.scenario import Networks, as_run, drop_points, in_scenario, int8_alone, networks, place_of
 from lissom.export.base import Artifact
 
 TITLE = "Scenario realtime: ResNet-56 and ResNet-20 pruned, taught and quantized for OpenVINO, CIFAR-10"
@@ -39,7 +38,7 @@ def goal(network: str) -> Goal:
 
 
 def run(context: Context) -> Outcome:
-    return compared(context, {f"ResNet-{depth}": trained(context, depth) for depth in (56, 20)})
+    return compared(context, networks(context))
 
 
 def compared(context: Context, networks: Networks) -> Outcome:

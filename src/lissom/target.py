@@ -45,6 +45,8 @@ class Integers(Setting):
     before it joins them."""
     at_source: bool
     """Quantize before value-preserving operators (reshape, slice, pad) instead of after them."""
+    splits: Literal["restored", "steps"] = "restored"
+    """What its files split where a rounded value is split: the restored value, or the steps, each part restored."""
 
 
 Granularity = Literal["tensor", "sample", "row", "group"]

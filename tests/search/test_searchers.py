@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lissom.errors import UsageError
+from lissom.functional.front import hypervolume
 from lissom.goal import Goal
 from lissom.search import Point, Trial, searchers_of
 from lissom.search.fitness import missed, objectives, reference, score, values
-from lissom.search.front import hypervolume
 from lissom.search.history import view
 from lissom.search.searchers import NAMES
 

@@ -9,7 +9,7 @@ import yaml
 from lissom.advise.evidence import Evidence, of_method, of_methods
 from lissom.advise.facts import Facts
 from lissom.advise.methods import METHODS, Verdict, verdict
-from lissom.advise.scenarios import ROUNDINGS, Method, Scenario
+from lissom.advise.scenarios import ROUNDINGS, SCENARIOS, Method, Scenario
 from lissom.advise.steps import Step, steps_of
 from lissom.errors import DataError
 from lissom.recipe import Recipe
@@ -81,10 +81,10 @@ def recommended(
         DataError: the scenario is for tasks without data and there are some, or none of its methods fits.
     """
     if scenario.without_data and "train" in facts.splits:
-        others = "mobile, realtime, edge, server, gpu or memory"
+        others = ", ".join(one.name for one in SCENARIOS if not one.without_data)
         raise DataError(
-            f"The scenario {scenario.name!r} is for tasks without training data, and this one has some. Take {others}, "
-            "or give a Task without train."
+            f"The scenario {scenario.name!r} is for tasks without training data, and this one has some. Take one of "
+            f"{others}, or give a Task without train."
         )
     verdicts: dict[Method, Verdict] = {method: verdict(method, facts, target) for method in METHODS}
     fitting: list[Method] = [method for method, one in verdicts.items() if one.fits]

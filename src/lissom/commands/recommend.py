@@ -50,18 +50,19 @@ def recommend(
 
 
 def _show(found: Recommendation, project: Path, out: Path | None) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from lissom.advise.methods import percent
     from lissom.advise.recommendation import counted_text, evidence_text, measured_text
+    from lissom.console import plain_console
     from lissom.report.units import bytes_text, count_text
     from lissom.target import load_target
 
-    console, target = Console(highlight=False), load_target(found.target)
+    console, target = plain_console(), load_target(found.target)
     facts = found.facts
-    console.print(f"[bold]{escape(found.name)}[/bold]: {found.scenario} ({found.title}), {target.title}\n")
+    console.print(found.name, style="bold", end="")
+    console.print(f": {found.scenario} ({found.title}), {target.title}\n")
     shares = ", ".join(
         f"{part} {percent(share.macs)} of the products and {percent(share.parameters)} of the parameters"
         for part, share in facts.shares.items()
@@ -86,7 +87,7 @@ def _show(found: Recommendation, project: Path, out: Path | None) -> None:
             table.add_column(name, overflow="fold")
         for one in rows:
             measured = "" if one.method in ("fold", "made-up-inputs") else measured_text(one, facts.kind)
-            table.add_row(one.method, escape(one.why), *([escape(measured)] if fits else []))
+            table.add_row(one.method, one.why, *([measured] if fits else []))
         console.print()
         console.print(table)
     console.print()
@@ -95,15 +96,15 @@ def _show(found: Recommendation, project: Path, out: Path | None) -> None:
     if found.after is not None:
         console.print(counted_text(found))
     for note in found.counted:
-        console.print(escape(note))
+        console.print(note)
     console.print("Latency and loss of this model: not measured; the command below measures both.")
-    console.print(f"\n[bold]Recipe[/bold]{f', written to {escape(str(out))}' if out else ''}")
+    console.print(Text.assemble("\n", ("Recipe", "bold")), end="")
+    console.print(f", written to {out}" if out else "")
     if not out:
-        console.print(escape(found.recipe_yaml), soft_wrap=True)
+        console.print(found.recipe_yaml, soft_wrap=True)
     data_free = f" --data-free {found.data_free}" if found.data_free else ""
     recipe = f"--recipe {out}{data_free}" if out else f"--scenario {found.scenario}"
     console.print(
-        f"\nlissom compress {escape(str(project))} --target {found.target} {escape(recipe)} "
-        f"--out runs/{found.scenario}",
+        f"\nlissom compress {project} --target {found.target} {recipe} --out runs/{found.scenario}",
         soft_wrap=True,
     )

@@ -1,4 +1,4 @@
-"""Values that are rounded and then split are split as integers, in a file for OpenVINO.
+"""Values that are rounded and then split are split as integers, for targets whose table says so.
 
     DequantizeLinear > Split            becomes            Split > DequantizeLinear of every part
 
@@ -16,7 +16,7 @@ from lissom.target import Target
 
 def split_steps_(graph: ir.Graph, target: Target) -> None:
     """Move what restores a value, with one scale for all of it, behind every split of it."""
-    if target.runtime != "openvino":
+    if target.integers.splits != "steps":
         return
     for node in list(graph):
         restored = node.inputs[0].producer() if node.op_type == "Split" and node.inputs[0] is not None else None

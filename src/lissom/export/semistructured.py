@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lissom.errors import TargetError
+from lissom.errors import TargetError, first_line
 from lissom.functional.nm import Pattern
 
 PATTERN = Pattern(2, 4)
@@ -68,7 +68,7 @@ def converted(model: nn.Module, place: Callable[[Tensor], Tensor], compress: Cal
                 warnings.simplefilter("ignore")  # torch calls the interface a prototype
                 weight = compress(layer.weight.detach().contiguous())
         except RuntimeError as wrong:
-            dense[name] = str(wrong).splitlines()[0]
+            dense[name] = first_line(wrong)
             continue
         layer.weight = nn.Parameter(weight, requires_grad=False)
         sparse.append(name)

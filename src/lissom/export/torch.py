@@ -19,7 +19,7 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 import lissom.transforms.quantization.rewrite  # noqa: F401  # pyright: ignore[reportUnusedImport]  registers operators
-from lissom.errors import ExportError, RunFolderError
+from lissom.errors import ExportError, RunFolderError, first_line
 from lissom.export.archive import unsafe
 from lissom.export.base import (
     Array,
@@ -124,7 +124,7 @@ def _load(path: Path) -> ExportedProgram:
     try:
         return torch.export.load(path)
     except Exception as wrong:
-        reason = next(iter(str(wrong).splitlines()), type(wrong).__name__)
+        reason = first_line(wrong)
         raise RunFolderError(f"{path} cannot be loaded: {reason}. Copy it again or make the run again.") from wrong
 
 

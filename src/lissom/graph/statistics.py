@@ -16,7 +16,7 @@ from torch.fx import Interpreter
 from torch.fx import Node as FxNode
 from torch.utils import _pytree as pytree
 
-from lissom.errors import DataError
+from lissom.errors import DataError, first_line
 from lissom.functional.histogram import Histogram, Tally
 from lissom.functional.ranges import MeanRange, Range, mean_of, range_of
 from lissom.graph.graph import Graph
@@ -152,7 +152,7 @@ def run_over(
                 try:
                     interpreter.run(*inputs, enable_io_processing=False)
                 except (RuntimeError, IndexError) as wrong:
-                    raise _misfit(graph, whole, str(wrong).splitlines()[0]) from wrong
+                    raise _misfit(graph, whole, first_line(wrong)) from wrong
         examples += batch.size
         if progress:
             progress(examples)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lissom.errors import UsageError
+from lissom.errors import UsageError, first_line
 from lissom.graph.agreement import outputs
 from lissom.graph.trace import evaluation
 from lissom.lifelong.anatomy import Anatomy
@@ -126,7 +126,7 @@ def check_inputs(model: nn.Module, task: Task, name: str, known: Batch | None) -
         before = f"; the first task has {[tuple(t.shape) for t in known.tensors()]}" if known else ""
         raise UsageError(
             f"The backbone cannot take the inputs of the task {name!r}, of shapes {here}{before} "
-            f"({str(wrong).splitlines()[0]}). Resize or pad them, give Task(feed=...) that does, or make a folder "
+            f"({first_line(wrong)}). Resize or pad them, give Task(feed=...) that does, or make a folder "
             "of its own for such inputs."
         ) from wrong
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from lissom.errors import DataError, UsageError
+from lissom.errors import DataError, UsageError, first_line
 from lissom.functional.ownership import keep_largest, width_needed
 from lissom.graph.agreement import ALLOWED_GAP, apart
 from lissom.lifelong.anatomy import Anatomy
@@ -262,9 +262,7 @@ def check_widened(ground: Ground, width: float) -> None:
         got = answers(anatomy.build(width, ground.classes, idle=True), example)
         gap = max((apart(a, b) for a, b in zip(wanted, got, strict=True)), default=0.0)
     except (RuntimeError, ValueError, TypeError) as wrong:
-        raise UsageError(
-            f"The model cannot be made {width:g} times wider: {str(wrong).splitlines()[0]}. {way_out}"
-        ) from (wrong)
+        raise UsageError(f"The model cannot be made {width:g} times wider: {first_line(wrong)}. {way_out}") from (wrong)
     if gap > ALLOWED_GAP:
         raise UsageError(
             f"The model cannot be made {width:g} times wider: with idle channels its outputs change by {gap:.1e} "

@@ -16,7 +16,7 @@ import pydantic
 from torch import nn
 
 from lissom.advise import DYNAMIC_SHARE
-from lissom.errors import ExportError, TargetError
+from lissom.errors import ExportError, TargetError, first_line
 from lissom.export.base import Artifact, Runner, arrays, require, run
 from lissom.export.catalogue import runtime_of, survey
 from lissom.goal import Goal
@@ -181,7 +181,7 @@ def _try(model: nn.Module, task: Task, candidate: Candidate, folder: RunFolder) 
             artifact = exported(after, task, candidate.target, place)
             return Tried(artifact=artifact, metric=validate(after, task))
         except (ExportError, RuntimeError) as wrong:
-            return Tried(artifact=None, metric=None, failure=str(wrong).splitlines()[0])
+            return Tried(artifact=None, metric=None, failure=first_line(wrong))
 
     return folder.stage(f"trials/{candidate.key}/tried", Tried, compute)
 

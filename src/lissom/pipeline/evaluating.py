@@ -61,11 +61,12 @@ class Evaluator:
         graph = trace(self.model, self.task.example).graph
         found = validate(self.model, self.task)
         assert found is not None, "a search is begun with a metric and validation data only"
+        timed = summarise(samples["original"])
         return Measurement(
             metric=found.value,
             examples=found.samples,
-            latency_ms=bootstrap_median(samples["original"]).median,
-            latency_p95_ms=summarise(samples["original"]).p95,
+            latency_ms=timed.median,
+            latency_p95_ms=timed.p95,
             batch_size=self.batch_size,
             latency_ratio=1.0,
             latency_low=1.0,

@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from lissom.errors import FailureError, VerificationError
+from lissom.errors import FailureError, VerificationError, first_line
 from lissom.export.base import Artifact, run
 from lissom.export.catalogue import runtime_of
 from lissom.export.kernels import match_kernels
@@ -188,7 +188,7 @@ def _memory(folder: RunFolder, artifacts: tuple[Artifact, Artifact], threads: in
     try:
         before, after = (peak_memory(folder.path, a, threads, batch_size) for a in artifacts)
     except FailureError as wrong:
-        return _Memory(before=None, after=None, failure=str(wrong).splitlines()[0])
+        return _Memory(before=None, after=None, failure=first_line(wrong))
     return _Memory(before=before, after=after)
 
 

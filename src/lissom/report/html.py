@@ -70,6 +70,7 @@ def write(runs: Sequence[RunRecord], path: Path) -> Path:
 
 
 def _view(run: RunRecord, label: str, anchor: str) -> RunView:
+    asked_otherwise = othergoals.answers(run.search) if run.search else ()
     return RunView(
         id=anchor,
         label=label,
@@ -87,7 +88,7 @@ def _view(run: RunRecord, label: str, anchor: str) -> RunView:
             "trials": tables.trials(run),
             "parity": tables.parity(run),
             "environment": tables.environment(run),
-            "other_goals": othergoals.table(othergoals.answers(run.search)) if run.search else None,
+            "other_goals": othergoals.table(asked_otherwise),
         },
         figures={
             "tradeoff": _tradeoff([run]),
@@ -103,7 +104,7 @@ def _view(run: RunRecord, label: str, anchor: str) -> RunView:
         channels_text=channels.summary(run.channels),
         recipe=recipe_text(run.recipe),
         sections=_sections(run),
-        other_goals=othergoals.sentences(othergoals.answers(run.search)) if run.search else (),
+        other_goals=othergoals.sentences(asked_otherwise),
     )
 
 

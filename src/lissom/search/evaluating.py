@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
-from lissom.errors import LissomError, UsageError, VerificationError
+from lissom.errors import LissomError, UsageError, VerificationError, first_line
 from lissom.exhaustion import out_of_memory
 from lissom.recipe import Recipe
 from lissom.search.history import Failure, Measurement
@@ -28,7 +28,7 @@ def evaluated(evaluate: Evaluate, recipe: Recipe) -> Outcome:
     except VerificationError:  # a fault of ours is never one candidate's failure
         raise
     except (LissomError, RuntimeError, MemoryError) as wrong:
-        reason = str(wrong).splitlines()[0] if str(wrong) else type(wrong).__name__
+        reason = first_line(wrong)
         outcome = Failure(reason=reason, passing=out_of_memory(wrong) or not isinstance(wrong, LissomError))
     return outcome, time.perf_counter() - started
 

@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from lissom.functional.front import front, hypervolume
 from lissom.goal import Goal
 from lissom.search.evaluating import Evaluate, Workers
 from lissom.search.explaining import Explanation, explain
 from lissom.search.fitness import allowed_drop, best, bounds, drop, missed, objectives, reference, values
-from lissom.search.front import front, hypervolume
 from lissom.search.history import Measurement, Trial, view
 from lissom.search.latency import fit_costs
 from lissom.search.searchers import Searcher

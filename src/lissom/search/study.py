@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lissom.errors import RunFolderError, UsageError
+from lissom.errors import RunFolderError, UsageError, first_line
 from lissom.search.history import Failure, Measurement, Trial
 from lissom.search.owners import Owner
 from lissom.search.space import Point
@@ -202,7 +202,7 @@ def _reached(storage: str, name: str) -> optuna.Study:
             storage=storage, study_name=name, directions=["minimize" for _ in range(OBJECTIVES)], load_if_exists=True
         )
     except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, ValueError, RuntimeError) as wrong:
-        reason = str(wrong).splitlines()[0]
+        reason = first_line(wrong)
         raise UsageError(
             f"The storage {storage!r} cannot be used: {reason}. Give a URL such as sqlite:///search.db in a folder "
             "that exists, start the database, or leave storage out: trials are then kept in the run folder."

@@ -14,6 +14,7 @@ def existing(path: Path) -> Path:
     """
     if path.is_file():
         return path
-    near = [one.name for one in path.parent.iterdir() if one.is_file()] if path.parent.is_dir() else []
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    near = [one.name for one in beside if one.is_file() and one.suffix == path.suffix]
     way_out = nearest(path.name, near) if near else "Give the path of a file that is there."
     raise ProjectError(f"There is no file {path}. {way_out}")

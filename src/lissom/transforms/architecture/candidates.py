@@ -23,6 +23,7 @@ import pydantic
 import torch
 
 from lissom.files import write_text
+from lissom.functional.front import front as pareto
 from lissom.functional.reward import reward
 from lissom.settings import Setting
 from lissom.transforms.architecture.space import Space, Subnet
@@ -161,10 +162,5 @@ def _gap(known: Sequence[Candidate], cheaper: int, dearer: int) -> float:
 
 def front(candidates: Sequence[Candidate]) -> tuple[int, ...]:
     """Places of the candidates that none beats in metric and cost at once, cheapest first."""
-    found: list[int] = []
-    best = float("-inf")
-    for at in sorted(range(len(candidates)), key=lambda i: (candidates[i].cost, -candidates[i].metric)):
-        if candidates[at].metric > best:
-            best = candidates[at].metric
-            found.append(at)
-    return tuple(found)
+    found = pareto([(one.cost, -one.metric) for one in candidates])
+    return tuple(sorted(found, key=lambda at: candidates[at].cost))

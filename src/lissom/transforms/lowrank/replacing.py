@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lissom.errors import VerificationError
+from lissom.errors import VerificationError, first_line
 from lissom.graph.agreement import apart, outputs
 from lissom.task import Batch
 from lissom.transforms.lowrank.actions import Split
@@ -61,7 +61,7 @@ def verify(whole: nn.Module, split: nn.Module, example: Batch, actions: Sequence
         got = _outputs(split, example)
     except (AttributeError, RuntimeError, TypeError) as wrong:
         raise VerificationError(
-            f"The model does not run with {names} split: {str(wrong).splitlines()[0]}. It reads something of a layer "
+            f"The model does not run with {names} split: {first_line(wrong)}. It reads something of a layer "
             f"that its parts do not have. {way_out}"
         ) from wrong
     allowed = max([ALLOWED_GAP, *(ROUNDINGS * torch.finfo(t.dtype).eps for t in wanted)])

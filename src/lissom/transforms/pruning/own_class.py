@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 from torch.fx import Node as FxNode
 from torch.utils import _pytree as pytree
 
-from lissom.errors import ExportError
+from lissom.errors import ExportError, first_line
 from lissom.graph.axes import Term
 from lissom.graph.channels import listed_names
 from lissom.graph.coupling import Call
@@ -65,7 +65,7 @@ def unlike(smaller: nn.Module, wanted: GraphModule, example: Batch, left_out: Le
     except ExportError as wrong:
         return f"its own forward() does not run at the new sizes ({str(wrong).split('. torch.export')[0]})"
     except (RuntimeError, ValueError, TypeError, AssertionError) as wrong:
-        return f"its own forward() does not run at the new sizes ({str(wrong).splitlines()[0]})"
+        return f"its own forward() does not run at the new sizes ({first_line(wrong)})"
     for mine, its in zip_longest(signature(wanted, left_out), signature(again.module), fillvalue="nothing"):
         if mine != its:
             return f"its own forward() computes {its} where the pruned graph has {mine}"

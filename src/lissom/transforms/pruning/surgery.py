@@ -17,7 +17,7 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from lissom.errors import VerificationError
+from lissom.errors import VerificationError, first_line
 from lissom.graph.agreement import ALLOWED_GAP, apart, outputs, tensors_in
 from lissom.graph.channels import Channels, find_channels, listed_names
 from lissom.graph.masked import Masked
@@ -85,7 +85,7 @@ def prune(
         gap = difference(traced, sizes, found, example)
     except (RuntimeError, IndexError, ValueError) as wrong:
         raise VerificationError(
-            f"The pruned network does not run ({str(wrong).splitlines()[0]}); {_blame(traced, sizes, example)}"
+            f"The pruned network does not run ({first_line(wrong)}); {_blame(traced, sizes, example)}"
         ) from wrong
     if not gap <= ALLOWED_GAP:
         raise VerificationError(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lissom.search.front import dominates, front, hypervolume
+from lissom.functional.front import dominates, front, hypervolume
 
 numbers = st.integers(0, 6).map(float)
 
