@@ -26,6 +26,7 @@ from lissom.measure.records import (
     TargetTrial,
     TrainingRecord,
 )
+from lissom.measure.search_records import ArchitectureRecord, AxisRecord, ShapeRecord, SubnetTrial
 from lissom.measure.synthesis import Signs, SynthesisPoint, SynthesisRecord
 
 HOSTILE = "</script><script>alert(1)</script><b onmouseover=alert(2)>\"'&amp; {{ 7*7 }} <!--"
@@ -366,3 +367,43 @@ def hostile() -> RunRecord:
             "after": run.after.model_copy(update={"metric": metric(0.9, name=HOSTILE)}),
         }
     )
+
+
+def architecture(*, chance: int = 5, wish: str = "latency_ratio") -> ArchitectureRecord:
+    """Four subnets of two axes that were looked at by plan, some by chance, some by the search."""
+
+    def trial(
+        at: int, by: str, metric: float, cost: float, *, front: bool = False, chosen: bool = False
+    ) -> SubnetTrial:
+        return SubnetTrial.model_validate({
+            "subnet": (at, at), "by": by, "metric": metric, "cost": cost, "macs": int(4e7 * cost),
+            "parameters": int(3e5 * cost), "reward": metric * (cost / 0.5) ** -0.07, "on_front": front,
+            "chosen": chosen,
+        })  # fmt: skip
+
+    planned = [trial(0, "uniform", 0.912, 1.0, front=True), trial(1, "uniform", 0.71, 0.11, front=True)]
+    drawn = [trial(2 + i, "chance", 0.80 + 0.015 * i, 0.3 + 0.09 * i) for i in range(chance)]
+    found = [trial(20 + i, "search", 0.85 + 0.01 * i, 0.28 + 0.05 * i, front=True, chosen=i == 4) for i in range(5)]
+    shapes = (
+        ("stem", 16, 16, 3, 3), ("layer1.0.expand", 64, 32, 1, 1), ("layer1.0.depthwise", 64, 32, 7, 3),
+        ("layer1.0.project", 16, 16, 1, 1), ("layer1.1.expand", 64, 0, 1, None), ("layer1.1.depthwise", 64, 0, 5, None),
+        ("a.rather.long.path.to.a.layer", 128, 96, 5, 5), ("head", 10, 10, None, None),
+    )  # fmt: skip
+    return ArchitectureRecord(
+        wish=wish, goal=0.5, metric="accuracy", searcher="reward", subnets=str(10**19),
+        axes=(AxisRecord(axis="width", members=("stem.weight",), choices=(16, 8), chosen=16),),
+        trials=(*planned, *drawn, *found),
+        layers=tuple(
+            ShapeRecord(layer=name, op="conv2d", before=before, after=after, kernel_before=k, kernel_after=own)
+            for name, before, after, k, own in shapes
+        ),
+    )  # fmt: skip
+
+
+def searched() -> RunRecord:
+    """A run whose first step searched an architecture."""
+    step = StepRecord(
+        transform="Supernet", settings={}, seconds=3600.0, metric=None, title="Supernet(latency_ratio=2)",
+        architecture=architecture(),
+    )  # fmt: skip
+    return resnet20(steps=(step, *resnet20().steps))

@@ -10,7 +10,8 @@ import lissom
 import small_models
 from lissom.graph.trace import trace
 from lissom.pipeline import foresee
-from lissom.pipeline.recording import channel_records, done_text, layer_channels
+from lissom.pipeline.channels import layer_channels
+from lissom.pipeline.recording import channel_records, done_text
 from lissom.pipeline.transforming import transform
 from lissom.target import load_target
 from lissom.transforms.pruning import outlook, scores

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 from tests.transforms.elastic_nets import images, net, task
+from torch import nn
 
 import lissom
 from lissom.errors import GoalError, RecipeError
 from lissom.functional.reward import reward
 from lissom.graph.agreement import apart
 from lissom.graph.trace import trace
-from lissom.pipeline.recording import done_text
+from lissom.pipeline.recording import done_text, step_records
 from lissom.pipeline.transforming import dry_run, transform
 from lissom.target import load_target
 from lissom.training.settings import Training
@@ -190,6 +191,20 @@ def test_a_step_ends_within_the_wish_and_is_replayed_from_its_plan() -> None:
     note = step.notes["architecture"]
     assert isinstance(note, dict)
     assert len(note["candidates"]) == 6  # type: ignore[arg-type]
+    (recorded,) = step_records([step])
+    record = recorded.architecture
+    assert record is not None
+    assert (record.wish, record.metric, record.goal) == ("macs_ratio", "accuracy", 0.5)
+    assert [one.by for one in record.trials] == ["uniform"] * 5 + ["chance"]
+    (chosen,) = (one for one in record.trials if one.chosen)
+    assert [axis.choices[at] for axis, at in zip(record.axes, chosen.subnet, strict=True)] == [
+        axis.chosen for axis in record.axes
+    ]
+    drawn = {layer.layer: (layer.after, layer.kernel_after) for layer in record.layers}
+    made = {name: own for name, own in step.model.named_modules() if isinstance(own, (nn.Conv2d, nn.Linear))}
+    assert {name for name, (after, _) in drawn.items() if after} == set(made)
+    for name, own in made.items():
+        assert drawn[name] == (own.weight.shape[0], own.weight.shape[2] if own.weight.ndim == 4 else None)
     settings = small()
     plan = settings.read_plan(step.plan.model_dump(mode="json"))
     again = settings.restructure(model, plan, trace(model, given.example), given)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from lissom.measure.search_records import SearchRecord
+from lissom.measure.search_records import ArchitectureRecord, SearchRecord
 from lissom.measure.synthesis import SynthesisRecord
 from lissom.settings import Setting
 
@@ -182,6 +182,8 @@ class StepRecord(Setting):
     """Splits that it read and that were made up; empty where all data are the task's."""
     corrections: tuple[CorrectionRecord, ...] = ()
     """What a quantization tried, in that order."""
+    architecture: ArchitectureRecord | None = None
+    """Of a search for an architecture."""
 
 
 class SkipRecord(Setting):

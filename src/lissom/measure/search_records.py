@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from lissom.settings import Setting
 
 
@@ -53,3 +55,63 @@ class SearchRecord(Setting):
     """The wish that stands in the way; empty where the goal is met."""
     explanation: tuple[str, ...]
     trials: tuple[SearchTrial, ...]
+
+
+class SubnetTrial(Setting):
+    """A subnet of a supernet that was looked at."""
+
+    subnet: tuple[int, ...]
+    """For every axis the position of its choice; 0 is the largest."""
+    by: Literal["uniform", "chance", "search"]
+    """Who proposed it; those by chance are the control."""
+    metric: float
+    """On the first validation examples, with the supernet's weights."""
+    cost: float
+    """Share of the whole network's, in what the wish is about."""
+    macs: int
+    parameters: int
+    reward: float
+    on_front: bool
+    chosen: bool
+
+
+class AxisRecord(Setting):
+    """What of the network a subnet may have less of."""
+
+    axis: str
+    """`width`, `depth`, `kernel`."""
+    members: tuple[str, ...]
+    choices: tuple[int, ...]
+    chosen: int
+
+
+class ShapeRecord(Setting):
+    """A layer of the whole network beside the chosen subnet's."""
+
+    layer: str
+    op: str
+    before: int
+    """Output channels."""
+    after: int
+    """0 where the layer is left out."""
+    kernel_before: int | None = None
+    """Side of a square kernel."""
+    kernel_after: int | None = None
+
+
+class ArchitectureRecord(Setting):
+    """The search of a `Supernet` step, and the subnet that it chose."""
+
+    wish: str
+    """The field that said how much smaller: `macs_ratio`, `parameters_ratio`, `latency_ratio`."""
+    goal: float
+    """Share of the whole network's cost that was wished for."""
+    metric: str
+    searcher: str
+    subnets: str
+    """How many the space holds; a decimal number, which may be beyond 2^53."""
+    axes: tuple[AxisRecord, ...]
+    trials: tuple[SubnetTrial, ...]
+    """In the order in which they were looked at."""
+    layers: tuple[ShapeRecord, ...]
+    """In the order of the model."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from lissom.measure.records import ChannelRecord
-from lissom.pipeline.recording import layer_channels
+from lissom.pipeline.channels import layer_channels
 from lissom.pipeline.transforming import Planned, dry_run
 from lissom.recipe import Recipe
 from lissom.settings import Setting

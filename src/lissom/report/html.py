@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lissom.errors import UsageError
 from lissom.measure.records import RunRecord
-from lissom.report import channels, figures, lessons, othergoals, searches, syntheses, tables, trainings
+from lissom.report import architectures, channels, figures, lessons, othergoals, searches, syntheses, tables, trainings
 from lissom.report.headline import Headline, headlines, summary
 from lissom.report.listing import recipe_text
 from lissom.report.page import Figure, Section, filled, json_of, write_page
@@ -29,6 +29,8 @@ class RunView:
     tables: Mapping[str, tables.Table | None]
     figures: Mapping[str, Figure]
     trainings: tuple[Figure, ...]
+    architectures: tuple[tuple[str, str, Figure, Figure], ...]
+    """Of each search: title, words, front, drawing."""
     lessons: tuple[lessons.Lesson, ...]
     syntheses: tuple[tuple[syntheses.Synthesis, Figure | None], ...]
     layers_text: str
@@ -98,6 +100,7 @@ def _view(run: RunRecord, label: str, anchor: str) -> RunView:
             **_search(run),
         },
         trainings=_trainings(run),
+        architectures=_architectures(run),
         lessons=lessons.lessons(run.steps),
         syntheses=tuple((one, _synthesis(one)) for one in syntheses.syntheses(run)),
         layers_text=tables.layers_text(run),
@@ -120,6 +123,7 @@ def _sections(run: RunRecord) -> tuple[Section, ...]:
         ("parity", "Simulation and runtime", True),
         ("trials", "Candidates", bool(run.trials)),
         ("search", "Search", run.search is not None),
+        ("architecture", "Architecture", bool(architectures.searched(run.steps))),
         ("steps", "Steps and recipe", True),
         ("training", "Training", bool(trainings.trained(run.steps))),
         ("synthesis", "Made up data", syntheses.readers(run) is not None),
@@ -188,6 +192,35 @@ def _trainings(run: RunRecord) -> tuple[Figure, ...]:
             table=trainings.table(training),
         )
         for number, step, training in trainings.trained(run.steps)
+    )
+
+
+def _architectures(run: RunRecord) -> tuple[tuple[str, str, Figure, Figure], ...]:
+    return tuple(
+        (
+            f"Step {number}, {step.title or step.transform}",
+            architectures.text(record),
+            Figure(
+                title="Front of the architecture search",
+                caption="Better is to the right and up. Dashed: the wish. Subnets have the supernet's weights, before "
+                "any fine-tuning.",
+                description=architectures.text(record),
+                json=json_of(architectures.front(record)),
+                height=architectures.HEIGHT,
+                table=architectures.trials(record),
+            ),
+            Figure(
+                title="The chosen subnet beside the whole network",
+                caption="Grey: channels of the whole network; blue: those that stay. Beside the bars: channels, side "
+                "of the kernel.",
+                description=architectures.description(record),
+                json=json_of(architectures.drawing(record.layers)),
+                height=architectures.height(record.layers),
+                table=architectures.layers(record),
+                wide=len(record.layers) > architectures.MANY,
+            ),
+        )
+        for number, step, record in architectures.searched(run.steps)
     )
 
 

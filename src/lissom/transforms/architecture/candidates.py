@@ -29,6 +29,7 @@ from lissom.settings import Setting
 from lissom.transforms.architecture.space import Space, Subnet
 
 Searcher = Literal["nsga2", "reward", "random"]
+Proposer = Literal["uniform", "chance", "search"]
 POPULATION = 16
 AGAIN = 20
 """Children that are known already, after which chance proposes."""
@@ -37,13 +38,17 @@ NAME = "candidates.json"
 
 
 class Candidate(Setting):
-    """`cost` is a share of the whole network's, in what the wish is about: 1 / (times faster), or MACs, parameters."""
+    """`cost` is a share of the whole network's, in what the wish is about: 1 / (times faster), or MACs, parameters.
+
+    `by` says who proposed it; those by chance are the control.
+    """
 
     subnet: tuple[int, ...]
     metric: float
     cost: float
     macs: int
     parameters: int
+    by: Proposer = "search"
 
 
 class _File(Setting):
@@ -87,7 +92,8 @@ def searched(
     path = folder / NAME if folder else None
     found = list(_read(path, of)) if path else []
     while len(found) < min(count, space.size):
-        found.append(measure(proposed(space, aim, found)))
+        subnet, by = proposed(space, aim, found)
+        found.append(measure(subnet).model_copy(update={"by": by}))
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, _File(of=of, candidates=tuple(found)).model_dump_json(indent=1))
@@ -103,19 +109,19 @@ def _read(path: Path, of: str) -> tuple[Candidate, ...]:
     return held.candidates if held.of == of else ()
 
 
-def proposed(space: Space, aim: Aim, known: Sequence[Candidate]) -> Subnet:
-    """A subnet that is not among the known ones; there has to be one."""
+def proposed(space: Space, aim: Aim, known: Sequence[Candidate]) -> tuple[Subnet, Proposer]:
+    """A subnet that is not among the known ones, and who proposes it; there has to be one."""
     seen = {one.subnet for one in known}
     for share in UNIFORM:
         if (subnet := space.uniform(share)) not in seen:
-            return subnet
+            return subnet, "uniform"
     generator = torch.Generator().manual_seed(aim.seed * 1_000_003 + len(known))
     for _ in range(AGAIN if aim.searcher != "random" and len(known) >= POPULATION else 0):
         if (subnet := _child(space, aim, known, generator)) not in seen:
-            return subnet
+            return subnet, "search"
     while (subnet := space.drawn(generator)) in seen:
         pass
-    return subnet
+    return subnet, "chance"
 
 
 def _child(space: Space, aim: Aim, known: Sequence[Candidate], generator: torch.Generator) -> Subnet:

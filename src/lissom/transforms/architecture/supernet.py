@@ -118,7 +118,11 @@ class Supernet(Transform):
 
     @property
     def wish(self) -> float:
-        return next(value for name in WISHES if (value := getattr(self, name)) is not None)
+        return float(getattr(self, self._wished))
+
+    @property
+    def _wished(self) -> str:
+        return next(name for name in WISHES if getattr(self, name) is not None)
 
     @property
     def expected_seconds(self) -> float:
@@ -216,7 +220,7 @@ class Supernet(Transform):
         if chosen is None:
             nearest = min(found, key=lambda one: one.cost)
             raise GoalError(self._unreachable(nearest.cost, f"the nearest of {len(found)} candidates"))
-        work.note("architecture", _record(study.space, aim, found, chosen))
+        work.note("architecture", self._record(study.space, aim, found, chosen, as_metric(task.metric).name))  # pyright: ignore[reportArgumentType]  there is one
         work.settle(self._planned(study, chosen.subnet))
         made = extracted(trained.model, programs, chosen.subnet, task.example, supernet.statistics(chosen.subnet))
         if not made.own:
@@ -269,11 +273,25 @@ class Supernet(Transform):
         return cost.macs if self.parameters_ratio is None else cost.parameters
 
     def _unreachable(self, share: float, who: str) -> str:
-        name = next(n for n in WISHES if getattr(self, n) is not None)
         return (
-            f"Supernet({name}={self.wish:g}) is out of reach: {who} comes to {1 / share:.3g}. Wish for less, or allow "
-            f"smaller subnets: widths={list(self.widths)} and depth={self.depth:g} bound them."
+            f"Supernet({self._wished}={self.wish:g}) is out of reach: {who} comes to {1 / share:.3g}. Wish for "
+            f"less, or allow smaller subnets: widths={list(self.widths)} and depth={self.depth:g} bound them."
         )
+
+    def _record(
+        self, space: Space, aim: Aim, found: Sequence[Candidate], chosen: Candidate, metric: str
+    ) -> pydantic.JsonValue:
+        """What the report shows of the search."""
+        return {
+            "wish": self._wished,
+            "metric": metric,
+            "subnets": str(space.size),
+            "searcher": aim.searcher,
+            "goal": aim.goal,
+            "candidates": [{**one.model_dump(mode="json"), "reward": aim.reward(one)} for one in found],
+            "front": list(front(found)),
+            "chosen": found.index(chosen),
+        }
 
     def _planned(self, study: Study, subnet: Subnet) -> Plan:
         return Plan(
@@ -292,18 +310,3 @@ def _identity(settings: Supernet, supernet: Trained) -> str:
         hashed.update(name.encode())
         hashed.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return hashed.hexdigest()[:16]
-
-
-def _record(space: Space, aim: Aim, found: Sequence[Candidate], chosen: Candidate) -> pydantic.JsonValue:
-    """What the report shows of the search."""
-    return {
-        "subnets": str(space.size),
-        "searcher": aim.searcher,
-        "goal": aim.goal,
-        "axes": [
-            {"axis": axis.kind, "members": list(axis.members), "choices": list(axis.choices)} for axis in space.axes
-        ],
-        "candidates": [{**one.model_dump(mode="json"), "reward": aim.reward(one)} for one in found],
-        "front": list(front(found)),
-        "chosen": found.index(chosen),
-    }
