@@ -5,7 +5,8 @@
     │   ├── ProjectError           the project file or what its `build()` returned
     │   ├── RecipeError            an unknown or illegal recipe, transform or field
     │   ├── GoalError              a goal that cannot be parsed or never be met
-    │   └── TargetError            an unknown runtime, or one that is not installed
+    │   ├── TargetError            an unknown runtime, or one that is not installed
+    │   └── WorkerError            workers that are not there, or that a search cannot use
     └── FailureError               the work itself could not be done                  (exit code 3)
         ├── DataError              batches that are missing, exhausted, NaN or do not fit the model
         ├── ExportError            the model cannot be traced or exported
@@ -44,6 +45,10 @@ class GoalError(UsageError):
 
 class TargetError(UsageError):
     """An unknown runtime, or one that is not installed here."""
+
+
+class WorkerError(UsageError):
+    """Workers of a search that are not there, that cannot be reached, or whose measurements cannot be compared."""
 
 
 class FailureError(LissomError):

@@ -18,6 +18,7 @@ import hashlib
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ MANIFEST = "manifest.json"
 STATE = "state"
 REQUIRED = ("result.json", "recipe.yaml", "plan.json", "model.safetensors", "example.safetensors")
 """What every finished run holds besides its artifacts."""
+TIMED = ("choice", "search-original", "searched", "latency")
+"""Stages that hold latencies, or what was chosen by them."""
 NAME = re.compile(r"[\w-][\w.-]{0,199}")
 """Of a file inside the folder."""
 
@@ -62,6 +65,8 @@ class Manifest(Setting):
 
     format: Literal[1] = 1
     status: Literal["running", "finished"]
+    id: str = ""
+    """What the run is known by, wherever its folder lies."""
     source: Source
     target: str | None = None
     artifact: Artifact | None = None
@@ -70,6 +75,8 @@ class Manifest(Setting):
     project_settings: dict[str, str] = pydantic.Field(default_factory=dict)
     graph: str | None = None
     """Hash of the traced graph: the model's code, which its fingerprint does not see."""
+    machines: tuple[str, ...] = ()
+    """That the run was carried out on, the last one last."""
     files: dict[str, str] = pydantic.Field(default_factory=dict)
     """sha256 of every file of a finished run."""
 
@@ -206,7 +213,9 @@ class RunFolder:
                 )
         self._fresh = manifest is None
         if manifest is None:
-            manifest = Manifest(status="running", source=source, project=project, project_settings=settings)
+            manifest = Manifest(
+                status="running", id=uuid.uuid4().hex, source=source, project=project, project_settings=settings
+            )
             self.write_manifest(manifest)
         if manifest.status == "running":
             self.state.mkdir(exist_ok=True)
@@ -236,6 +245,16 @@ class RunFolder:
             shutil.rmtree(self.state)
             self.state.mkdir()
         self.write_manifest(self.manifest.model_copy(update={"graph": graph}))
+
+    def of_machine(self, machine: str) -> None:
+        """Note what the run is carried out on. Latencies that were taken on another machine are taken again."""
+        held = self.manifest.machines
+        if held and held[-1] == machine:
+            return
+        if held:
+            for name in TIMED:
+                (self.state / f"{name}.json").unlink(missing_ok=True)
+        self.write_manifest(self.manifest.model_copy(update={"machines": (*held, machine)}))
 
     def stage(
         self, name: str, kind: type[T], compute: Callable[[], T], *, holds: Callable[[T], bool] = lambda _: True

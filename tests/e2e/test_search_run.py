@@ -13,10 +13,12 @@ import torch.nn.functional as F
 
 import lissom
 from lissom import Fold, Goal, Recipe
-from lissom.errors import DataError, RunFolderError, UsageError
+from lissom.errors import DataError, RunFolderError, UsageError, WorkerError
+from lissom.measure import environment
 from lissom.pipeline import evaluating
 from lissom.pipeline.evaluating import Evaluator
 from lissom.search import opening
+from lissom.terminal import show_run
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.py"
 GOAL = Goal(metric_drop=0.5, macs_ratio=1.4)
@@ -86,6 +88,50 @@ def test_interrupted_it_goes_on_and_the_choice_is_not_made_again(search, evaluat
             continue
     assert not stops
     assert len(set(evaluated)) == len(evaluated) == len(result.record.search.trials) == 4
+
+
+def test_continued_on_another_machine_every_latency_is_taken_again(search, evaluated, monkeypatch, capsys):
+    counted = Evaluator.__call__
+
+    def stopping(self, recipe):
+        if len(evaluated) == 2:
+            raise KeyboardInterrupt
+        return counted(self, recipe)
+
+    monkeypatch.setattr(environment, "cpu_model", lambda _: "Old CPU")
+    with monkeypatch.context() as first:
+        first.setattr(Evaluator, "__call__", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            search(goal=UNREACHABLE)
+    before = list(evaluated)
+    monkeypatch.setattr(environment, "cpu_model", lambda _: "New CPU")
+    result = search(goal=UNREACHABLE)
+    assert evaluated[: len(before)] == before
+    assert set(before) <= set(evaluated[len(before) :])
+    assert len(evaluated) == len(before) + 4
+    found = result.record.search
+    assert [(m.machine, m.again, m.left) for m in found.moved] == [("Old CPU", 2, 0)]
+    assert len(found.trials) == 4
+    assert result.record.environment.cpu == "New CPU"
+    notes = " ".join(result.record.notes)
+    assert "The run was begun on another machine (Old CPU). Every latency was taken again" in notes
+    assert "measured on another machine (Old CPU) were measured again before they were compared: 2." in notes
+    show_run(result.record, result.folder, result.report)
+    assert "begun on another machine (Old CPU)" in " ".join(capsys.readouterr().out.split())
+    assert "begun on another machine (Old CPU)" in result.report.read_text()
+
+
+def test_a_worker_on_another_kind_of_machine_ends_the_search(search, monkeypatch):
+    counted = Evaluator.__call__
+
+    def abroad(self, recipe):
+        monkeypatch.setattr(environment, "cpu_model", lambda _: "Far CPU")
+        return counted(self, recipe)
+
+    monkeypatch.setattr(environment, "cpu_model", lambda _: "Near CPU")
+    monkeypatch.setattr(Evaluator, "__call__", abroad)
+    with pytest.raises(WorkerError, match=r"another kind of machine than the search: Far CPU, not Near CPU\."):
+        search()
 
 
 def test_runs_that_share_a_storage_share_their_trials(search, evaluated, tmp_path):

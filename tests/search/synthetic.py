@@ -65,10 +65,12 @@ def evaluate(recipe: Recipe) -> Measurement:
     )
 
 
-def search(storage: str, *, name: str = "random", goal: Goal | None = None, call=evaluate, **changed) -> Found:
+def search(
+    storage: str, *, name: str = "random", goal: Goal | None = None, call=evaluate, machine="", now=time.time, **changed
+) -> Found:
     """A whole search of the synthetic space."""
     given = {"limits": Limits(trials=30), "space": SPACE, **changed}
-    with opened(storage, "bars", {"model": "m", "space": "s"}, place="here") as study:
+    with opened(storage, "bars", {"model": "m", "space": "s"}, place="here", machine=machine, now=now) as study:
         return Search(
             call, study=study, goal=goal or Goal(), original=ORIGINAL, searchers=searchers_of(name), **given
         ).run()

@@ -24,6 +24,9 @@ PACKAGES = (
     "numpy",
 )
 
+ENGINES = ("torch", "onnxruntime", "openvino", "executorch", "tensorrt")
+"""Packages whose version decides how fast a model runs."""
+
 ISA = (
     "avx2",
     "avx_vnni",
@@ -67,6 +70,18 @@ def environment(threads: int) -> Environment:
         python=f"{platform.python_implementation()} {platform.python_version()}",
         versions=versions(PACKAGES),
     )
+
+
+def machine(found: Environment) -> str:
+    """What latencies depend on, in words: two that were timed on the same may be compared."""
+    engines = (f"{name} {found.versions[name]}" for name in ENGINES if name in found.versions)
+    return "; ".join((found.cpu, f"{found.cores} cores", " ".join(found.isa) or "no extensions", *engines))
+
+
+def unlike(other: str, here: str) -> str:
+    """What of another machine, as `machine` tells it, is not so here."""
+    own = here.split("; ")
+    return ", ".join(part for part in other.split("; ") if part not in own) or "a part of what is here"
 
 
 def cpu_model(cpuinfo: str) -> str | None:

@@ -35,6 +35,17 @@ class SearchTrial(Setting):
     """Why there are no figures."""
 
 
+class Moved(Setting):
+    """Candidates that another machine had measured, so that their latencies could not be compared."""
+
+    machine: str
+    """What of it differs from the machine of the search."""
+    again: int
+    """Measured again."""
+    left: int
+    """Not, for want of time: they do not count."""
+
+
 class SearchRecord(Setting):
     searcher: str
     budget_seconds: float | None
@@ -55,6 +66,8 @@ class SearchRecord(Setting):
     """The wish that stands in the way; empty where the goal is met."""
     explanation: tuple[str, ...]
     trials: tuple[SearchTrial, ...]
+    moved: tuple[Moved, ...] = ()
+    """By other machine."""
 
 
 class SubnetTrial(Setting):

@@ -24,7 +24,7 @@ from lissom.graph.graph import Graph
 from lissom.graph.groups import with_groups
 from lissom.graph.trace import Trace, trace
 from lissom.inputs import save_example
-from lissom.measure.environment import available_cores, environment
+from lissom.measure.environment import available_cores, environment, machine
 from lissom.measure.judge import impossible, judge
 from lissom.measure.records import RunRecord
 from lissom.measure.synthesis import SynthesisRecord
@@ -42,7 +42,14 @@ from lissom.pipeline.datafree import DataFree, arranged, notes_of, supplied
 from lissom.pipeline.expecting import expected
 from lissom.pipeline.measuring import Measured, measure
 from lissom.pipeline.recommending import begin
-from lissom.pipeline.recording import channel_records, plans_json, skip_records, step_records, write_tables
+from lissom.pipeline.recording import (
+    channel_records,
+    moved_notes,
+    plans_json,
+    skip_records,
+    step_records,
+    write_tables,
+)
 from lissom.pipeline.result import REPORT, Result
 from lissom.pipeline.searching import Place, Wanted, searched, wanted_search
 from lissom.pipeline.teachers import with_teachers
@@ -203,6 +210,7 @@ class _Run:
             refuse_impossible(self.goal, graph, task)
             check_data(task)
             folder.of_graph(digest_of(graph))
+            folder.of_machine(machine(environment(self.threads)))
             save_example(folder.path / "example.safetensors", task.example)
         with self.stages("try candidates") as tick:
             recipes = [recipe] if recipe else recipes_for(graph, task)
@@ -337,7 +345,7 @@ class _Run:
             parity=measured.parity,
             trials=choice.trials,
             search=choice.search,
-            notes=(*notes_of(self.made), *measured.notes),
+            notes=(*notes_of(self.made), *measured.notes, *moved_notes(folder.manifest.machines, choice.search)),
             synthesis=self.made,
             recipe=chosen.recipe.to_data(),
             command=self.command,

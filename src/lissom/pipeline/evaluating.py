@@ -8,13 +8,14 @@ from pathlib import Path
 
 from torch import nn
 
-from lissom.errors import DataError
+from lissom.errors import DataError, WorkerError
 from lissom.export.base import Artifact
 from lissom.export.catalogue import runtime_of
 from lissom.files import write_text
 from lissom.graph.trace import trace
 from lissom.inputs import save_example
 from lissom.measure.artifacts import peak_memory
+from lissom.measure.environment import environment, machine, unlike
 from lissom.measure.latency import bootstrap_median, interleave, paired_ratio, summarise
 from lissom.pipeline.candidates import caller, exported
 from lissom.pipeline.quiet import Quiet, Shared
@@ -50,9 +51,12 @@ class Evaluator:
     batch_size: int
     seed: int
     memory: bool
+    machine: str
+    """That the search runs on."""
 
     def original(self) -> Measurement:
         """The model as it is, exported; what candidates are timed against."""
+        self._check_machine()
         place = self._place(ORIGINAL)
         with self.quiet.working() as share:
             artifact = self._original(share)
@@ -74,6 +78,7 @@ class Evaluator:
             size_bytes=artifact.size_bytes,
             macs=graph.macs,
             parameters=graph.parameters,
+            machine=self.machine,
             peak_memory_bytes=self._peak(artifact, place),
         )
 
@@ -81,7 +86,9 @@ class Evaluator:
         """
         Raises:
             LissomError: the candidate cannot be made, exported or loaded.
+            WorkerError: this process runs on another kind of machine than the search.
         """
+        self._check_machine()
         with self.quiet.working() as share:
             steps = self._transformed(recipe, share)
             after = steps[-1].model
@@ -110,8 +117,18 @@ class Evaluator:
                 size_bytes=artifact.size_bytes,
                 macs=cost.macs,
                 parameters=cost.parameters,
+                machine=self.machine,
                 peak_memory_bytes=self._peak(artifact, place),
                 epoch_seconds=_pace(steps),
+            )
+
+    def _check_machine(self) -> None:
+        here = machine(environment(self.threads))
+        if here != self.machine:
+            raise WorkerError(
+                f"A worker runs on another kind of machine than the search: {unlike(here, self.machine)}, not "
+                f"{unlike(self.machine, here)}. Latencies of the two cannot be compared. Take workers of one kind, or "
+                "start a search of its own on each kind of machine with the same storage."
             )
 
     def _transformed(self, recipe: Recipe, share: Shared) -> list[Step]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pydantic
 from torch.fx import GraphModule
 
 from lissom.files import write_text
+from lissom.measure.environment import unlike
 from lissom.measure.records import (
     ChannelRecord,
     CorrectionRecord,
@@ -18,6 +19,7 @@ from lissom.measure.records import (
     StepRecord,
     TrainingRecord,
 )
+from lissom.measure.search_records import SearchRecord
 from lissom.measure.synthesis import SynthesisRecord
 from lissom.pipeline.architectures import architecture
 from lissom.pipeline.channels import layer_channels
@@ -33,6 +35,19 @@ from lissom.transforms.pruning.surgery import EXPORTED
 from lissom.transforms.quantization import PrecisionTable
 from lissom.transforms.quantization.searching import TABLE
 from lissom.transforms.sparsity import ZeroWeights
+
+
+def moved_notes(machines: Sequence[str], search: SearchRecord | None) -> Iterator[str]:
+    """Of a run that was continued, or whose search was shared, on another machine."""
+    if len(machines) > 1:
+        others = "; ".join(unlike(one, machines[-1]) for one in dict.fromkeys(machines[:-1]) if one != machines[-1])
+        yield f"The run was begun on another machine ({others}). Every latency was taken again on the one it ended on."
+    for one in search.moved if search else ():
+        left = f"; {one.left} others were not, for want of time, and do not count" if one.left else ""
+        yield (
+            f"Candidates that had been measured on another machine ({one.machine}) were measured again before they "
+            f"were compared: {one.again}{left}."
+        )
 
 
 def step_records(steps: Sequence[Step], made_up: Sequence[str] = ()) -> tuple[StepRecord, ...]:

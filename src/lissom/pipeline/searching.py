@@ -19,8 +19,8 @@ from lissom.advise.scenarios import Scenario, searched_of
 from lissom.errors import ExportError, UsageError
 from lissom.goal import Goal
 from lissom.graph.trace import Trace
-from lissom.measure.environment import environment
-from lissom.measure.search_records import SearchRecord, SearchTrial
+from lissom.measure.environment import environment, machine, unlike
+from lissom.measure.search_records import Moved, SearchRecord, SearchTrial
 from lissom.metrics import as_metric
 from lissom.pipeline.evaluating import Evaluator, prefix_of
 from lissom.pipeline.quiet import Quiet
@@ -100,7 +100,7 @@ def searched(  # noqa: PLR0913  keywords of one call site
     Raises:
         DataError: the task cannot tell a good candidate from a bad one.
         UsageError: the storage cannot be used.
-        RunFolderError: the storage is of another model, other data, another space, target or machine.
+        RunFolderError: the storage is of another model, other data, another space or target.
         ExportError: no candidate could be made.
     """
     folder = place.folder
@@ -118,18 +118,17 @@ def searched(  # noqa: PLR0913  keywords of one call site
         "settings": f"batch {place.batch_size}, threads {place.threads}, seed {place.seed}"
         + (", peak memory" if memory else ""),
         "version": __version__,
-        "machine": environment(place.threads).cpu,
     }
-    own = str(folder.path.resolve())
-    with opened(storage, task.name, identity, place=own) as study:
+    here = machine(environment(place.threads))
+    with opened(storage, task.name, identity, place=folder.manifest.id, machine=here) as study:
         evaluator = Evaluator(
             model, task, target, folder.stages, Quiet(Path(tempfile.gettempdir()) / f"lissom-quiet-{study.key}"),
-            place.threads, place.batch_size, place.seed, memory,
+            place.threads, place.batch_size, place.seed, memory, here,
         )  # fmt: skip
         before = time.monotonic()
         original = folder.stage("search-original", Measurement, evaluator.original)
         short = time.monotonic() - before
-        used = sum(trial.seconds for trial in study.trials() if trial.place == own) / wanted.workers.count
+        used = study.used() / wanted.workers.count
         search = Search(
             evaluator, space, study, goal, original, searchers_of(wanted.searcher),
             limits=Limits(seconds=_left(wanted.seconds, deadline, used, short)),
@@ -146,7 +145,7 @@ def searched(  # noqa: PLR0913  keywords of one call site
         reasons = "; ".join(dict.fromkeys(t.failure for t in found.trials))
         raise ExportError(f"None of {len(found.trials)} candidates could be made. {reasons}")
     recipe = space.recipe(found.chosen.point)
-    return recipe.to_data(), _record(found, space, original, wanted), prefix_of(recipe)
+    return recipe.to_data(), _record(found, space, original, wanted, here), prefix_of(recipe)
 
 
 def _left(seconds: float | None, deadline: float | None, used: float, short: float) -> float | None:
@@ -177,7 +176,7 @@ def _data(task: Task) -> str:
     return hashed.hexdigest()[:16]
 
 
-def _record(found: Found, space: Space, original: Measurement, wanted: Wanted) -> SearchRecord:
+def _record(found: Found, space: Space, original: Measurement, wanted: Wanted, here: str) -> SearchRecord:
     began = min((t.started for t in found.trials), default=0.0)
     return SearchRecord(
         searcher=wanted.searcher,
@@ -192,6 +191,9 @@ def _record(found: Found, space: Space, original: Measurement, wanted: Wanted) -
         met=found.explanation.met,
         binding=found.explanation.binding,
         explanation=found.explanation.sentences,
+        moved=tuple(
+            Moved(machine=unlike(other, here), again=again, left=left) for other, (again, left) in found.moved.items()
+        ),
         trials=tuple(_trial(t, found, space, began) for t in found.trials),
     )
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
-from lissom.errors import LissomError, UsageError, VerificationError, first_line
+from lissom.errors import LissomError, UsageError, VerificationError, WorkerError, first_line
 from lissom.exhaustion import out_of_memory
 from lissom.recipe import Recipe
 from lissom.search.history import Failure, Measurement
@@ -25,7 +25,7 @@ def evaluated(evaluate: Evaluate, recipe: Recipe) -> Outcome:
     started = time.perf_counter()
     try:
         outcome: Measurement | Failure = evaluate(recipe)
-    except VerificationError:  # a fault of ours is never one candidate's failure
+    except (VerificationError, WorkerError):  # neither a fault of ours nor of the workers is one candidate's failure
         raise
     except (LissomError, RuntimeError, MemoryError) as wrong:
         reason = first_line(wrong)

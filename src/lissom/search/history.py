@@ -33,6 +33,8 @@ class Measurement(Setting):
     """That was timed."""
     peak_memory_bytes: int | None = None
     """Where the goal limits it."""
+    machine: str = ""
+    """What it was timed on: latencies of different machines are not compared."""
     epoch_seconds: float | None = None
     """Of one pass over the training data, where there was training."""
 
@@ -64,6 +66,8 @@ class Trial(Setting):
     seconds: float = 0.0
     place: str = ""
     """The run that evaluated it."""
+    machine: str = ""
+    """That it was timed on."""
 
 
 @dataclass(frozen=True)

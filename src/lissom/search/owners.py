@@ -2,7 +2,7 @@
 
 A process holds a lock on a file of its own for as long as it lives; the system lets go of it however the process ends.
 So a trial whose owner's lock can be had is nobody's. Of another machine nothing is known but the time: its trials are
-left alone for a day.
+left alone for a day. One that lies more than a day ahead was begun by a clock that has been set back since.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import socket
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import filelock
@@ -23,7 +24,8 @@ class Owner:
     """This process. `id` is host and name; names are unique, so that all storages of a machine share a folder, however
     they are spelt."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
         self.folder = Path(tempfile.gettempdir()) / "lissom-owners"
         self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(PermissionError):  # another user made it, for everybody
@@ -39,7 +41,7 @@ class Owner:
             return False
         host, _, name = owner.partition("/")
         if host != socket.gethostname():
-            return time.time() - started > DAY
+            return abs(self._now() - started) > DAY
         path = self.folder / f"{name}.lock"
         if not path.exists():
             return True

@@ -7,13 +7,15 @@
 Both in turns, one searcher after the other, until the goal holds, the time or the number of trials is used up, or
 nobody has a proposal left. Times are those that were measured: no candidate is begun that would not end in time by
 the slowest of its kind so far. Every trial that is done stays, and the choice is made among all of them, so that a
-search never ends with less than it had; the model as it is, folded, is the first candidate.
+search never ends with less than it had; the model as it is, folded, is the first candidate. What was measured on
+another machine is measured again before anything else, those that were ahead there first: latencies of two machines are
+not compared.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lissom.functional.front import front, hypervolume
@@ -61,6 +63,8 @@ class Found:
     """Of the predicted latency, relative; None before three candidates were measured."""
     chosen: Trial | None
     explanation: Explanation
+    moved: Mapping[str, tuple[int, int]]
+    """Other machine -> how many candidates measured there were measured here too, and how many were not."""
 
 
 @dataclass
@@ -84,6 +88,7 @@ class Search:
         self._most = TRIALS if self._end is None and self.limits.trials is None else self.limits.trials
         self._began = self.clock()
         self._carry_out([Point()], self.searchers[0].name)  # whatever the time: there is something to hand back
+        self._again()
         for stage in range(len(self.searchers)):
             self._explore(stage)
             self._recover(stage)
@@ -115,7 +120,20 @@ class Search:
                 longest=self.space.epochs[-1],
                 trained=max((t.point.epochs for t, _ in done), default=0),
             ),
+            moved=self.study.moved(),
         )
+
+    def _again(self) -> None:
+        """What another machine has measured, as far as the time allows. Where it was on the front its weights are kept,
+        and it is not trained again."""
+        names = objectives(self.goal, self.original)
+        left = [(t, t.measurement) for t in self.study.elsewhere() if t.measurement is not None]
+        ahead = [left[i][0] for i in front([values(names, self.original, m) for _, m in left])]
+        rest = [trial for trial, _ in left if trial not in ahead]
+        for trial in (*ahead, *rest):
+            longest = self._expected(0) if trial in ahead else trial.seconds
+            if self._end is None or self.clock() + longest <= self._end:
+                self._carry_out([trial.point], trial.by)
 
     def _explore(self, stage: int) -> None:
         """With the searcher of this stage, up to its share of the time or of the number of trials."""

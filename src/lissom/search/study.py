@@ -9,6 +9,13 @@ whose owner is gone (`search.owners`), which is given up and done again.
 A candidate that cannot be made (`PRUNED` in Optuna's terms) is not tried again, unless the cause may have been the
 machine's: then it is tried once more by whoever opens the study after the process that failed is gone. A claim that was
 given up (`FAIL`), or that is tried again, counts as never made.
+
+A latency says something on the machine that it was taken on. So a recipe is tried once on each machine, and a process
+reads the trials of its own; those that were done elsewhere (`elsewhere`) are there to be done here as well.
+
+No decision goes by the clock of the day, which may be set back between two runs: trials are in the order of their
+numbers, what they took is measured by a clock that only goes forward, and none is said to begin before its predecessors
+ended. (Of a process on another host nothing but the time is known, see `search.owners`.)
 """
 
 from __future__ import annotations
@@ -18,7 +25,7 @@ import json
 import time
 import uuid
 import warnings
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lissom.errors import RunFolderError, UsageError, first_line
@@ -29,7 +36,7 @@ from lissom.search.space import Point
 if TYPE_CHECKING:
     import optuna
 
-FORMAT = "1"
+FORMAT = "2"
 OBJECTIVES = 3
 """Of the study as Optuna sees it: minus the metric, the share of the latency that is left, bytes."""
 CLAIM, RESULT, AGAIN = "lissom", "result", "again"
@@ -38,8 +45,8 @@ CLAIM, RESULT, AGAIN = "lissom", "result", "again"
 class Study:
     """An open study; `opened` makes one."""
 
-    def __init__(self, study: optuna.Study, owner: Owner, place: str) -> None:
-        self._study, self._owner, self._place = study, owner, place
+    def __init__(self, study: optuna.Study, owner: Owner, place: str, machine: str, now: Callable[[], float]) -> None:
+        self._study, self._owner, self._place, self._machine, self._now = study, owner, place, machine, now
 
     @property
     def key(self) -> str:
@@ -47,25 +54,58 @@ class Study:
         return self._study.user_attrs["key"]
 
     def trials(self) -> tuple[Trial, ...]:
-        """All that are running, done or failed, in the order of their numbers."""
+        """All that are running, done or failed on this machine, in the order of their numbers."""
+        return tuple(trial for trial in self._trials() if trial.machine == self._machine)
+
+    def elsewhere(self) -> tuple[Trial, ...]:
+        """Those that were done on other machines and never begun here; of several for one recipe the last."""
+        every = self._trials()
+        here = {trial.recipe for trial in every if trial.machine == self._machine}
+        found = {t.recipe: t for t in every if t.state == "done" and t.recipe not in here}
+        return tuple(sorted(found.values(), key=lambda trial: trial.number))
+
+    def moved(self) -> dict[str, tuple[int, int]]:
+        """By other machine: how many of the candidates done there were done here too, and how many were not."""
+        every = self._trials()
+        here = {trial.recipe for trial in every if trial.machine == self._machine and trial.state != "running"}
+        others = dict.fromkeys(t.machine for t in every if t.state == "done" and t.machine != self._machine)
+        counts: dict[str, tuple[int, int]] = {}
+        for other in others:
+            recipes = {t.recipe for t in every if t.machine == other and t.state == "done"}
+            counts[other] = (len(recipes & here), len(recipes - here))
+        return counts
+
+    def used(self) -> float:
+        """Seconds that trials of this run took, on whatever machine."""
+        return sum(trial.seconds for trial in self._trials() if trial.place == self._place)
+
+    def _trials(self) -> list[Trial]:
         results = self._study.user_attrs
-        return tuple(_read(one, results) for one in self._claims())
+        return [_read(one, results) for one in self._claims()]
 
     def claim(self, point: Point, recipe: str, by: str) -> Trial | None:
-        """The trial of this recipe, to be carried out and finished by the caller; None where somebody has it."""
+        """The trial of this recipe on this machine, to be carried out and finished by the caller; None where somebody
+        has it."""
         import optuna
 
-        if any(self._claim(one)["recipe"] == recipe for one in self._claims()):
+        before = self._trials()
+        if any((one.recipe, one.machine) == (recipe, self._machine) for one in before):
             return None
         trial = Trial(
-            number=0, point=point, recipe=recipe, by=by, state="running", started=time.time(), place=self._place
-        )
-        claim = {"recipe": recipe, "owner": self._owner.id, "trial": trial.model_dump(mode="json")}
+            number=0, point=point, recipe=recipe, by=by, state="running",
+            started=max([self._now(), *(one.started + one.seconds for one in before)]),
+            place=self._place, machine=self._machine,
+        )  # fmt: skip
+        claim = {
+            "recipe": recipe, "machine": self._machine, "owner": self._owner.id, "trial": trial.model_dump(mode="json"),
+        }  # fmt: skip
         self._study.add_trial(
             optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs={CLAIM: json.dumps(claim)})
         )
         same = sorted(
-            (one.number, self._claim(one)["owner"]) for one in self._claims() if self._claim(one)["recipe"] == recipe
+            (one.number, self._claim(one)["owner"])
+            for one in self._claims()
+            if (self._claim(one)["recipe"], self._claim(one)["machine"]) == (recipe, self._machine)
         )
         own = next(number for number, owner in same if owner == self._owner.id)
         if same[0][1] != self._owner.id:
@@ -112,12 +152,13 @@ class Study:
     def retry(self) -> int:
         """Give up the failed trials whose cause may have passed and whose owners are gone, once a recipe; how many."""
         results, given_up = self._study.user_attrs, 0
-        before = {_read(one, results).recipe for one in self._all() if f"{AGAIN}:{one.number}" in results}
+        tried = (_read(one, results) for one in self._all() if f"{AGAIN}:{one.number}" in results)
+        before = {(one.recipe, one.machine) for one in tried}
         for one in self._claims():
             trial = _read(one, results)
             if (
                 trial.passing
-                and trial.recipe not in before
+                and (trial.recipe, trial.machine) not in before
                 and self._owner.gone(self._claim(one)["owner"], trial.started)
             ):
                 self._study.set_user_attr(f"{AGAIN}:{one.number}", True)
@@ -159,13 +200,23 @@ def _read(one: optuna.trial.FrozenTrial, results: Mapping[str, Any]) -> Trial:
 
 
 @contextlib.contextmanager
-def opened(storage: str, name: str, identity: Mapping[str, str], *, place: str = "") -> Generator[Study]:
+def opened(
+    storage: str,
+    name: str,
+    identity: Mapping[str, str],
+    *,
+    place: str = "",
+    machine: str = "",
+    now: Callable[[], float] = time.time,
+) -> Generator[Study]:
     """The study of that name, new or continued; trials that dead processes left behind are given up.
 
     Args:
         storage: a URL as Optuna takes it, like `sqlite:///search.db`.
         identity: what its trials depend on, part by part: another model, other data or another space is refused.
         place: of this run, noted with its trials.
+        machine: that trials are timed on.
+        now: the time of day, in seconds since the epoch.
 
     Raises:
         UsageError: the storage cannot be reached or read.
@@ -178,13 +229,13 @@ def opened(storage: str, name: str, identity: Mapping[str, str], *, place: str =
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        owner = Owner()
+        owner = Owner(now)
         try:
             with owner.first():
                 study = _reached(storage, name)
                 study.set_metric_names(["-metric", "latency", "size_bytes"])
                 _check_identity(study, wanted, storage, name)
-            made = Study(study, owner, place)
+            made = Study(study, owner, place, machine, now)
             made.reset()
             made.retry()
             yield made
