@@ -19,7 +19,7 @@ from lissom.graph.graph import ChannelGroup, ChannelMember, Graph
 from lissom.lifelong import EWC, Grow, LwF, Pack, ProgressAndCompress
 from lissom.measure import lifelong as lifelong_records
 from lissom.measure import records
-from lissom.measure.search_records import Moved, SearchTrial
+from lissom.measure.search_records import LayerEffect, LayerSensitivity, Moved, SearchTrial
 from lissom.measure.synthesis import Signs, SynthesisPoint, SynthesisRecord
 from lissom.pipeline import DataFree
 from lissom.runfolder import Manifest, Source
@@ -242,6 +242,8 @@ DESCRIBED: list[tuple[str, type[pydantic.BaseModel]]] = [
             records.SearchRecord,
             SearchTrial,
             Moved,
+            LayerSensitivity,
+            LayerEffect,
             Manifest,
             Source,
         )

@@ -46,6 +46,27 @@ class Moved(Setting):
     """Not, for want of time: they do not count."""
 
 
+class LayerEffect(Setting):
+    """What one method does to one layer by itself, before any recovery."""
+
+    layer: str
+    method: str
+    """`prune` (half of the outputs), `rank` (half of the products), `int8` or `int4` weights."""
+    drop: float
+    """Of the metric."""
+    loss: float | None
+    """Its rise; None where the task has none."""
+
+
+class LayerSensitivity(Setting):
+    """Layer by layer, method by method, on the first validation examples."""
+
+    examples: int
+    effects: tuple[LayerEffect, ...]
+    left: int
+    """Layers and methods that there was no time for."""
+
+
 class SearchRecord(Setting):
     searcher: str
     budget_seconds: float | None
@@ -68,6 +89,8 @@ class SearchRecord(Setting):
     trials: tuple[SearchTrial, ...]
     moved: tuple[Moved, ...] = ()
     """By other machine."""
+    sensitivity: LayerSensitivity | None = None
+    """None in files of older versions."""
 
 
 class SubnetTrial(Setting):

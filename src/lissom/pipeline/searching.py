@@ -20,9 +20,10 @@ from lissom.errors import ExportError, UsageError
 from lissom.goal import Goal
 from lissom.graph.trace import Trace
 from lissom.measure.environment import environment, machine, unlike
-from lissom.measure.search_records import Moved, SearchRecord, SearchTrial
+from lissom.measure.search_records import LayerSensitivity, Moved, SearchRecord, SearchTrial
 from lissom.metrics import as_metric
 from lissom.pipeline.evaluating import Evaluator, prefix_of
+from lissom.pipeline.layerwise import layer_sensitivity, layers_seconds
 from lissom.pipeline.quiet import Quiet
 from lissom.recipe import Recipe
 from lissom.runfolder import RunFolder, fingerprint
@@ -128,6 +129,10 @@ def searched(  # noqa: PLR0913  keywords of one call site
         before = time.monotonic()
         original = folder.stage("search-original", Measurement, evaluator.original)
         short = time.monotonic() - before
+        layers = folder.stage(
+            "search-layers", LayerSensitivity,
+            lambda: layer_sensitivity(model, task, traced.graph, space, layers_seconds(wanted.seconds)),
+        )  # fmt: skip
         used = study.used() / wanted.workers.count
         search = Search(
             evaluator, space, study, goal, original, searchers_of(wanted.searcher),
@@ -145,7 +150,7 @@ def searched(  # noqa: PLR0913  keywords of one call site
         reasons = "; ".join(dict.fromkeys(t.failure for t in found.trials))
         raise ExportError(f"None of {len(found.trials)} candidates could be made. {reasons}")
     recipe = space.recipe(found.chosen.point)
-    return recipe.to_data(), _record(found, space, original, wanted, here), prefix_of(recipe)
+    return recipe.to_data(), _record(found, space, original, wanted, here, layers), prefix_of(recipe)
 
 
 def _left(seconds: float | None, deadline: float | None, used: float, short: float) -> float | None:
@@ -176,7 +181,9 @@ def _data(task: Task) -> str:
     return hashed.hexdigest()[:16]
 
 
-def _record(found: Found, space: Space, original: Measurement, wanted: Wanted, here: str) -> SearchRecord:
+def _record(
+    found: Found, space: Space, original: Measurement, wanted: Wanted, here: str, layers: LayerSensitivity
+) -> SearchRecord:
     began = min((t.started for t in found.trials), default=0.0)
     return SearchRecord(
         searcher=wanted.searcher,
@@ -191,6 +198,7 @@ def _record(found: Found, space: Space, original: Measurement, wanted: Wanted, h
         met=found.explanation.met,
         binding=found.explanation.binding,
         explanation=found.explanation.sentences,
+        sensitivity=layers,
         moved=tuple(
             Moved(machine=unlike(other, here), again=again, left=left) for other, (again, left) in found.moved.items()
         ),

@@ -8,7 +8,19 @@ from pathlib import Path
 
 from lissom.errors import UsageError
 from lissom.measure.records import RunRecord
-from lissom.report import architectures, channels, figures, lessons, othergoals, searches, syntheses, tables, trainings
+from lissom.measure.search_records import LayerSensitivity
+from lissom.report import (
+    architectures,
+    channels,
+    figures,
+    layereffects,
+    lessons,
+    othergoals,
+    searches,
+    syntheses,
+    tables,
+    trainings,
+)
 from lissom.report.headline import Headline, headlines, summary
 from lissom.report.listing import recipe_text
 from lissom.report.page import Figure, Section, filled, json_of, write_page
@@ -252,8 +264,10 @@ def _search(run: RunRecord) -> dict[str, Figure]:
             table=searches.effects_table(run.search),
         )
     }
+    layers = run.search.sensitivity
     return {
         **(effects if searches.alone(run.search) else {}),
+        **({"layers_methods": _layer_effects(layers)} if layers and layers.effects else {}),
         "front": Figure(
             title="Front of the search",
             caption="Better is to the right and up. Bars: 95 % intervals of the latency. Dashed: the original's "
@@ -272,6 +286,19 @@ def _search(run: RunRecord) -> dict[str, Figure]:
             table=searches.trials(run.search),
         ),
     }
+
+
+def _layer_effects(found: LayerSensitivity) -> Figure:
+    return Figure(
+        title="What each method does to each layer",
+        caption="Colour and text: drop of the metric. The costliest layer is on top. These figures tell layers apart; "
+        "what recovers afterwards, by fitting or training, they do not see.",
+        description=layereffects.text(found),
+        json=json_of(layereffects.heat(found)),
+        height=layereffects.height(found),
+        table=layereffects.table(found),
+        wide=len({one.layer for one in found.effects}) > layereffects.MANY,
+    )
 
 
 def _channels(run: RunRecord) -> Figure:
