@@ -87,7 +87,7 @@ class BertEncoder(nn.Module):
 
     def __init__(self, seed: int = 0, config: Mapping[str, int] = MappingProxyType({})) -> None:
         super().__init__()
-        from benchmarks.zoo_models import ready_torchvision
+        from lissom.sources.optional import ready_torchvision
 
         ready_torchvision()  # transformers imports it where it is installed
         from transformers import BertConfig, BertModel

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from benchmarks.detector import Detector
-from benchmarks.zoo_models import HUGGING, IMAGE, Net, ready_torchvision
+from benchmarks.zoo_models import HUGGING, IMAGE, Net
+from lissom.sources.optional import ready_torchvision
 from lissom.task import Batch
 
 Made = tuple[nn.Module, Batch]

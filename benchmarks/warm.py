@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 
-from benchmarks.zoo_models import ready_torchvision
+from lissom.sources.optional import ready_torchvision
 
 ready_torchvision()
 for package in ("timm", "transformers"):

@@ -5,15 +5,15 @@ Random weights: the zoo asks whether a graph is understood, quantized, written a
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+
+from lissom.sources.optional import ready_torchvision
 
 IMAGE = 64
 FREE_IMAGE = 128
@@ -116,23 +116,3 @@ def _timm(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
     size = settings["input_size"][1]
     size = size if settings.get("fixed_input_size") else min(size, FREE_IMAGE)
     return model, (torch.randn(1, 3, size, size),)
-
-
-def ready_torchvision() -> None:
-    """torchvision's wheel looks for two C++ operators that a CPU build of torch cannot load: their schemas do."""
-    if not importlib.util.find_spec("torchvision"):
-        return
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _LIBRARIES.append(library)
-        for name in [name for name in sys.modules if name.startswith("torchvision")]:
-            del sys.modules[name]
-        importlib.import_module("torchvision")
-
-
-_LIBRARIES: list[torch.library.Library] = []
-"""Definitions live as long as their library object."""

@@ -111,7 +111,7 @@ def encoder(checkpoint: Path) -> Any:
 
 
 def _ready() -> None:
-    from benchmarks.zoo_models import ready_torchvision
+    from lissom.sources.optional import ready_torchvision
 
     ready_torchvision()  # transformers imports it where it is installed
 

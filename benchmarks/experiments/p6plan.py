@@ -26,9 +26,9 @@ from torch import nn
 import lissom
 from benchmarks.context import Context
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
-from benchmarks.zoo_models import ready_torchvision
 from lissom.graph.trace import torch_threads, trace
 from lissom.measure.latency import paired_ratio
+from lissom.sources.optional import ready_torchvision
 from lissom.target import load_target
 from lissom.task import Task
 

@@ -23,8 +23,10 @@ from lissom.commands.shared import (
     RecipeFile,
     Setting,
     TargetName,
+    WeightsFile,
     making_of,
     one_runtime,
+    opened,
     print_json,
     settings_of,
     show_artifact,
@@ -144,6 +146,7 @@ def inspect(  # noqa: PLR0913  one option per wish
     target: TargetName = "onnxruntime",
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="All of it as a page.")] = None,
     data: DataFolder = None,
+    weights: WeightsFile = None,
     settings: Setting = None,
     as_json: AsJson = False,
 ) -> None:
@@ -151,12 +154,11 @@ def inspect(  # noqa: PLR0913  one option per wish
     import lissom
     from lissom.pipeline import saturation as saturate
     from lissom.pipeline import sensitivity as sense
-    from lissom.project import load_project
     from lissom.report.inspection import write
     from lissom.terminal import progress_bar, quiet_native, show_graph, show_groups, show_saturation, show_sensitivity
 
     with work(as_json):
-        model, task = load_project(project, settings_of(settings, data))
+        model, task = opened(project, settings_of(settings, data, weights), as_json=as_json)
         with progress_bar(silent=as_json or not (sensitivity or saturation)) as progress, quiet_native():
             graph = lissom.analyze(model, task)
             found = sense(model, task, progress=progress) if sensitivity else None
@@ -172,6 +174,8 @@ def inspect(  # noqa: PLR0913  one option per wish
         print_json(
             {
                 "name": task.name,
+                "classes": task.classes,
+                "notes": task.notes,
                 **totals,
                 "dynamic_batch": graph.dynamic_batch,
                 "uncounted": graph.uncounted,
@@ -200,6 +204,7 @@ def plan(
     target: TargetName = "onnxruntime",
     data_free: DataFree = None,
     data: DataFolder = None,
+    weights: WeightsFile = None,
     settings: Setting = None,
     as_json: AsJson = False,
 ) -> None:
@@ -207,7 +212,6 @@ def plan(
     import lissom
     from lissom.errors import TargetError
     from lissom.pipeline import foresee, recipes_for, supplied
-    from lissom.project import load_project
     from lissom.target import load_target
     from lissom.terminal import collapse_of, quiet_native, show_plans
 
@@ -216,7 +220,7 @@ def plan(
     chosen = load_target(target)
     wanted = lissom.Recipe.read(recipe) if recipe else None
     with work(as_json):
-        model, task = load_project(project, settings_of(settings, data))
+        model, task = opened(project, settings_of(settings, data, weights), as_json=as_json)
         making = making_of(model, task, wanted, data_free)
         with quiet_native():
             graph = lissom.analyze(model, task)
@@ -228,6 +232,7 @@ def plan(
             {
                 "recipe": wanted.to_data(),
                 "target": chosen.name,
+                "notes": task.notes,
                 "plans": [step.plan.model_dump(mode="json") for step in steps],
                 "outlook": [step.model_dump(mode="json", exclude={"plan"}) for step in steps],
                 **({"data_free": list(making.why)} if making else {}),
@@ -277,21 +282,22 @@ def compress(  # noqa: PLR0913  one option per wish
     threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     data: DataFolder = None,
+    weights: WeightsFile = None,
     settings: Setting = None,
     as_json: AsJson = False,
 ) -> None:
     """Compress a model for a target and a goal, and prove the outcome in a report."""
     import lissom
-    from lissom.project import load_project, taught
+    from lissom.project import taught
     from lissom.terminal import progress_bar, quiet_native, show_run
 
     goal = lissom.Goal.from_options(
         drop=drop, latency=latency, latency_p95=latency_p95, throughput=throughput, size=size, macs=macs, memory=memory
     )
     wanted = lissom.Recipe.read(recipe) if recipe else None
-    given = settings_of(settings, data)
+    given = settings_of(settings, data, weights)
     with work(as_json):
-        model, task = load_project(project, given)
+        model, task = opened(project, given, as_json=as_json)
         if teacher:
             wanted, task = taught(wanted, task, teacher)
         with progress_bar(silent=as_json) as progress, quiet_native():
@@ -309,26 +315,26 @@ def compress(  # noqa: PLR0913  one option per wish
 
 
 @app.command(short_help="Transform and write the file for a runtime, unmeasured.")
-def export(
+def export(  # noqa: PLR0913  one option per wish
     project: Project,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder that the file is written into.")],
     target: TargetName = "onnxruntime",
     recipe: RecipeFile = None,
     data_free: DataFree = None,
     data: DataFolder = None,
+    weights: WeightsFile = None,
     settings: Setting = None,
     as_json: AsJson = False,
 ) -> None:
     """Transform and write the file for a runtime, without measuring: for a device that is not this one."""
     import lissom
     from lissom.pipeline import export_model, recipes_for, supplied
-    from lissom.project import load_project
     from lissom.terminal import quiet_native
 
     one_runtime(target)
     wanted = lissom.Recipe.read(recipe) if recipe else None
     with work(as_json):
-        model, task = load_project(project, settings_of(settings, data))
+        model, task = opened(project, settings_of(settings, data, weights), as_json=as_json)
         making = making_of(model, task, wanted, data_free)
         with quiet_native():
             task, _ = supplied(model, task, making, seed=0)

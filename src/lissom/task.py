@@ -63,7 +63,8 @@ class Task:
     `feed` turns one of their batches into a `Batch` (default: `default_feed`). `metric` is a
     `lissom.metrics.Metric` or a callable `(outputs, targets) -> number` over a whole split; higher is better.
     `teacher` is what `Finetune(teacher="task")` learns from: a module, a function that is called as the model is and
-    returns its outputs, the path of an ONNX file or of a finished run, or a list of them.
+    returns its outputs, the path of an ONNX file or of a finished run, or a list of them. `classes` names the outputs
+    of a classifier in their order; `notes` are sentences about the data that the result repeats.
 
     Raises:
         UsageError: no example input tensor, or a split that is not iterable.
@@ -81,6 +82,8 @@ class Task:
     feed: Feed = default_feed
     name: str = "model"
     teacher: Any = None
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         example = cast(object, self.example_inputs)

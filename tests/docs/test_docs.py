@@ -23,6 +23,7 @@ from lissom.measure.search_records import LayerEffect, LayerSensitivity, Moved, 
 from lissom.measure.synthesis import Signs, SynthesisPoint, SynthesisRecord
 from lissom.pipeline import DataFree
 from lissom.runfolder import Manifest, Source
+from lissom.sources.settings import SourceSettings
 from lissom.target import Dynamic, Integers
 from lissom.task import Task
 from lissom.training.synthesis.settings import Synthesis
@@ -277,6 +278,7 @@ DESCRIBED: list[tuple[str, type[pydantic.BaseModel]]] = [
         )
     ),
     ("plan.md", Outlook),
+    ("sources.md", SourceSettings),
     ("architecture-search.md", Supernet),
     ("distill.md", DataFree),
     ("distill.md", Synthesis),

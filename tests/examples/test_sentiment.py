@@ -24,7 +24,7 @@ def sentiment(example: Callable[[str], ModuleType]) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from benchmarks.zoo_models import ready_torchvision
+    from lissom.sources.optional import ready_torchvision
 
     ready_torchvision()
     from transformers import BertConfig, BertModel, BertTokenizer

@@ -13,7 +13,8 @@ import lissom
 from lissom.commands.shared import settings_of
 from lissom.errors import DataError, UsageError
 from lissom.project import load_project
-from lissom.sources.examples import Preprocessing, with_data
+from lissom.sources.examples import with_data
+from lissom.sources.opened import Opened
 from lissom.sources.settings import SourceSettings
 from lissom.task import Task
 
@@ -33,7 +34,7 @@ def images(root: Path, classes: str = "abc", count: int = 10) -> Path:
 
 
 def given(data: object, model: nn.Module = MODEL, **more: object) -> Task:
-    return with_data(model, TASK, SourceSettings(data=data, **more), Preprocessing())
+    return with_data(Opened(model, TASK), SourceSettings(data=data, **more))
 
 
 def test_one_folder_is_split_and_scaled(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="size=4x5 does not fit the model, which takes 8x8"):
         given(folder, size="4x5")
     with pytest.raises(UsageError, match="read as images"):
-        with_data(MODEL, Task(example_inputs=(torch.zeros(1, 5),)), SourceSettings(data=folder), Preprocessing())
+        with_data(Opened(MODEL, Task(example_inputs=(torch.zeros(1, 5),))), SourceSettings(data=folder))
     with pytest.raises(UsageError, match="std must be above 0"):
         SourceSettings.parse({"std": "0"}, "x")
 

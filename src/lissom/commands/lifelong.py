@@ -14,7 +14,9 @@ from lissom.commands.shared import (
     RecipeFile,
     Setting,
     TargetName,
+    WeightsFile,
     one_runtime,
+    opened,
     print_json,
     settings_of,
     show_artifact,
@@ -49,17 +51,17 @@ def add(  # noqa: PLR0913  one option per wish
     head: Annotated[str | None, typer.Option(help="Module that makes the output, for a new folder.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     data: DataFolder = None,
+    weights: WeightsFile = None,
     settings: Setting = None,
     as_json: AsJson = False,
 ) -> None:
     """Learn a task; the first one makes the folder. Killed, the same command goes on."""
     from lissom.lifelong import Lifelong
-    from lissom.project import load_project
     from lissom.terminal import progress_bar, quiet_native, show_task
 
     wanted = _method(method, fields, {"share": share, "goal": goal})
     with work(as_json):
-        model, task = load_project(project, settings_of(settings, data))
+        model, task = opened(project, settings_of(settings, data, weights), as_json=as_json)
         with progress_bar(silent=as_json) as progress, quiet_native():
             if (folder / "lifelong.json").exists():
                 lifelong = Lifelong.open(folder, model)

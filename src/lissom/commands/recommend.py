@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lissom.commands.shared import AsJson, DataFolder, Project, Setting, print_json, settings_of, work
+from lissom.commands.shared import (
+    AsJson,
+    DataFolder,
+    Project,
+    Setting,
+    WeightsFile,
+    opened,
+    print_json,
+    settings_of,
+    work,
+)
 
 if TYPE_CHECKING:
     from lissom.advise import Recommendation
@@ -24,6 +34,7 @@ def recommend(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="The recipe, as YAML.")] = None,
     data: DataFolder = None,
+    weights: WeightsFile = None,
     settings: Setting = None,
     as_json: AsJson = False,
 ) -> None:
@@ -31,12 +42,11 @@ def recommend(
     from lissom.advise import scenario_of, to_yaml
     from lissom.files import write_text
     from lissom.pipeline import recommend as advise
-    from lissom.project import load_project
     from lissom.terminal import quiet_native
 
     scenario_of(scenario)  # a wrong name should not wait for the project
     with work(as_json):
-        model, task = load_project(project, settings_of(settings, data))
+        model, task = opened(project, settings_of(settings, data, weights), as_json=as_json)
         with quiet_native():
             found = advise(model, task, scenario, target=target)
     if out:

@@ -24,11 +24,17 @@ if TYPE_CHECKING:
 Project = Annotated[
     Path,
     typer.Argument(
-        metavar="MODEL", help="PROJECT.py that defines build() -> (model, task), an ONNX file, or a .pt2 program."
+        metavar="MODEL",
+        help="PROJECT.py that defines build() -> (model, task), an ONNX file, a .pt2 program, timm:NAME or hf:FOLDER.",
     ),
 ]
 DataFolder = Annotated[
-    str | None, typer.Option("--data", metavar="FOLDER", help="Images or parquet files: short for --set data=FOLDER.")
+    str | None,
+    typer.Option("--data", metavar="FOLDER", help="Images, texts or parquet files: short for --set data=FOLDER."),
+]
+WeightsFile = Annotated[
+    str | None,
+    typer.Option("--weights", metavar="FILE|random", help="Of a timm model: short for --set weights=FILE."),
 ]
 Setting = Annotated[
     list[str] | None,
@@ -57,10 +63,10 @@ def work(as_json: bool) -> Generator[None]:
         yield
 
 
-def settings_of(given: list[str] | None, data: str | None = None) -> dict[str, str]:
+def settings_of(given: list[str] | None, data: str | None = None, weights: str | None = None) -> dict[str, str]:
     """
     Raises:
-        UsageError: not `NAME=VALUE`, or data given twice.
+        UsageError: not `NAME=VALUE`, or data or weights given twice.
     """
     found: dict[str, str] = {}
     for item in given or []:
@@ -68,11 +74,27 @@ def settings_of(given: list[str] | None, data: str | None = None) -> dict[str, s
         if not sign or not name.isidentifier():
             raise UsageError(f"--set takes NAME=VALUE, got {item!r}. Write --set data=FOLDER.")
         found[name] = value
-    if data is not None:
-        if "data" in found:
-            raise UsageError(f"--data {data} and --set data={found['data']} are both given. Leave one out.")
-        found["data"] = data
+    for name, value in (("data", data), ("weights", weights)):
+        if value is not None:
+            if name in found:
+                raise UsageError(f"--{name} {value} and --set {name}={found[name]} are both given. Leave one out.")
+            found[name] = value
     return found
+
+
+def opened(project: Path, settings: dict[str, str], *, as_json: bool) -> tuple[nn.Module, Task]:
+    """Model and task; what reading them took for granted is said, unless one JSON document is asked for.
+
+    Raises:
+        LissomError: as `lissom.project.load_project`.
+    """
+    from lissom.project import load_project
+
+    model, task = load_project(project, settings)
+    if not as_json:
+        for note in task.notes:
+            typer.echo(note)
+    return model, task
 
 
 def making_of(model: nn.Module, task: Task, recipe: Recipe | None, data_free: str | None) -> Arranged | None:

@@ -15,8 +15,8 @@ Reading parquet or images needs `pip install "lissom[data]"`.
 """
 
 from lissom.data._batches import Augment, Batches, crop_and_flip
-from lissom.data._folders import image_folder, tsv
-from lissom.data._parquet import parquet, parquet_audio
+from lissom.data._folders import image_folder, table, tsv
+from lissom.data._parquet import parquet, parquet_audio, parquet_texts
 from lissom.data._sets import Images, Sounds, Texts, split
 
 __all__ = [
@@ -29,6 +29,8 @@ __all__ = [
     "image_folder",
     "parquet",
     "parquet_audio",
+    "parquet_texts",
     "split",
+    "table",
     "tsv",
 ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import io
 import wave
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from lissom.errors import DataError, UsageError
 if TYPE_CHECKING:
     from PIL import Image
 
-Size = int | tuple[int, int]
+Frame = Callable[[Any], NDArray[np.uint8]]
+"""From an image of pillow to pixels (c, h, w), in a model's own way of scaling and cutting."""
+Size = int | tuple[int, int] | Frame
 INSTALL = 'pip install "lissom[data]"'
 
 _GREY = frozenset({"1", "L", "LA", "La"})
@@ -34,7 +36,7 @@ def images(sources: Iterable[tuple[str, bytes | Path]], count: int, size: Size |
         raise UsageError(f"Reading images needs pillow, which is not installed. {INSTALL}") from missing
     if channels not in (None, 1, 3):
         raise UsageError(f"channels must be 1 (grey) or 3 (colour), got {channels!r}.")
-    box = None if size is None else _box(size)
+    box = size if size is None or callable(size) else _box(size)
 
     pixels: NDArray[np.uint8] | None = None
     first = ""
@@ -55,14 +57,16 @@ def images(sources: Iterable[tuple[str, bytes | Path]], count: int, size: Size |
     return torch.as_tensor(pixels)
 
 
-def _box(size: Size) -> tuple[int, int]:
+def _box(size: int | tuple[int, int]) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     if height < 1 or width < 1:
         raise UsageError(f"size must be pixels above 0, or (height, width) of such, got {size!r}.")
     return height, width
 
 
-def _image(name: str, source: bytes | Path, box: tuple[int, int] | None, channels: int | None) -> NDArray[np.uint8]:
+def _image(
+    name: str, source: bytes | Path, box: tuple[int, int] | Frame | None, channels: int | None
+) -> NDArray[np.uint8]:
     """One image as `(c, h, w)`."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -70,6 +74,8 @@ def _image(name: str, source: bytes | Path, box: tuple[int, int] | None, channel
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
             opened.load()
             image = _in_mode(name, opened, channels)
+            if callable(box):
+                return box(image)
             if box is not None:
                 image = ImageOps.fit(image, (box[1], box[0]), method=Image.Resampling.BILINEAR)
             array = np.asarray(image)

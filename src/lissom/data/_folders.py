@@ -1,7 +1,9 @@
-"""Plain files: a folder of images per class, and tab separated texts."""
+"""Plain files: a folder of images per class, and texts in lines or tables."""
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,23 +73,97 @@ def tsv(path: str | Path, *, classes: Sequence[str] | None = None, limit: int | 
         DataError: a line without text or label, or a file that is not UTF-8.
     """
     path = Path(path)
-    if not path.is_file():
-        folder = existing_folder(path.parent)
-        known = nearest(path.name, (file.name for file in folder.iterdir() if file.is_file()))
-        raise UsageError(f"There is no file {path}. {known}")
-    try:
-        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
-    except UnicodeDecodeError as wrong:
-        raise DataError(f"{path} is not UTF-8: {wrong}. Convert it first.") from wrong
     texts: list[str] = []
     values: list[str] = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_text_of(path).rstrip("\n").split("\n"), start=1):
         text, _, value = line.rpartition("\t")
         if not text.strip() or not value.strip():
             raise DataError(f"{path}, line {number}: expected text<TAB>label, got {line[:80]!r}. Repair the line.")
         texts.append(text)
         values.append(value.strip())
-    numbers = [int(value) for value in values if re.fullmatch(r"-?\d+", value)]
+    return _texts(path, texts, values, classes, limit)
+
+
+def table(
+    path: str | Path,
+    *,
+    text: str = "text",
+    label: str = "label",
+    classes: Sequence[str] | None = None,
+    limit: int | None = None,
+) -> Texts:
+    """The rows of a UTF-8 table: tab separated without quotes (`.tsv`), else comma separated (RFC 4180).
+
+    A first line that holds the name of the text or label column is a header, and then has to hold both. Without a
+    header, every line is a text and its label.
+
+    Args:
+        path: the file.
+        text, label: the columns; labels are whole numbers from 0, or names.
+        classes, limit: as in `parquet`.
+
+    Raises:
+        UsageError: there is no such file, or its header lacks a column.
+        DataError: a row of another length, without text or label, or a file that is not UTF-8.
+    """
+    path = Path(path)
+    tabs = path.suffix.lower() == ".tsv"
+    lines = io.StringIO(_text_of(path), newline="")  # str.splitlines would also split at rarer characters
+    reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(lines, strict=True)
+    try:
+        rows = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as wrong:
+        raise DataError(f"{path}, line {reader.line_num}: {wrong}. Repair the line.") from wrong
+    if not rows:
+        raise DataError(f"{path} has no rows. Read another file.")
+    columns = [name.strip() for name in rows[0][1]]
+    if text not in columns and label not in columns:
+        if (text, label) != ("text", "label"):
+            raise UsageError(
+                f"{path} has no column {text!r} or {label!r}: its first line is {_shown(rows[0][1])}. "
+                "Name columns that it has with text= and label=."
+            )
+        if tabs:
+            return tsv(path, classes=classes, limit=limit)
+        columns = [text, label]
+    else:
+        for name in (text, label):
+            if name not in columns:
+                raise UsageError(f"{path} has no column {name!r} among {', '.join(columns)}. {nearest(name, columns)}")
+        rows = rows[1:]
+    texts: list[str] = []
+    values: list[str] = []
+    for number, row in rows:
+        held = dict(zip(columns, row, strict=False))
+        if len(row) != len(columns) or not held[text].strip() or not held[label].strip():
+            raise DataError(
+                f"{path}, line {number}: expected a value for {' and '.join(columns)}, got {_shown(row)}. "
+                "Repair the line, or give the file a header that names its columns."
+            )
+        texts.append(held[text])
+        values.append(held[label].strip())
+    return _texts(path, texts, values, classes, limit)
+
+
+def _shown(row: Sequence[str]) -> str:
+    return repr([value[:40] for value in row[:8]])
+
+
+def _text_of(path: Path) -> str:
+    if not path.is_file():
+        folder = existing_folder(path.parent)
+        known = nearest(path.name, (file.name for file in folder.iterdir() if file.is_file()))
+        raise UsageError(f"There is no file {path}. {known}")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as wrong:
+        raise DataError(f"{path} is not UTF-8: {wrong}. Convert it first.") from wrong
+
+
+def _texts(
+    path: Path, texts: Sequence[str], values: Sequence[str], classes: Sequence[str] | None, limit: int | None
+) -> Texts:
+    numbers = [int(value) for value in values if re.fullmatch(r"-?\d{1,18}", value)]
     labels, known = encode(numbers if len(numbers) == len(values) else values, classes, str(path))
     rows = spread(len(texts), limit)
     return Texts(tuple(texts[row] for row in rows), labels[rows], known)

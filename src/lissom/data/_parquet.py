@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lissom.data import _decode
 from lissom.data._folders import existing_folder, listed, spread
-from lissom.data._sets import Images, Sounds, encode
+from lissom.data._sets import Images, Sounds, Texts, encode
 from lissom.errors import DataError, UsageError, nearest
 
 _FILE = re.compile(r"(?P<split>.+?)(-(?P<part>\d{5,})-of-(?P<parts>\d{5,}))?\.parquet")
@@ -46,7 +46,8 @@ def parquet(
         classes: the classes, in order of their numbers; by itself the names that the file declares, then the
             labels found, sorted.
         size: pixels, one side of a square or `(height, width)`: every image is scaled to cover it, then its
-            middle cut out. By itself images stay as they are.
+            middle cut out. Or a function of pillow's image that returns uint8 pixels `(c, h, w)`. By itself images
+            stay as they are.
         channels: 1 (grey) or 3 (colour); by itself as the first image.
         limit: read that many rows, spread evenly over the split: one sorted by class still gives all classes.
 
@@ -105,6 +106,30 @@ def parquet_audio(
     return Sounds(padded, lengths, labels, names, rate_hz)
 
 
+def parquet_texts(
+    folder: str | Path,
+    split: str,
+    *,
+    text: str = "text",
+    label: str = "label",
+    classes: Sequence[str] | None = None,
+    limit: int | None = None,
+) -> Texts:
+    """The texts of one split.
+
+    Args:
+        folder, split, label, classes, limit: as in `parquet`.
+        text: the column of strings.
+
+    Raises:
+        UsageError: a folder, split or column that is not there or holds no strings; pyarrow is not installed.
+        DataError: a file that cannot be decoded, a missing text or label.
+    """
+    found = _Split(folder, split, label, limit)
+    labels, names = found.labels(classes)
+    return Texts(tuple(found.texts(text)), labels, names)
+
+
 class _Split:
     """The files of one split, and which of their rows are wanted."""
 
@@ -136,6 +161,19 @@ class _Split:
         path, file = self.files[0]
         labels, names = encode(values, classes or _declared_classes(file, self.label), str(path))
         return labels[self.rows], names
+
+    def texts(self, column: str) -> list[str]:
+        """Of the wanted rows."""
+        values: list[Any] = []
+        for path, file in self.files:
+            kind = _type(path, file, column)
+            if str(kind) not in ("string", "large_string"):
+                raise UsageError(f"{path}: the column {column!r} holds {kind}, not strings. Name another with text=.")
+            held = file.read(columns=[column]).column(0)
+            if held.null_count:
+                raise DataError(f"{path}: {held.null_count} rows have no {column!r}. Drop those rows.")
+            values += held.to_pylist()
+        return [values[row] for row in self.rows]
 
     def cells(self, column: str) -> Iterator[tuple[str, bytes]]:
         """`(what to call it in an error, bytes)` of every wanted row, in order."""

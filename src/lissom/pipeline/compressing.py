@@ -345,7 +345,12 @@ class _Run:
             parity=measured.parity,
             trials=choice.trials,
             search=choice.search,
-            notes=(*notes_of(self.made), *measured.notes, *moved_notes(folder.manifest.machines, choice.search)),
+            notes=(
+                *notes_of(self.made),
+                *self.task.notes,
+                *measured.notes,
+                *moved_notes(folder.manifest.machines, choice.search),
+            ),
             synthesis=self.made,
             recipe=chosen.recipe.to_data(),
             command=self.command,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pydantic
 
+from lissom.errors import UsageError
 from lissom.settings import Setting
 
 
@@ -14,7 +16,9 @@ class SourceSettings(Setting):
     """From the command line all of it is text: `size=224`, `mean=0.485,0.456,0.406`."""
 
     data: Any = None
-    """A folder of images or parquet files; from Python also an iterable of batches, or a mapping of splits to them."""
+    """A folder of images, tables of texts or parquet files; from Python also batches, or a mapping of splits."""
+    weights: str | Path | None = None
+    """Of a timm model: a file of safetensors, or `random` for none; by itself those that timm downloads."""
     size: tuple[int, int] | None = None
     """Height and width that images are scaled and cut to: `224` or `224x192`. By itself what the model takes."""
     mean: tuple[float, ...] | None = None
@@ -32,7 +36,20 @@ class SourceSettings(Setting):
     image: str = "image"
     """Parquet column of the images."""
     label: str = "label"
-    """Parquet column of the labels."""
+    """Column of the labels."""
+    text: str = "text"
+    """Column of the texts."""
+    length: int | None = pydantic.Field(default=None, ge=1)
+    """Tokens that every text is padded or cut to; by itself the longest found that the model takes."""
+
+    def refuse(self, given: str, *names: str) -> None:
+        """
+        Raises:
+            UsageError: one of these is set, and means nothing for the source `given`.
+        """
+        for name in names:
+            if name in self.model_fields_set:
+                raise UsageError(f"{name}={getattr(self, name)} means nothing for {given}. Leave it out.")
 
     @pydantic.field_validator("size", mode="before")
     @classmethod
