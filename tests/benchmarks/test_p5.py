@@ -10,6 +10,7 @@ from benchmarks.experiments import p5
 from benchmarks.results import met
 
 import lissom
+from benchmarks import chain
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,17 +25,17 @@ def test_it_compares_with_both_controls_and_goes_on_where_it_was(tmp_path: Path,
     context = Context(scratch=tmp_path / "scratch", kept=tmp_path / "kept", threads=1, rounds=3, say=lambda _: None)
     model, task = p5.original(context, {"train": 12, "validation": 8, "test": 8}, epochs=1, width=8, size=64)
     recipes = {
-        p5.OURS: [lissom.Prune(macs_ratio=2), lissom.Fold(), lissom.Quantize()],
-        "int8 alone": p5.RECIPES["int8 alone"],
-        "trained on": [lissom.Finetune(epochs=1, learning_rate=1e-4)],
+        p5.OURS: lissom.Recipe([lissom.Prune(macs_ratio=2), lissom.Fold(), lissom.Quantize()]),
+        p5.ALONE: p5.RECIPES[p5.ALONE],
+        chain.TRAINED_ONLY: lissom.Recipe([lissom.Finetune(epochs=1, learning_rate=1e-4)]),
     }
     found = p5.compared(context, model, task, recipes)
     met(found.goal, found.value)
     figures = {run.name: run.figures for run in found.runs}
-    assert figures["int8 alone"]["MACs"] > 1.8 * figures[p5.OURS]["MACs"]
+    assert figures[p5.ALONE]["MACs"] > 1.8 * figures[p5.OURS]["MACs"]
     alone = next(one.value for one in found.control if one.what == "int8 alone, times smaller")
     assert found.value["size"].value > alone > 1.5
     assert {"drop", "speed-up", "int8 alone, speed-up"} < set(found.value)
-    monkeypatch.setattr(p5, "recorded", lambda *_, **__: pytest.fail("run again"))
+    monkeypatch.setattr(chain, "recorded", lambda *_, **__: pytest.fail("run again"))
     again = p5.compared(context, model, task, recipes)
     assert again.value["size"] == found.value["size"]
