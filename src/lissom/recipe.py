@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pydantic
 import yaml
@@ -186,3 +186,31 @@ def _check(steps: Sequence[object]) -> None:
             )
         if step.stage == "quantize":
             quantized = step.name
+    _check_bits(cast("Sequence[Transform]", steps))
+
+
+def _check_bits(steps: Sequence[Transform]) -> None:
+    """What chooses bits needs what carries them out."""
+    if not any(isinstance(step, Supernet) and step.bits for step in steps):
+        return
+    last = steps[-1]
+    if not isinstance(last, Quantize):
+        raise RecipeError(
+            "Supernet(bits=...) chooses the bits of every layer, and no Quantize carries them out. Put Quantize() "
+            "last, or leave bits out."
+        )
+    whole = {
+        "weight_bits": last.weight_bits,
+        "precision": last.precision if isinstance(last.precision, str | int) else 8,
+    }
+    for name, value in whole.items():
+        if value != 8:
+            raise RecipeError(
+                f"Supernet(bits=...) chooses the bits of every layer, and Quantize({name}={value!r}) says them too. "
+                "Leave one of the two out; rules of precision for single layers win over what was chosen."
+            )
+    if last.mode not in ("static", "hybrid"):
+        raise RecipeError(
+            f"Supernet(bits=...) judges candidates with fixed ranges, and Quantize(mode={last.mode!r}) has none. Use "
+            "mode='static' or 'hybrid', or leave bits out."
+        )

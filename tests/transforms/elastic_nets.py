@@ -129,9 +129,17 @@ def task(count: int = 96, batch: int = 16) -> lissom.Task:
     )
 
 
-def space(model: nn.Module, *, widths: tuple[float, ...] = (0.75, 0.5, 0.25), depth: float = 0.7) -> Space:
+def space(
+    model: nn.Module,
+    *,
+    widths: tuple[float, ...] = (0.75, 0.5, 0.25),
+    depth: float = 0.7,
+    bits: tuple[int, ...] = (),
+    exclude: tuple[str, ...] = (),
+    target: str = "torch",
+) -> Space:
     traced = trace(model, task(8).example)
-    found = derived(model, traced, load_target("torch"), Bounds(widths, depth, True, (), None))
+    found = derived(model, traced, load_target(target), Bounds(widths, depth, True, exclude, None, bits))
     names = {name for axis in found.axes if axis.kind == "width" for name in axis.members}
     groups = [group for group in found.channels.groups if group.name in names]
     scores = score(traced, found.channels, groups, Reading("magnitude", "mean", "mean"), lambda: (), None)

@@ -115,7 +115,7 @@ class AxisRecord(Setting):
     """What of the network a subnet may have less of."""
 
     axis: str
-    """`width`, `depth`, `kernel`."""
+    """`width`, `depth`, `kernel`, `bits`."""
     members: tuple[str, ...]
     choices: tuple[int, ...]
     chosen: int
@@ -133,13 +133,15 @@ class ShapeRecord(Setting):
     kernel_before: int | None = None
     """Side of a square kernel."""
     kernel_after: int | None = None
+    bits: int | None = None
+    """Chosen for its weights: 32 is float; None where bits were no axis."""
 
 
 class ArchitectureRecord(Setting):
     """The search of a `Supernet` step, and the subnet that it chose."""
 
     wish: str
-    """The field that said how much smaller: `macs_ratio`, `parameters_ratio`, `latency_ratio`."""
+    """The field that said how much smaller: `macs_ratio`, `parameters_ratio`, `latency_ratio`, `size_ratio`."""
     goal: float
     """Share of the whole network's cost that was wished for."""
     metric: str

@@ -28,6 +28,7 @@ def architecture(step: Step) -> ArchitectureRecord | None:
 def _layers(step: Step, axes: list[Choose]) -> list[ShapeRecord]:
     gone = tuple(name for one in axes if one.axis == "depth" for name in one.members[one.chosen :])
     sides = {one.members[0]: one.chosen for one in axes if one.axis == "kernel"}
+    bits = {weight: one.chosen for one in axes if one.axis == "bits" for weight in one.members}
     shapes = {tensor.name: tensor.shape for tensor in step.trace.graph.tensors}
 
     def shape(one: ChannelRecord) -> ShapeRecord:
@@ -42,6 +43,7 @@ def _layers(step: Step, axes: list[Choose]) -> list[ShapeRecord]:
             after=0 if left_out else one.after,
             kernel_before=side,
             kernel_after=None if left_out else sides.get(weight, side),
+            bits=None if left_out else bits.get(weight),
         )
 
     return [shape(one) for one in layer_channels(step.trace, step.plan)]

@@ -28,7 +28,7 @@ from lissom.recipe import title_of
 from lissom.training.history import History, Pace
 from lissom.training.settings import Training
 from lissom.transforms.architecture import Choose
-from lissom.transforms.base import Plan
+from lissom.transforms.base import Plan, SetBits
 from lissom.transforms.finetuning import Train
 from lissom.transforms.pruning import Cut
 from lissom.transforms.pruning.surgery import EXPORTED
@@ -167,9 +167,12 @@ def done_text(plan: Plan) -> str:
         parts.append(f"{zeros:,} of {size:,} weights zero in {_count(len(sparse), 'layer')}{pattern}")
         if sparse[0].pattern and not sparse[0].skips_zeros:
             parts.append("no kernel of the target skips them")
+    if rounded := plan.of(SetBits):
+        few = sum(one.bits < 32 for one in rounded)
+        parts.append(f"integers chosen for {_count(few, 'layer')}, for the Quantize that follows")
     kinds: dict[str, int] = {}
     for action in plan.actions:
-        if not isinstance(action, (Choose, Cut, Train, ZeroWeights)):
+        if not isinstance(action, (Choose, Cut, SetBits, Train, ZeroWeights)):
             kinds[action.kind] = kinds.get(action.kind, 0) + 1
     parts += [f"{count} x {kind}" for kind, count in kinds.items()]
     return "; ".join(parts) or "nothing"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,10 +79,13 @@ def dry_run(model: nn.Module, task: Task, recipe: Recipe, target: str | Target =
     """As `plan`, step by step, with the trace and the study that each plan came from."""
     found = load_target(target) if isinstance(target, str) else target
     work, task = Work(original=model), with_teachers(task)
-    for index, one in enumerate(recipe.steps):
+    plans: list[Plan] = []
+    for index, step in enumerate(recipe.steps):
         traced = trace(model, task.example)
+        one = step.following(plans, traced.graph)
         study = one.study(model, traced, task, found, work)
         made = one.plan(traced.graph, study, found)
+        plans.append(made)
         yield Planned(one, traced, study, made)
         if index + 1 < len(recipe.steps):
             carry_out = one.restructure if one.trains else one.apply
@@ -102,12 +105,12 @@ def transform(
 ) -> list[Step]:
     """Carry out a recipe. With a folder, finished steps are saved there and replayed when found."""
     steps: list[Step] = []
-    work = work if work.original is not None else replace(work, original=model)
+    work = replace(work, original=model if work.original is None else work.original, target=target)
     for index, one in enumerate(recipe.steps):
         name = f"{prefix}step-{index + 1}-{one.name.lower()}"
         kept = folder.state / f"{name}.work" if folder else None
         own = replace(work, folder=kept, tick=_share(work.tick, recipe, index))
-        step = _step(model, task, one, target, folder, name, measure, own)
+        step = _step(model, task, one, [step.plan for step in steps], folder, name, measure, own)
         steps.append(step)
         model = step.model
         own.tick(1.0)
@@ -124,15 +127,17 @@ def _share(tick: Callable[[float], None], recipe: Recipe, index: int) -> Callabl
 def _step(
     model: nn.Module,
     task: Task,
-    one: Transform,
-    target: Target,
+    given: Transform,
+    plans: Sequence[Plan],
     folder: RunFolder | StageFolder | None,
     name: str,
     measure: bool,
     work: Work,
 ) -> Step:
-    started = time.perf_counter()
+    started, target = time.perf_counter(), work.target
+    assert target is not None, "transform says which"
     traced = trace(model, task.example)
+    one = given.following(plans, traced.graph)
     notes: dict[str, pydantic.JsonValue] = {}
     settled: list[Plan] = []
     work = replace(work, note=notes.__setitem__, settle=settled.append)
@@ -144,7 +149,7 @@ def _step(
 
     if folder is None:
         made, after = carried_out()
-        return Step(one, traced, made, after, time.perf_counter() - started, None, notes)
+        return Step(given, traced, made, after, time.perf_counter() - started, None, notes)
 
     weights = folder.state / f"{name}.safetensors"
     built: list[nn.Module] = []
@@ -173,7 +178,7 @@ def _step(
     after = built[0] if built else one.restructure(model, made, traced, task)
     if not built:
         load_state(after, held)
-    return Step(one, traced, made, after, saved.seconds, saved.metric, saved.notes)
+    return Step(given, traced, made, after, saved.seconds, saved.metric, saved.notes)
 
 
 def validate(model: nn.Module, task: Task, *, limit: int | None = VALIDATION_LIMIT) -> MetricValue | None:

@@ -27,12 +27,15 @@ from lissom.report.tables import Column, Table
 from lissom.report.units import count_text, metric_value_text, percent_factor, plural, significant
 
 HEIGHT, ROW = 440, 28
+FLOAT = 32
+"""Bits of a weight that is not rounded."""
 MANY = 40
 """Layers from which on the drawing gets a frame to scroll in."""
 WISHES = {
     "macs_ratio": "Times fewer MACs",
     "parameters_ratio": "Times fewer parameters",
     "latency_ratio": "Times faster on the target",
+    "size_ratio": "Times smaller weights",
 }
 PROPOSERS = {"uniform": "every axis alike", "chance": "drawn at random (control)", "search": "found by the search"}
 
@@ -253,25 +256,31 @@ def _arrow(before: object, after: object) -> str:
 
 
 def _label(one: ShapeRecord) -> str:
-    """`64 → 32, 5² → 3²`; kernels of one place are not worth a word."""
+    """`64 → 32, 5² → 3², int8`; kernels of one place are not worth a word."""
     parts = [_arrow(one.before, one.after)]
     if one.kernel_before is not None and one.kernel_before > 1:
         parts.append(_arrow(f"{one.kernel_before}²", f"{one.kernel_after}²"))
-    return ", ".join(parts)
+    return ", ".join((*parts, *_bits(one)))
+
+
+def _bits(one: ShapeRecord) -> list[str]:
+    if one.bits is None:
+        return []
+    return ["float" if one.bits == FLOAT else f"int{one.bits}"]
 
 
 def _words(one: ShapeRecord) -> str:
     if not one.after:
         return f"{one.before} channels, left out"
     kernel = "" if one.kernel_before is None else f", kernel {_arrow(one.kernel_before, one.kernel_after)}"
-    return f"channels {_arrow(one.before, one.after)}{kernel}"
+    return ", ".join((f"channels {_arrow(one.before, one.after)}{kernel}", *_bits(one)))
 
 
 def layers(record: ArchitectureRecord) -> Table:
-    columns = ("Layer", "Operator", "Channels", "In the subnet", "Kernel", "In the subnet")
+    columns = ("Layer", "Operator", "Channels", "In the subnet", "Kernel", "In the subnet", "Weights")
     return Table(
         "The chosen subnet beside the whole network",
-        tuple(Column(name, "code" if at < 2 else "number") for at, name in enumerate(columns)),
+        tuple(Column(name, "code" if at in (0, 1, 6) else "number") for at, name in enumerate(columns)),
         tuple(
             (
                 one.layer,
@@ -280,6 +289,7 @@ def layers(record: ArchitectureRecord) -> Table:
                 str(one.after) if one.after else "left out",
                 "" if one.kernel_before is None else str(one.kernel_before),
                 "" if one.kernel_after is None else str(one.kernel_after),
+                *(_bits(one) or [""]),
             )
             for one in record.layers
         ),

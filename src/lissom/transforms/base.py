@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -27,6 +27,16 @@ class Action(Setting):
 
     kind: str
     layer: str
+
+
+class SetBits(Action):
+    """How many bits a layer is to have in the `Quantize` step that follows: 32 is float, 8 and 4 are integers.
+
+    A `layer` of `*` stands for all of them. The action changes nothing by itself.
+    """
+
+    kind: Literal["set-bits"] = "set-bits"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
+    bits: Literal[32, 8, 4]
 
 
 class Skip(Setting):
@@ -92,7 +102,8 @@ class Work:
     `kernels` reads back how a model is computed there. All are None where nothing is measured.
     `original` is that model, None where a transform is carried out by itself. `note` hears what the work found out that
     no plan could know, under a name: it is saved with the step and stands in the report. `settle` hears the plan with
-    the numbers that were learned while it was carried out; it is kept in place of the first one.
+    the numbers that were learned while it was carried out; it is kept in place of the first one. `target` is what the
+    recipe is carried out for; None where a transform is carried out by itself.
     """
 
     folder: Path | None = None
@@ -104,6 +115,7 @@ class Work:
     original: nn.Module | None = None
     note: Callable[[str, JsonValue], None] = _unheard
     settle: Callable[[Plan], None] = _ignore_plan
+    target: Target | None = None
 
 
 ALONE = Work()
@@ -139,6 +151,10 @@ class Transform(Setting, ABC):
     def uses(self) -> frozenset[Split]:
         """Splits that it reads: those it needs, and those it looks at where the task has them."""
         return self.needs()
+
+    def following(self, plans: Sequence[Plan], graph: Graph) -> Transform:
+        """This step with what the plans of the steps before it decided for it; `graph` is of the model it is given."""
+        return self
 
     def study(self, model: nn.Module, trace: Trace, task: Task, target: Target, work: Work = ALONE) -> Any:
         """What `plan` has to know beyond the graph: ranges of activations, importance of channels, or nothing.

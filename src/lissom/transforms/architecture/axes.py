@@ -3,6 +3,7 @@
     width     channels of a group, or of groups that the code ties together: the first k in order of importance
     depth     residual blocks of a chain: the first k
     kernel    side of a square odd kernel above 3: the middle
+    bits      of the weights of a residual block, or of a layer in none: 32 (float), 8, 4
 
 The order of the channels is made once, from the weights at the start, so that a narrower subnet's channels are always
 among a wider one's ("sorted channels": Cai et al. 2020, "Once-for-All" (arXiv:1908.09791), section 3.3). Chains and
@@ -11,7 +12,7 @@ kernels are theirs too; a smaller kernel is the middle of the larger one, withou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
@@ -25,25 +26,31 @@ from lissom.functional.selection import SLACK, rounded
 from lissom.graph.blocks import Block
 from lissom.graph.channels import Group, listed_names
 from lissom.graph.describe import op_name
+from lissom.graph.graph import Graph
 from lissom.graph.trace import Trace
+from lissom.target import Target
 from lissom.transforms.pruning.ties import Ties
+from lissom.transforms.quantization.choosing import choose
+from lissom.transforms.quantization.operators import KINDS
+from lissom.transforms.quantization.precision import FLOAT
 
-Kind = Literal["width", "depth", "kernel"]
+Kind = Literal["width", "depth", "kernel", "bits"]
 LEAST_KERNEL = 3
 
 
 @dataclass(frozen=True)
 class Axis:
-    """`choices` are the sizes, largest first: channels of the first of `members`, blocks that stay, side of a kernel.
+    """`choices` are the sizes, largest first: channels of the first of `members`, blocks that stay, side of a kernel,
+    bits.
 
-    `members` are groups, block modules in order, or the one weight.
+    `members` are groups, block modules in order, the one weight of a kernel, or all weights that have the same bits.
     """
 
     kind: Kind
     members: tuple[str, ...]
     choices: tuple[int, ...]
     whole: tuple[int, ...]
-    """Size of each member; 1 for blocks."""
+    """Size of each member; 1 for blocks, 32 for bits."""
 
     @property
     def name(self) -> str:
@@ -112,6 +119,29 @@ def kernels(trace: Trace) -> Iterator[Axis]:
         sides = [k for k in range(side, LEAST_KERNEL - 1, -2) if cropped_padding(nodes[0], side, k) is not None]
         if len(sides) > 1:
             yield Axis("kernel", (name,), tuple(sides), (side,))
+
+
+def precisions(
+    graph: Graph, target: Target, blocks: Sequence[Block], bits: Sequence[int], excluded: Collection[str]
+) -> Iterator[Axis]:
+    """One axis for each residual block and each layer in none whose weights the target multiplies in integers.
+
+    Layers that are `excluded` have one of their own, with the one choice of staying in float.
+    """
+    products, _ = choose(graph, target.integers.ops, target, (), None, fix="off", training=False)
+    owners = {name: block.module for block in blocks for name in block.parameters}
+    held: dict[tuple[str, bool], list[str]] = {}
+    for node in products:
+        weight = node.parameter(1) if KINDS[node.op] in ("conv", "linear") else None
+        if weight is None or graph.tensor_by_name[weight].used_by != (node.name,):
+            continue
+        layer = weight.rpartition(".")[0]
+        if layer:
+            owner = owners.get(weight, layer)
+            held.setdefault((owner, layer in excluded or owner in excluded), []).append(weight)
+    for (_, whole), weights in held.items():
+        choices = (FLOAT,) if whole else (FLOAT, *sorted(set(bits), reverse=True))
+        yield Axis("bits", tuple(weights), choices, (FLOAT,) * len(weights))
 
 
 def cropped_padding(node: FxNode, before: int, after: int) -> list[int] | None:

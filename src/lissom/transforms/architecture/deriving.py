@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +18,19 @@ from lissom.graph.resize import Kept
 from lissom.graph.select import select as match
 from lissom.graph.trace import Trace
 from lissom.target import Target
-from lissom.transforms.architecture.axes import Axis, Kind, depths, kernels, order_of, widths
+from lissom.transforms.architecture.axes import Axis, Kind, depths, kernels, order_of, precisions, widths
 from lissom.transforms.architecture.space import Orders, Space, Subnet
-from lissom.transforms.base import Action, Plan, Skip
+from lissom.transforms.base import Action, Plan, SetBits, Skip
 from lissom.transforms.pruning.multiples import suited
 from lissom.transforms.pruning.prune import cuts, kept_by
 from lissom.transforms.pruning.ties import ties_of
+from lissom.transforms.quantization.precision import FLOAT, Precision
 
 
 class Choose(Action):
     """One axis of the space: of `choices`, largest first, `chosen` stays; `members` are cut together.
 
-    Channels of the first member of a width, blocks that stay of a chain, side of a kernel.
+    Channels of the first member of a width, blocks that stay of a chain, side of a kernel, bits.
     """
 
     kind: Literal["choose"] = "choose"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
@@ -41,13 +42,15 @@ class Choose(Action):
 
 @dataclass(frozen=True)
 class Bounds:
-    """What may be left out: shares of channels that may stay, share of blocks that may go, whether kernels shrink."""
+    """What may be left out: shares of channels that may stay, share of blocks that may go, whether kernels shrink, to
+    how many bits weights may go."""
 
     widths: Sequence[float]
     depth: float
     kernels: bool
     exclude: tuple[str, ...]
     round_to: int | None
+    bits: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +83,14 @@ def derived(model: nn.Module, trace: Trace, target: Target, bounds: Bounds) -> D
     wide = tuple(widths(free, ties, multiples, bounds.widths))
     deep = depths([block for block in blocks if block.module not in excluded], bounds.depth)
     shrinking = kernels(trace) if bounds.kernels else ()
-    axes = (*wide, *deep, *(a for a in shrinking if a.members[0].rpartition(".")[0] not in excluded))
-    if not axes:
+    held = [bits for bits in bounds.bits if target.weights.stored(bits) == bits]  # pyright: ignore[reportArgumentType]
+    rounded = precisions(trace.graph, target, blocks, held, excluded) if held else ()
+    axes = (*wide, *deep, *(a for a in shrinking if a.members[0].rpartition(".")[0] not in excluded), *rounded)
+    if not any(len(axis.choices) > 1 for axis in axes):
         raise RecipeError(
             "Supernet finds nothing to leave out: no channels that can be cut, no chain of residual blocks, no square "
-            "kernel above 3. lissom inspect shows the groups of channels; widths, depth, exclude and round_to bound "
-            "what may go."
+            "kernel above 3, no bits that the target's file can save. lissom inspect shows the groups of channels; "
+            "widths, depth, exclude and round_to bound what may go."
         )
     varied = {name for axis in wide for name in axis.members}
     whole |= {name: "no other width is a multiple that may stay" for name in free if name not in varied}
@@ -103,6 +108,7 @@ def axes_of(plan: Plan, channels: Channels) -> tuple[Axis, ...]:
         "width": lambda one: tuple(sizes[name] for name in one.members),
         "depth": lambda one: (1,) * len(one.members),
         "kernel": lambda one: (one.choices[0],),
+        "bits": lambda one: (FLOAT,) * len(one.members),
     }
     return tuple(Axis(one.axis, one.members, one.choices, whole[one.axis](one)) for one in plan.of(Choose))
 
@@ -127,6 +133,20 @@ def actions_of(space: Space, subnet: Subnet) -> Iterator[Action]:
             layer=layer, axis=axis.kind, members=axis.members, choices=axis.choices, chosen=axis.choices[choice]
         )
     yield from cuts(space.channels, space.kept(subnet), space.costs)
+    for layer, bits in rules_of(space, subnet).items():
+        yield SetBits.model_validate({"layer": layer, "bits": bits})
+
+
+def rules_of(space: Space, subnet: Subnet) -> dict[str, Precision]:
+    """Layer to bits, as rules of `Quantize(precision=...)`: everything in float where no weight is in integers.
+
+    Sums and poolings between layers in float would otherwise still be rounded. Empty in a space without such axes.
+    """
+    found: dict[str, Precision] = {
+        weight.rpartition(".")[0]: cast(Precision, bits) for weight, bits in space.bits(subnet).items()
+    }
+    every: dict[str, Precision] = {"*": FLOAT}
+    return every if found and set(found.values()) == {FLOAT} else found
 
 
 def _whole(

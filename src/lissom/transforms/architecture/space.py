@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from lissom.graph.resize import Kept, Sizes
 from lissom.graph.trace import Trace
 from lissom.transforms.architecture.axes import Axis
 from lissom.transforms.base import Cost
+from lissom.transforms.quantization.precision import FLOAT
 
 Subnet = tuple[int, ...]
 """For every axis the position of its choice; zero is the largest."""
@@ -85,12 +86,25 @@ class Space:
             if axis.kind == "kernel" and choice
         }
 
+    def bits(self, subnet: Subnet) -> dict[str, int]:
+        """Weight to its bits, without those that have no such axis or lie in a block that is left out."""
+        lost = {name for block in self.gone(subnet) for name in block.parameters}
+        return {
+            weight: axis.choices[choice]
+            for axis, choice in zip(self.axes, subnet, strict=True)
+            if axis.kind == "bits"
+            for weight in axis.members
+            if weight not in lost
+        }
+
     def cost(self, subnet: Subnet) -> Cost:
-        sizes, sides = Sizes(self.channels, self.kept(subnet)), self.sides(subnet)
+        """MACs, parameters, and bytes with a float32 scale for each output of a weight in integers."""
+        sizes, sides, bits = Sizes(self.channels, self.kept(subnet)), self.sides(subnet), self.bits(subnet)
         counts = {atom: len(places) for atom, places in sizes.kept.items()}
         blocks = self.gone(subnet)
         nodes = {node for block in blocks for node in block.nodes}
         lost = {name for block in blocks for name in block.parameters}
+        inside = tuple(f"{block.module}." for block in blocks)
         factor = {name: (after / before) ** 2 for name, (before, after) in sides.items()}
         macs = sum(
             value * factor.get(self._weights.get(node, ""), 1.0)
@@ -99,13 +113,15 @@ class Space:
         )
         parameters = size = 0
         for tensor in self.trace.graph.tensors:
-            if tensor.name in lost:
+            if tensor.name in lost or (not tensor.used_by and tensor.name.startswith(inside)):
                 continue
             terms = self.channels.parameters.get(tensor.name)
             shape = tuple(sizes.after(term) for term in terms) if terms is not None else tensor.shape
             numel = round(prod(shape) * factor.get(tensor.name, 1.0))
             parameters += numel if tensor.trainable else 0
-            size += numel * (tensor.bytes // max(1, prod(tensor.shape)))
+            own = bits.get(tensor.name, FLOAT)
+            width = tensor.bytes // max(1, prod(tensor.shape))
+            size += numel * width if own == FLOAT else ceil(numel * own / 8) + 4 * shape[0]
         return Cost(macs=round(macs), parameters=parameters, bytes=size)
 
     @cached_property

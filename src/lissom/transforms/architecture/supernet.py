@@ -5,8 +5,8 @@
     search    `candidates`: metric on validation data after recalibrated normalizations, against the cost
     result    `extracting`: the chosen subnet as a plain module, with the supernet's weights
 
-The plan of a dry run holds the largest uniform subnet within the wish; what was found replaces it. Bits are no axis:
-`Quantize` and its `precision="auto"` follow in the recipe, on the network that was chosen.
+The plan of a dry run holds the largest uniform subnet within the wish; what was found replaces it. With `bits`, a
+candidate is judged as `Quantize` rounds it (`rounding`), and the plan tells that step the bits of every layer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import pydantic
 import torch
@@ -32,7 +32,7 @@ from lissom.measure.quality import evaluate
 from lissom.metrics import as_metric
 from lissom.settings import only_wish
 from lissom.target import Target
-from lissom.task import Split, Task
+from lissom.task import Batch, Split, Task
 from lissom.training.finetune import finetune
 from lissom.training.settings import Training
 from lissom.transforms.architecture.axes import Axis, order_of
@@ -45,19 +45,23 @@ from lissom.transforms.architecture.deriving import (
     axes_of,
     derived,
     replayed,
+    rules_of,
     space_of,
     subnet_of,
 )
 from lissom.transforms.architecture.extracting import extracted
 from lissom.transforms.architecture.programs import Programs, Trained, tensors_of
+from lissom.transforms.architecture.rounding import rounded
 from lissom.transforms.architecture.sandwich import Sandwich
 from lissom.transforms.architecture.space import Orders, Space, Subnet
-from lissom.transforms.base import ALONE, Action, Plan, Skip, Stage, Transform, Work, calibration_split
+from lissom.transforms.base import ALONE, Action, Plan, SetBits, Skip, Stage, Transform, Work, calibration_split
 from lissom.transforms.pruning import Cut
 from lissom.transforms.pruning.scores import Criterion, Reading, score
 from lissom.transforms.pruning.surgery import EXPORTED
+from lissom.transforms.quantization.precision import FLOAT
+from lissom.transforms.quantization.simulating import quick
 
-WISHES = ("macs_ratio", "parameters_ratio", "latency_ratio")
+WISHES = ("macs_ratio", "parameters_ratio", "latency_ratio", "size_ratio")
 SEARCHING = 0.25
 """Share of the work that the search is expected to be."""
 STEPS = 64
@@ -77,21 +81,25 @@ class Study:
 class Supernet(Transform):
     """Architecture search inside the user's own network.
 
-    How much smaller is given by one of `macs_ratio`, `parameters_ratio` (before / after) and `latency_ratio`, measured
-    on the target for every candidate by `lissom.compress`. `training` says how the supernet is trained, `widths`,
-    `depth` and `kernels` what may be left out; `search` proposes `candidates` subnets.
+    How much smaller is given by one of `macs_ratio`, `parameters_ratio`, `size_ratio` (before / after; the last in
+    bytes of weights) and `latency_ratio`, measured on the target for every candidate by `lissom.compress`. `training`
+    says how the supernet is trained, `widths`, `depth` and `kernels` what may be left out, `bits` what weights of a
+    block may be rounded to; `search` proposes `candidates` subnets.
     """
 
     stage: ClassVar[Stage] = "structure"
     trains: ClassVar[bool] = True
-    actions: ClassVar[dict[str, type[Action]]] = {"choose": Choose, "cut": Cut}
+    actions: ClassVar[dict[str, type[Action]]] = {"choose": Choose, "cut": Cut, "set-bits": SetBits}
 
     macs_ratio: Times | None = None
     parameters_ratio: Times | None = None
     latency_ratio: Times | None = None
+    # Left out of JSON where they are not set: recipes without them keep their ids.
+    size_ratio: Annotated[Times | None, pydantic.Field(exclude_if=lambda value: value is None)] = None
     widths: Annotated[tuple[Share, ...], pydantic.Field(min_length=1)] = (0.75, 0.5, 0.25)
     depth: Annotated[float, pydantic.Field(ge=0.0, le=1.0)] = 0.5
     kernels: bool = True
+    bits: Annotated[tuple[Literal[8, 4], ...], pydantic.Field(exclude_if=lambda value: value == ())] = ()
     exclude: tuple[str, ...] = ()
     criterion: Criterion = "magnitude"
     round_to: Annotated[int, pydantic.Field(ge=1)] | None = None
@@ -113,6 +121,11 @@ class Supernet(Transform):
             raise ValueError(
                 f"training.{given[0]} says what a step minimizes, and the sandwich of subnets does. Leave it out; a "
                 "Finetune after the Supernet can have it"
+            )
+        if self.bits and self.size_ratio is None and self.latency_ratio is None:
+            raise ValueError(
+                f"bits={list(self.bits)} save bytes and time, and {self._wished} counts neither. Wish for size_ratio "
+                "or latency_ratio, or leave bits out"
             )
         return self
 
@@ -156,7 +169,7 @@ class Supernet(Transform):
         return Study(space_of(trace, found, self._orders(trace, found.channels, found.axes, task)), found.skipped)
 
     def _derived(self, model: nn.Module, trace: Trace, target: Target) -> Derived:
-        bounds = Bounds(self.widths, self.depth, self.kernels, self.exclude, self.round_to)
+        bounds = Bounds(self.widths, self.depth, self.kernels, self.exclude, self.round_to, self.bits)
         return derived(model, trace, target, bounds)
 
     def _orders(self, trace: Trace, channels: Channels, axes: Sequence[Axis], task: Task) -> Orders:
@@ -178,13 +191,18 @@ class Supernet(Transform):
         """
         Raises:
             GoalError: no candidate meets the wish; names the nearest.
-            UsageError: `latency_ratio`, where nothing is measured.
+            UsageError: `latency_ratio`, where nothing is measured; `bits`, where no target is known.
             VerificationError: a subnet is not what the supernet computes.
         """
         if self.latency_ratio is not None and work.faster is None:
             raise UsageError(
                 "Supernet(latency_ratio=...) measures candidates on the target. Use lissom.compress, or "
                 "Supernet(macs_ratio=...)."
+            )
+        if self.bits and work.target is None:
+            raise UsageError(
+                "Supernet(bits=...) rounds candidates as the target does. Use Recipe.run or lissom.compress, which say "
+                "which."
             )
         channels, blocks = find_channels(trace), find_blocks(trace)
         axes = axes_of(plan, channels)
@@ -235,9 +253,18 @@ class Supernet(Transform):
         whole = space.cost(space.largest)
 
         def measure(subnet: Subnet) -> Candidate:
-            statistics = supernet.statistics(subnet)
+            statistics, rules = supernet.statistics(subnet), rules_of(space, subnet)
+            made: nn.Module | None = None
+
+            def plain() -> nn.Module:
+                return extracted(model, supernet.programs, subnet, task.example, statistics).module
+
+            predict: Callable[[Batch], object] = lambda batch: supernet.run(subnet, batch, statistics)  # noqa: E731
+            if set(rules.values()) - {FLOAT} and work.target is not None:
+                made = rounded(plain(), rules, self.samples, task, work.target)
+                predict = _predictor(quick(made))
             value = evaluate(
-                lambda batch: supernet.run(subnet, batch, statistics),
+                predict,
                 task.batches("validation", limit=self.judged),
                 metric,
                 split="validation",
@@ -246,7 +273,9 @@ class Supernet(Transform):
             if subnet == space.largest:
                 cost = 1.0  # the model itself: a ratio that was timed would be noise
             elif self.latency_ratio is not None and work.faster is not None:
-                cost = 1.0 / work.faster(extracted(model, supernet.programs, subnet, task.example, statistics).module)
+                cost = 1.0 / work.faster(plain() if made is None else made)
+            elif self.size_ratio is not None:
+                cost = own.bytes / whole.bytes
             elif self.parameters_ratio is not None:
                 cost = own.parameters / whole.parameters
             else:
@@ -270,6 +299,8 @@ class Supernet(Transform):
 
     def _counted(self, space: Space, subnet: Subnet) -> int:
         cost = space.cost(subnet)
+        if self.size_ratio is not None:
+            return cost.bytes
         return cost.macs if self.parameters_ratio is None else cost.parameters
 
     def _unreachable(self, share: float, who: str) -> str:
@@ -301,6 +332,14 @@ class Supernet(Transform):
             skipped=study.skipped,
             predicted=study.space.cost(subnet),
         )
+
+
+def _predictor(module: nn.Module) -> Callable[[Batch], object]:
+    def predict(batch: Batch) -> object:
+        with torch.no_grad():
+            return module(*batch.args, **batch.kwargs)
+
+    return predict
 
 
 def _identity(settings: Supernet, supernet: Trained) -> str:

@@ -86,6 +86,21 @@ def wanted(
     return known, frozenset(name for name, bits in found.items() if bits == "auto")
 
 
+def inherited(graph: Graph, found: Mapping[str, Precision]) -> dict[str, Precision]:
+    """Rules from the bits that an earlier step set for layers, as they are called in that step's model.
+
+    A layer that was split since stands for its parts; one that is gone has no rule.
+    """
+    names = {name for node in placement.candidates(graph) for name in placement.names_of(node)}
+    rules: dict[str, Precision] = {}
+    for layer, bits in found.items():
+        if layer == "*" or layer in names:
+            rules[layer] = bits
+        elif any(name.startswith(f"{layer}.") for name in names):
+            rules[f"{layer}.*"] = bits
+    return rules
+
+
 def explained(
     graph: Graph, bits: Mapping[str, Precision], skipped: Sequence[Skip], reasons: Mapping[str, str]
 ) -> list[Skip]:
