@@ -27,7 +27,6 @@ from lissom.transforms.architecture.candidates import Aim, Candidate, Searcher, 
 from lissom.transforms.architecture.space import Space, Subnet
 from lissom.transforms.base import Work
 from lissom.transforms.pruning import Cut
-from lissom.transforms.sparsity import ZeroWeights
 
 TORCH = load_target("torch")
 ONCE = Training(epochs=1, learning_rate=0.05, precision="float32")
@@ -232,24 +231,3 @@ def test_killed_and_resumed_gives_the_same_weights(tmp_path: Path) -> None:
     again = settings.apply(model, plan, traced, given, Work(folder=tmp_path / "b", seed=1, tick=dying))
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
-
-
-def test_a_subnet_is_made_sparse_and_quantized_in_one_recipe() -> None:
-    recipe = lissom.Recipe([
-        small(round_to=4),
-        lissom.Sparsify(pattern="2:4"),
-        lissom.Finetune(epochs=1, precision="float32"),
-        lissom.Quantize(),
-    ])  # fmt: skip
-    model, given = net("residual"), task()
-    steps = transform(model, given, recipe, load_target("onnxruntime"))
-    wanted = steps[0].plan.predicted.macs
-    assert [trace(step.model, given.example).graph.macs for step in steps[:3]] == [wanted] * 3
-    sparse = {zero.layer for zero in steps[1].plan.of(ZeroWeights)}
-    assert sparse
-    for name in sparse:
-        weight = dict(steps[2].model.named_modules())[name].weight
-        rows = weight.detach().permute(0, *range(2, weight.ndim), 1).reshape(-1, 4)
-        assert int((rows != 0).sum(1).max()) <= 2, name
-    x = images(4, 7)
-    assert apart(steps[2].model.eval()(x).detach(), steps[3].model(x).detach()) < 0.2
