@@ -16,7 +16,7 @@ NAMES = {
     "PruneDepth", "QAT", "Quantize", "Recipe", "Result", "Sparsify", "Supernet", "Synthesis",
     "Task",
     "analyze", "compress", "load", "monitor", "plan", "progressive", "recommend", "source", "synthesize",
-    "data", "errors", "lifelong", "metrics",
+    "data", "errors", "lifelong", "metrics", "spaces",
 }  # fmt: skip
 LATE = (
     "torch",
@@ -36,7 +36,8 @@ LATE = (
 def test_the_surface_is_the_one_promised() -> None:
     assert set(dir(lissom)) == NAMES | {"__version__"}
     assert all(
-        isinstance(getattr(lissom, name), types.ModuleType) for name in ("data", "errors", "lifelong", "metrics")
+        isinstance(getattr(lissom, name), types.ModuleType)
+        for name in ("data", "errors", "lifelong", "metrics", "spaces")
     )
     assert lissom.__version__
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lissom import errors as errors
     from lissom import lifelong as lifelong
     from lissom import metrics as metrics
+    from lissom import spaces as spaces
     from lissom.errors import LissomError as LissomError
     from lissom.goal import Goal as Goal
     from lissom.graph.graph import Graph as Graph
@@ -72,7 +73,7 @@ _HOMES = {
     "source": "lissom.sources",
     "synthesize": "lissom.training.synthesis.synthesize",
 }
-_MODULES = ("data", "errors", "lifelong", "metrics")
+_MODULES = ("data", "errors", "lifelong", "metrics", "spaces")
 
 __all__ = [*_HOMES, *_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 

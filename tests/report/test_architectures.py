@@ -50,9 +50,17 @@ def test_the_drawing_has_widths_kernels_and_what_is_left_out() -> None:
     assert (subnet["x"][2], subnet["y"][2]) == (32, 2)
     assert gone["y"] == [4, 5]
     rows = architectures.layers(record).rows
-    assert rows[4] == ("layer1.1.expand", "conv2d", "64", "left out", "1", "")
-    assert rows[2][2:] == ("64", "32", "7", "3")
+    assert rows[4] == ("layer1.1.expand", "conv2d", "64", "left out", "1", "", "")
+    assert rows[2][2:] == ("64", "32", "7", "3", "")
     assert "3 are narrower, 1 have a smaller kernel, 2 are left out" in architectures.description(record)
+
+
+def test_bits_stand_beside_the_bars_and_in_the_table() -> None:
+    record = architecture()
+    own = [one.model_copy(update={"bits": bits}) for one, bits in zip(record.layers[1:3], (32, 4), strict=True)]
+    assert named(architectures.drawing(own))["whole network"]["text"] == ["64 → 32, float", "64 → 32, 7² → 3², int4"]
+    rows = architectures.layers(record.model_copy(update={"layers": tuple(own)})).rows
+    assert [row[-1] for row in rows] == ["float", "int4"]
 
 
 def test_the_page_has_it_only_where_there_was_a_search_and_escapes_names() -> None:
