@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import JsonValue, SerializeAsAny
 from torch import nn
@@ -152,7 +152,7 @@ class Transform(Setting, ABC):
         """Splits that it reads: those it needs, and those it looks at where the task has them."""
         return self.needs()
 
-    def following(self, plans: Sequence[Plan], graph: Graph) -> Transform:
+    def following(self, plans: Sequence[Plan], graph: Graph) -> Self:
         """This step with what the plans of the steps before it decided for it; `graph` is of the model it is given."""
         return self
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
 import pydantic
@@ -13,6 +13,7 @@ from lissom.functional.weightgrid import Bits
 from lissom.graph.graph import Graph
 from lissom.graph.statistics import Statistics
 from lissom.settings import Setting, only_wish
+from lissom.transforms.base import Plan, SetBits
 from lissom.transforms.quantization import planning
 from lissom.transforms.quantization.actions import Fit
 from lissom.transforms.quantization.calibrating import Calibration
@@ -29,6 +30,7 @@ from lissom.transforms.quantization.precision import (
     DropBound,
     Precision,
     RatioBound,
+    inherited,
     precisions,
     wanted,
 )
@@ -184,6 +186,15 @@ class Options(Setting):
         if all(name in self.corrections for name in ROUNDINGS):
             raise ValueError("'gptq' and 'adaround' both choose the rounding; give one of them in corrections")
         return self
+
+    def following(self, plans: Sequence[Plan], graph: Graph) -> Self:
+        """With the bits that earlier steps set for layers; rules of the recipe win."""
+        found = {action.layer: action.bits for plan in plans for action in plan.of(SetBits)}
+        if not found:
+            return self
+        own = dict(self.precision) if isinstance(self.precision, tuple) else {}
+        rules = {layer: bits for layer, bits in inherited(graph, found).items() if layer not in own}
+        return self.model_copy(update={"precision": (*rules.items(), *own.items())})
 
     @property
     def _auto(self) -> bool:

@@ -25,7 +25,7 @@ from lissom.graph.trials import trial_errors
 from lissom.target import Target
 from lissom.task import Split, Task
 from lissom.training.finetune import check
-from lissom.transforms.base import ALONE, Action, Plan, SetBits, Skip, Stage, Transform, Work, calibration_split
+from lissom.transforms.base import ALONE, Action, Plan, Skip, Stage, Transform, Work, calibration_split
 from lissom.transforms.quantization import calibrating, placement, planning, weightonly
 from lissom.transforms.quantization.actions import (
     Equalize,
@@ -70,7 +70,6 @@ from lissom.transforms.quantization.precision import (
     explained,
     floats,
     halves,
-    inherited,
     wanted,
 )
 from lissom.transforms.quantization.searching import searched
@@ -97,15 +96,6 @@ class Quantize(Options, Transform):
         "store-groups": StoreGroups,
         "halve-weight": HalveWeight,
     }
-
-    def following(self, plans: Sequence[Plan], graph: Graph) -> Quantize:
-        """With the bits that earlier steps set for layers; rules of the recipe win."""
-        found = {action.layer: action.bits for plan in plans for action in plan.of(SetBits)}
-        if not found:
-            return self
-        own = dict(self.precision) if isinstance(self.precision, tuple) else {}
-        rules = {layer: bits for layer, bits in inherited(graph, found).items() if layer not in own}
-        return self.model_copy(update={"precision": (*rules.items(), *own.items())})
 
     @property
     def expected_seconds(self) -> float:
