@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import traceback
 import warnings
@@ -24,12 +23,14 @@ from lissom.commands.shared import (
     Setting,
     TargetName,
     WeightsFile,
+    crew,
     making_of,
     one_runtime,
     opened,
     print_json,
     settings_of,
     show_artifact,
+    typed,
     work,
 )
 from lissom.console import plain_console
@@ -277,7 +278,12 @@ def compress(  # noqa: PLR0913  one option per wish
     storage: Annotated[
         str | None, typer.Option(metavar="URL", help="Database of the search's trials (default: in the run folder).")
     ] = None,
-    workers: Annotated[str, typer.Option(metavar="N", help="Candidates evaluated at a time, in processes.")] = "1",
+    workers: Annotated[
+        str, typer.Option(metavar="N|ray[:N]|ray://HOST:PORT", help="Candidates evaluated at a time, and where.")
+    ] = "1",
+    fallback: Annotated[
+        bool, typer.Option("--fallback", help="Go on here where --storage or --workers cannot be reached.")
+    ] = False,
     batch: BatchSize = None,
     threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
@@ -300,12 +306,12 @@ def compress(  # noqa: PLR0913  one option per wish
         model, task = opened(project, given, as_json=as_json)
         if teacher:
             wanted, task = taught(wanted, task, teacher)
-        with progress_bar(silent=as_json) as progress, quiet_native():
+        with crew(model, task, workers), progress_bar(silent=as_json) as progress, quiet_native():
             result = lissom.compress(
                 model, task, target=target, goal=goal, recipe=wanted, scenario=scenario, budget=budget, out=out,
                 batch_size=batch, threads=threads, seed=seed, data_free=data_free, search=search, storage=storage,
-                workers=int(workers) if workers.isdecimal() else workers, progress=progress, command=_command(),
-                project=(str(project), given),
+                workers=int(workers) if workers.isdecimal() else workers, fallback=fallback, progress=progress,
+                command=typed(), project=(str(project), given),
             )  # fmt: skip
     if as_json:
         print_json(result.record.model_dump(mode="json"))
@@ -394,7 +400,3 @@ def targets(as_json: AsJson = False) -> None:
         )
     else:
         show_targets(found)
-
-
-def _command() -> str:
-    return shlex.join(["lissom", *sys.argv[1:]])

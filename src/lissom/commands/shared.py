@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import shlex
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -61,6 +63,28 @@ def work(as_json: bool) -> Generator[None]:
 
     with stdout_kept(wanted=as_json):
         yield
+
+
+@contextlib.contextmanager
+def crew(model: nn.Module, task: Task, workers: str) -> Generator[None]:
+    """Under `torchrun` all processes do the trainings inside; all but the first end here, once it is done."""
+    from lissom.training import crew as crews
+    from lissom.training.finetune import finetune
+    from lissom.training.pace import device_of
+
+    if crews.size() > 1 and workers != "1":
+        raise UsageError(f"--workers {workers} and torchrun both divide the work. Leave one of them out.")
+    device = device_of(model)
+    if crews.follows():
+        crews.follow(task, device, finetune)
+        raise typer.Exit
+    with crews.leading(task, device):
+        yield
+
+
+def typed() -> str:
+    """The command as it was typed, without the password of a database: it stands in the report."""
+    return re.sub(r"(://[^:/@\s]*:)[^@\s]*@", r"\1***@", shlex.join(["lissom", *sys.argv[1:]]))
 
 
 def settings_of(given: list[str] | None, data: str | None = None, weights: str | None = None) -> dict[str, str]:

@@ -11,6 +11,7 @@ Differences to one process: the order of summation, and dropout, which draws for
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, cast
@@ -96,15 +97,16 @@ def _sum_(parameters: Sequence[nn.Parameter]) -> None:
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> Generator[Team]:
+def joined(device: torch.device, wait: datetime.timedelta | None = None) -> Generator[Team]:
     """The team of this process: that of a process group which exists, of `torchrun`, or itself alone.
 
-    A group made here (gloo on the CPU, NCCL on GPUs) ends with the block.
+    A group made here (gloo on the CPU, NCCL on GPUs) ends with the block. `wait` is how long one process waits for
+    another (default: as long as torch does, half an hour).
     """
     if dist.is_available() and dist.is_initialized():
         yield Team(device, dist.get_rank(), dist.get_world_size())
     elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=wait)
         try:
             yield Team(device, dist.get_rank(), dist.get_world_size())
         finally:

@@ -28,6 +28,7 @@ from lissom.training import checkpoint as checkpoints
 from lissom.training.augment import augmented
 from lissom.training.chance import Chance, generator_of, seed_of
 from lissom.training.checkpoint import Checkpoint, Standing
+from lissom.training.crew import offer
 from lissom.training.distillation import Distillation, distillation_of
 from lissom.training.distributed import Team, joined
 from lissom.training.epochs import epoch_of, refuse_divided, steps_of
@@ -70,8 +71,7 @@ def finetune(  # noqa: PLR0913  one argument for each thing that can be exchange
 ) -> Trained:
     """A trained copy of `model`; the model, its mode and every global generator stay as they are.
 
-    An exported graph (`torch.fx.GraphModule`) has no training mode: it is trained as it computes, with its
-    normalizations frozen.
+    An exported graph (`torch.fx.GraphModule`) is trained as it computes, with its normalizations frozen.
 
     Args:
         folder: place of the checkpoint; None keeps none.
@@ -93,7 +93,9 @@ def finetune(  # noqa: PLR0913  one argument for each thing that can be exchange
         raise RecipeError(
             f"teacher={settings.teacher!r} and an objective both say what a step minimizes. Leave one of them out."
         )
+    job = {"model": model, "task": task, "settings": settings, "folder": folder, "seed": seed}
     with joined(device_of(model)) as team:
+        offer(team, {**job, "objective": objective, "penalty": penalty, "original": original})
         trained: list[Trained] = []
         rounds = settings.rounds or 1
         for each in range(rounds):
