@@ -82,8 +82,8 @@ def page() -> str:
         "",
         "Lissom is under the Apache License 2.0. These are the packages that an installation brings, in the",
         "versions of `requirements.txt`, with the licence that each one's metadata state. Written by "
-        "`scripts/licences.py`; TensorRT, Ray, timm and transformers,",
-        "which are extras too, are not pinned and not listed.",
+        "`scripts/licences.py`; TensorRT, Ray, timm, transformers",
+        "and psycopg (PostgreSQL, LGPL), which are extras too, are not pinned and not listed.",
         "",
         "| package | version | licence | brought by |",
         "|---|---|---|---|",

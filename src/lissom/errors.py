@@ -6,6 +6,7 @@
     │   ├── RecipeError            an unknown or illegal recipe, transform or field
     │   ├── GoalError              a goal that cannot be parsed or never be met
     │   ├── TargetError            an unknown runtime, or one that is not installed
+    │   ├── StorageError           a search's database that cannot be reached
     │   └── WorkerError            workers that are not there, or that a search cannot use
     └── FailureError               the work itself could not be done                  (exit code 3)
         ├── DataError              batches that are missing, exhausted, NaN or do not fit the model
@@ -45,6 +46,10 @@ class GoalError(UsageError):
 
 class TargetError(UsageError):
     """An unknown runtime, or one that is not installed here."""
+
+
+class StorageError(UsageError):
+    """A database of trials that cannot be reached, read or written."""
 
 
 class WorkerError(UsageError):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 import lissom
 from lissom import Fold, Goal, Recipe
-from lissom.errors import DataError, RunFolderError, UsageError, WorkerError
+from lissom.errors import DataError, RunFolderError, StorageError, UsageError, WorkerError
 from lissom.measure import environment
 from lissom.pipeline import evaluating
 from lissom.pipeline.evaluating import Evaluator
@@ -162,6 +162,8 @@ def test_a_goal_out_of_reach_is_a_result_that_explains_itself(search):
         ({"recipe": Recipe([Fold()])}, UsageError, "finds a recipe, and one is given: Fold"),
         ({"search": None, "storage": "sqlite:///a.db"}, UsageError, "storage='sqlite:///a.db' is of a search"),
         ({"search": None, "workers": 2}, UsageError, "workers=2 is of a search"),
+        ({"fallback": True}, UsageError, "both are here"),
+        ({"workers": "ray:0"}, UsageError, "workers must be at least 1"),
         ({"workers": 0}, UsageError, "workers must be at least 1"),
         ({"task": tiny.task(validation=None)}, DataError, r"the task has no validation\. Give Task\(validation="),
         ({"task": tiny.task(metric=None), "goal": None}, DataError, "the task has no metric"),
@@ -173,6 +175,17 @@ def test_what_makes_no_sense_is_refused(search, changed, wrong, says):
         search(**changed)
 
 
+@pytest.mark.parametrize("wish", [{"storage": "sqlite:////no/such/place/a.db"}, {"workers": "ray://127.0.0.1:1"}])
+def test_what_cannot_be_reached_is_done_without_only_if_that_was_asked_for(search, monkeypatch, wish):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises((StorageError, WorkerError)):
+        search(**wish)
+    result = search(**wish, fallback=True)
+    (said,) = result.record.search.fallbacks
+    assert "As asked, " in said
+    assert said in result.record.notes
+
+
 def test_on_the_command_line(search, monkeypatch, capfd, tmp_path):
     from lissom import cli
 
@@ -180,11 +193,16 @@ def test_on_the_command_line(search, monkeypatch, capfd, tmp_path):
     project = str(Path(__file__).parent / "tiny_project.py")
     wishes = ["--macs", "1.4x", "--drop", "50%", "--search", "netadapt", "--budget", "30min"]
     where = ["--target", "onnxruntime", "--out", "a", "--threads", "1", "--json"]
-    monkeypatch.setattr(sys, "argv", ["lissom", "compress", project, *wishes, *where])
+    lost = ["--storage", "postgresql://me:hidden@127.0.0.1:1/none", "--fallback"]
+    monkeypatch.setattr(sys, "argv", ["lissom", "compress", project, *wishes, *where, *lost])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 0
-    found = json.loads(capfd.readouterr().out)["search"]
+    record = json.loads(capfd.readouterr().out)
+    assert "hidden" not in json.dumps(record)
+    assert "postgresql://me:***@127.0.0.1:1/none" in record["command"]
+    found = record["search"]
+    assert len(found["fallbacks"]) == 1
     assert (found["searcher"], found["budget_seconds"], found["met"]) == ("netadapt", 1800.0, True)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from lissom.errors import ExportError
 from lissom.goal import Goal
 from lissom.recipe import Recipe
-from lissom.search import Found, Limits, Measurement, Search, Space, Workers, opened, searchers_of
+from lissom.search import Found, Limits, Measurement, Search, Space, opened, searchers_of, workers_of
 
 SPACE = Space(
     precision=("float32", "float16", "int8"),
@@ -100,8 +100,13 @@ class Slow:
 
 
 if __name__ == "__main__":
-    storage, log, name, trials, seconds, party = sys.argv[1:7]
-    found = search(
-        storage, name=name, call=Slow(Path(log), float(seconds), int(party)), limits=Limits(trials=int(trials))
-    )
-    print(json.dumps(told(found)), Workers().count)
+    storage, log, name, trials, seconds, party, many = sys.argv[1:8]
+    with workers_of(many).ready(1) as workers:
+        found = search(
+            storage,
+            name=name,
+            call=Slow(Path(log), float(seconds), int(party)),
+            limits=Limits(trials=int(trials)),
+            workers=workers,
+        )
+    print(json.dumps(told(found)), workers.count)

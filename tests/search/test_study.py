@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from lissom.errors import RunFolderError, UsageError
+from lissom.errors import RunFolderError, StorageError, UsageError
 from lissom.search import Failure, Limits, Point, Workers, opened
 
 HERE = Path(__file__).parent
@@ -26,8 +26,10 @@ def storage(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'search.db'}"
 
 
-def begin(storage: str, log: Path, name: str, trials: int, seconds: float, party: int = 1) -> subprocess.Popen[str]:
-    arguments = [storage, str(log), name, str(trials), str(seconds), str(party)]
+def begin(
+    storage: str, log: Path, name: str, trials: int, seconds: float, party: int = 1, workers: str = "1"
+) -> subprocess.Popen[str]:
+    arguments = [storage, str(log), name, str(trials), str(seconds), str(party), workers]
     return subprocess.Popen(
         [sys.executable, str(HERE / "synthetic.py"), *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -147,6 +149,22 @@ def test_a_study_of_something_else_is_refused(storage, part):
 def test_a_storage_that_cannot_be_used_is_refused_with_the_way_out(url):
     with pytest.raises(UsageError, match=r"The storage '.*' cannot be used: .*leave storage out"), opened(url, "a", {}):
         pass
+
+
+def test_a_password_is_never_shown():
+    with pytest.raises(UsageError) as wrong, opened("postgresql://me:hidden@127.0.0.1:1/none", "a", {}):
+        pass
+    assert "hidden" not in str(wrong.value)
+    assert "postgresql://me:***@127.0.0.1:1/none" in str(wrong.value)
+
+
+def test_a_storage_that_is_lost_on_the_way_is_said_to_be(storage, tmp_path):
+    def losing(recipe):
+        (tmp_path / "search.db").write_bytes(b"no database")
+        return synthetic.evaluate(recipe)
+
+    with pytest.raises(StorageError, match=r"no longer answers: .*the same command continues"):
+        synthetic.search(storage, call=losing, space=UNTRAINED, limits=Limits(trials=3))
 
 
 @pytest.mark.parametrize("name", ["auto", "anneal"])

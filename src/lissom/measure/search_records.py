@@ -89,6 +89,8 @@ class SearchRecord(Setting):
     trials: tuple[SearchTrial, ...]
     moved: tuple[Moved, ...] = ()
     """By other machine."""
+    fallbacks: tuple[str, ...] = ()
+    """Storage or workers that could not be reached, and what took their place, as was asked for."""
     sensitivity: LayerSensitivity | None = None
     """None in files of older versions."""
 

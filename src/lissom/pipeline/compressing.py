@@ -94,6 +94,7 @@ def compress(  # noqa: PLR0913  one keyword per wish
     search: str | None = None,
     storage: str | None = None,
     workers: int | str = 1,
+    fallback: bool = False,
     out: str | Path | None = None,
     batch_size: int | None = None,
     threads: int | None = None,
@@ -116,7 +117,8 @@ def compress(  # noqa: PLR0913  one keyword per wish
         budget: time for the whole run, as `"10min"`, `"1h"` or seconds; with a recipe, for trying targets.
         search: `auto`, `knapsack`, `netadapt`, `nsga2`, `tpe`, `anneal` or `random`; `auto` if there is a budget.
         storage: URL of the trials' database as Optuna takes it (default: an SQLite file in the run folder).
-        workers: candidates at a time, in processes; or `"dask:4"`, a backend of joblib and how many.
+        workers: candidates at a time, in processes; or `"ray:4"`, `"ray://HOST:10001"`, or joblib's `"dask:4"`.
+        fallback: go on in the run folder, or in this process, where storage or cluster cannot be reached.
         out: the run folder (a fresh temporary one by default).
         batch_size: batch that latency is measured at (default: the example's).
         threads: threads of the runtime (default: the cores this process may use).
@@ -135,7 +137,8 @@ def compress(  # noqa: PLR0913  one keyword per wish
     if batch_size < 1 or threads < 1:
         raise UsageError(f"batch_size and threads must be at least 1, got {batch_size} and {threads}.")
     deadline = None if budget is None else time.monotonic() + seconds(budget)
-    sought = wanted_search(search, storage, workers, None if budget is None else seconds(budget), recipe=recipe)
+    spare = None if budget is None else seconds(budget)
+    sought = wanted_search(search, storage, workers, spare, recipe=recipe, fallback=fallback)
     check_weights(model)
     begun = begin(model, task, scenario, target=target, recipe=recipe, sought=sought, data_free=data_free)
     recipe, data_free, sought = begun.recipe, begun.data_free, begun.sought

@@ -38,10 +38,11 @@ from lissom.transforms.sparsity import ZeroWeights
 
 
 def moved_notes(machines: Sequence[str], search: SearchRecord | None) -> Iterator[str]:
-    """Of a run that was continued, or whose search was shared, on another machine."""
+    """Of a run that was continued, or whose search was shared, on another machine, or went on without others."""
     if len(machines) > 1:
         others = "; ".join(unlike(one, machines[-1]) for one in dict.fromkeys(machines[:-1]) if one != machines[-1])
         yield f"The run was begun on another machine ({others}). Every latency was taken again on the one it ended on."
+    yield from search.fallbacks if search else ()
     for one in search.moved if search else ():
         left = f"; {one.left} others were not, for want of time, and do not count" if one.left else ""
         yield (

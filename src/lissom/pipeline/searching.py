@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import nn
 
 from lissom._version import __version__
 from lissom.advise.scenarios import Scenario, searched_of
-from lissom.errors import ExportError, UsageError
+from lissom.errors import ExportError, StorageError, UsageError, WorkerError
 from lissom.goal import Goal
 from lissom.graph.trace import Trace
 from lissom.measure.environment import environment, machine, unlike
@@ -27,7 +28,19 @@ from lissom.pipeline.layerwise import layer_sensitivity, layers_seconds
 from lissom.pipeline.quiet import Quiet
 from lissom.recipe import Recipe
 from lissom.runfolder import RunFolder, fingerprint
-from lissom.search import Found, Limits, Measurement, Search, Space, Trial, Workers, opened, searchers_of, workers_of
+from lissom.search import (
+    Found,
+    Limits,
+    Measurement,
+    Search,
+    Space,
+    Study,
+    Trial,
+    Workers,
+    opened,
+    searchers_of,
+    workers_of,
+)
 from lissom.search.opening import open_space, restricted
 from lissom.target import Target
 from lissom.task import Task
@@ -49,6 +62,8 @@ class Wanted:
     seconds: float | None
     scenario: Scenario | None = None
     """Whose methods the search keeps to."""
+    fallback: bool = False
+    """Whether to go on here where storage or workers cannot be reached."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +77,13 @@ class Place:
 
 
 def wanted_search(
-    search: str | None, storage: str | None, workers: int | str, seconds: float | None, *, recipe: Recipe | None
+    search: str | None,
+    storage: str | None,
+    workers: int | str,
+    seconds: float | None,
+    *,
+    recipe: Recipe | None,
+    fallback: bool = False,
 ) -> Wanted | None:
     """What a call asks for; None for a call without a budget or a search, or with a recipe.
 
@@ -73,7 +94,7 @@ def wanted_search(
     if recipe is not None and search is not None:
         raise UsageError(f"search={search!r} finds a recipe, and one is given: {recipe.title}. Leave one of them out.")
     if recipe is not None or (search is None and seconds is None):
-        for name, value, usual in (("storage", storage, None), ("workers", workers, 1)):
+        for name, value, usual in (("storage", storage, None), ("workers", workers, 1), ("fallback", fallback, False)):
             if value != usual:
                 raise UsageError(
                     f"{name}={value!r} is of a search, and there is none. Give search='auto' or a budget, and no "
@@ -81,7 +102,12 @@ def wanted_search(
                 )
         return None
     searchers_of(search or "auto")
-    return Wanted(search or "auto", storage, made, seconds)
+    if fallback and storage is None and not made.away:
+        raise UsageError(
+            "fallback=True says what to do where storage or workers cannot be reached, and both are here. Give a "
+            "storage or a cluster, or leave it out."
+        )
+    return Wanted(search or "auto", storage, made, seconds, fallback=fallback)
 
 
 def searched(  # noqa: PLR0913  keywords of one call site
@@ -100,7 +126,8 @@ def searched(  # noqa: PLR0913  keywords of one call site
 
     Raises:
         DataError: the task cannot tell a good candidate from a bad one.
-        UsageError: the storage cannot be used.
+        StorageError: the storage cannot be used.
+        WorkerError: the workers cannot be used.
         RunFolderError: the storage is of another model, other data, another space or target.
         ExportError: no candidate could be made.
     """
@@ -108,7 +135,6 @@ def searched(  # noqa: PLR0913  keywords of one call site
     space = open_space(traced, task, target)
     if wanted.scenario is not None:
         space = restricted(space, *searched_of(wanted.scenario), f"not of the scenario {wanted.scenario.name!r}")
-    storage = wanted.storage or f"sqlite:///{(folder.state / 'search.db').resolve()}"
     memory = goal.peak_memory_bytes is not None
     identity = {
         "model": fingerprint(model),
@@ -121,7 +147,9 @@ def searched(  # noqa: PLR0913  keywords of one call site
         "version": __version__,
     }
     here = machine(environment(place.threads))
-    with opened(storage, task.name, identity, place=folder.manifest.id, machine=here) as study:
+    with contextlib.ExitStack() as held:
+        study, alone = _study(held, wanted, folder, task.name, identity, here)
+        workers, single = _workers(held, wanted, place.threads)
         evaluator = Evaluator(
             model, task, target, folder.stages, Quiet(Path(tempfile.gettempdir()) / f"lissom-quiet-{study.key}"),
             place.threads, place.batch_size, place.seed, memory, here,
@@ -133,11 +161,12 @@ def searched(  # noqa: PLR0913  keywords of one call site
             "search-layers", LayerSensitivity,
             lambda: layer_sensitivity(model, task, traced.graph, space, layers_seconds(wanted.seconds)),
         )  # fmt: skip
-        used = study.used() / wanted.workers.count
+        wanted = replace(wanted, workers=workers)
+        used = study.used() / workers.count
         search = Search(
             evaluator, space, study, goal, original, searchers_of(wanted.searcher),
             limits=Limits(seconds=_left(wanted.seconds, deadline, used, short)),
-            workers=wanted.workers, seed=place.seed,
+            workers=workers, seed=place.seed,
         )  # fmt: skip
 
         def progress(share: float, _: str) -> None:
@@ -150,7 +179,36 @@ def searched(  # noqa: PLR0913  keywords of one call site
         reasons = "; ".join(dict.fromkeys(t.failure for t in found.trials))
         raise ExportError(f"None of {len(found.trials)} candidates could be made. {reasons}")
     recipe = space.recipe(found.chosen.point)
-    return recipe.to_data(), _record(found, space, original, wanted, here, layers), prefix_of(recipe)
+    return recipe.to_data(), _record(found, space, original, wanted, here, layers, (*alone, *single)), prefix_of(recipe)
+
+
+def _study(
+    held: contextlib.ExitStack, wanted: Wanted, folder: RunFolder, name: str, identity: Mapping[str, str], here: str
+) -> tuple[Study, tuple[str, ...]]:
+    """The study, and what to say if it is not where it was asked for."""
+
+    def at(storage: str) -> Study:
+        return held.enter_context(opened(storage, name, identity, place=folder.manifest.id, machine=here))
+
+    own = f"sqlite:///{(folder.state / 'search.db').resolve()}"
+    try:
+        return at(wanted.storage or own), ()
+    except StorageError as wrong:
+        if not wanted.fallback or wanted.storage is None:
+            raise
+        reason = str(wrong).split(". ")[0]
+        return at(own), (f"{reason}. As asked, trials were kept in the run folder instead, and shared with nobody.",)
+
+
+def _workers(held: contextlib.ExitStack, wanted: Wanted, threads: int) -> tuple[Workers, tuple[str, ...]]:
+    """The workers, and what to say if they are not those that were asked for."""
+    try:
+        return held.enter_context(wanted.workers.ready(threads)), ()
+    except WorkerError as wrong:
+        if not wanted.fallback:
+            raise
+        reason = str(wrong).split(". ")[0]
+        return Workers(), (f"{reason}. As asked, candidates were evaluated in one process here.",)
 
 
 def _left(seconds: float | None, deadline: float | None, used: float, short: float) -> float | None:
@@ -182,7 +240,13 @@ def _data(task: Task) -> str:
 
 
 def _record(
-    found: Found, space: Space, original: Measurement, wanted: Wanted, here: str, layers: LayerSensitivity
+    found: Found,
+    space: Space,
+    original: Measurement,
+    wanted: Wanted,
+    here: str,
+    layers: LayerSensitivity,
+    fallbacks: tuple[str, ...],
 ) -> SearchRecord:
     began = min((t.started for t in found.trials), default=0.0)
     return SearchRecord(
@@ -199,6 +263,7 @@ def _record(
         binding=found.explanation.binding,
         explanation=found.explanation.sentences,
         sensitivity=layers,
+        fallbacks=fallbacks,
         moved=tuple(
             Moved(machine=unlike(other, here), again=again, left=left) for other, (again, left) in found.moved.items()
         ),

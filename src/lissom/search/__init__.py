@@ -13,4 +13,5 @@ from lissom.search.searchers import NAMES as NAMES
 from lissom.search.searchers import searchers_of as searchers_of
 from lissom.search.space import Point as Point
 from lissom.search.space import Space as Space
+from lissom.search.study import Study as Study
 from lissom.search.study import opened as opened

@@ -28,10 +28,11 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lissom.errors import RunFolderError, UsageError, first_line
+from lissom.errors import RunFolderError
 from lissom.search.history import Failure, Measurement, Trial
 from lissom.search.owners import Owner
 from lissom.search.space import Point
+from lissom.search.storages import lost, reached, without_password
 
 if TYPE_CHECKING:
     import optuna
@@ -219,45 +220,32 @@ def opened(
         now: the time of day, in seconds since the epoch.
 
     Raises:
-        UsageError: the storage cannot be reached or read.
+        StorageError: the storage cannot be reached or read, now or later.
         RunFolderError: the study was made with another identity; says which part differs.
     """
     import optuna
+    from sqlalchemy.exc import SQLAlchemyError
 
     wanted = {"format": FORMAT, **identity}
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.ExitStack() as held:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         owner = Owner(now)
         try:
             with owner.first():
-                study = _reached(storage, name)
+                study = reached(held, storage, name, OBJECTIVES)
                 study.set_metric_names(["-metric", "latency", "size_bytes"])
                 _check_identity(study, wanted, storage, name)
             made = Study(study, owner, place, machine, now)
             made.reset()
             made.retry()
             yield made
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as wrong:
+            raise lost(storage, wrong) from wrong
         finally:
             owner.close()
             optuna.logging.set_verbosity(verbosity)
-
-
-def _reached(storage: str, name: str) -> optuna.Study:
-    import optuna
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        return optuna.create_study(
-            storage=storage, study_name=name, directions=["minimize" for _ in range(OBJECTIVES)], load_if_exists=True
-        )
-    except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, ValueError, RuntimeError) as wrong:
-        reason = first_line(wrong)
-        raise UsageError(
-            f"The storage {storage!r} cannot be used: {reason}. Give a URL such as sqlite:///search.db in a folder "
-            "that exists, start the database, or leave storage out: trials are then kept in the run folder."
-        ) from wrong
 
 
 def _check_identity(study: optuna.Study, wanted: Mapping[str, str], storage: str, name: str) -> None:
@@ -269,7 +257,7 @@ def _check_identity(study: optuna.Study, wanted: Mapping[str, str], storage: str
     for part in sorted({*held, *wanted}):
         if held.get(part) != wanted.get(part):
             raise RunFolderError(
-                f"The storage {storage!r} holds the study {name!r} of another {part}: {held.get(part)!r}, this one's "
-                f"is {wanted.get(part)!r}. Its trials say nothing about this search. Give another storage, or give the "
-                "task another name."
+                f"The storage {without_password(storage)!r} holds the study {name!r} of another {part}: "
+                f"{held.get(part)!r}, this one's is {wanted.get(part)!r}. Its trials say nothing about this search. "
+                "Give another storage, or give the task another name."
             )
