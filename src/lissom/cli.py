@@ -278,9 +278,7 @@ def compress(  # noqa: PLR0913  one option per wish
     storage: Annotated[
         str | None, typer.Option(metavar="URL", help="Database of the search's trials (default: in the run folder).")
     ] = None,
-    workers: Annotated[
-        str, typer.Option(metavar="N|ray[:N]|ray://HOST:PORT", help="Candidates evaluated at a time, and where.")
-    ] = "1",
+    workers: Annotated[str, typer.Option(metavar="N", help="Candidates at a time: 4, ray:4, ray://HOST:PORT.")] = "1",
     fallback: Annotated[
         bool, typer.Option("--fallback", help="Go on here where --storage or --workers cannot be reached.")
     ] = False,

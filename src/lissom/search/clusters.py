@@ -42,7 +42,7 @@ class RayWorkers(Workers):
                 ray.init(self._address, **quiet)
             else:
                 ray.init("local", num_cpus=self._wanted, include_dashboard=False, **quiet)
-        except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError, ray.exceptions.RayError) as wrong:
+        except Exception as wrong:  # Ray raises bare ones where a part of it does not start in time
             raise WorkerError(
                 f"The Ray cluster {self._address or 'of this machine'!r} cannot be reached: {first_line(wrong)}. Start "
                 "it, give --workers a number of processes here, or --fallback to go on without it."

@@ -79,7 +79,7 @@ def offer(team: Team, job: Mapping[str, Any]) -> None:
 def _known(task: Task) -> dict[str, Any]:
     """What every process has from its own reading of the project file."""
     held = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
-    return {name: value for name, value in held.items() if not isinstance(value, str | type(None))}
+    return {name: value for name, value in held.items() if not isinstance(value, str | tuple | type(None))}
 
 
 class _Writer(cloudpickle.Pickler):
