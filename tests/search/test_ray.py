@@ -20,7 +20,7 @@ def test_a_search_on_two_workers_ends_as_on_one_whoever_is_killed(kills, tmp_pat
     pytest.importorskip("ray", reason="the extra ray is not installed")
     whole = synthetic.told(synthetic.search(f"sqlite:///{tmp_path / 'a.db'}", name="random", limits=Limits(trials=8)))
     storage, log = f"sqlite:///{tmp_path / 'b.db'}", tmp_path / "log"
-    process = begin(storage, log, "random", 8, 1.0, party=2, workers="ray:2")
+    process = begin(storage, log, "random", 8, 1.0, workers="ray:2")
     victims: list[int] = []
     while len(victims) < kills and process.poll() is None:
         at_work = [int(path.name.removeprefix("here-")) for path in tmp_path.glob("here-*")]

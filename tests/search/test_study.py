@@ -15,10 +15,18 @@ import synthetic
 
 from lissom.errors import RunFolderError, StorageError, UsageError
 from lissom.search import Failure, Limits, Point, Workers, opened
+from lissom.search.evaluating import evaluated
 
 HERE = Path(__file__).parent
 IDENTITY = {"model": "m", "space": "s"}
 UNTRAINED = synthetic.SPACE.model_copy(update={"epochs": (0,)})
+
+
+class Batches(Workers):
+    """As many at a time as it says, without the seconds that processes take to start."""
+
+    def __call__(self, evaluate, recipes):
+        yield from [evaluated(evaluate, recipe) for recipe in recipes]
 
 
 @pytest.fixture
@@ -233,4 +241,26 @@ def test_processes_of_joblib_end_with_the_same_trials(tmp_path):
     assert {t.recipe for t in one.trials if t.point.epochs == 0} == {
         t.recipe for t in two.trials if t.point.epochs == 0
     }
+    assert synthetic.told(one) == synthetic.told(two)
+
+
+def test_of_several_that_take_the_last_place_one_has_it(storage):
+    with opened(storage, "bars", IDENTITY) as one, opened(storage, "bars", IDENTITY) as other:
+        assert one.claim(Point(), "r1", "random", 2) is not None
+        last = other.claim(Point(prune=2.0), "r2", "random", 2)
+        assert last is not None
+        assert one.claim(Point(prune=3.0), "r3", "random", 2) is None
+        assert one.claim(Point(prune=3.0, epochs=1), "r3", "recovery", 3) is not None, "of all trials it is the third"
+        other.release(last)
+        assert one.claim(Point(prune=3.0), "r4", "random", 2) is not None
+        assert one.claim(Point(prune=4.0, epochs=1), "r5", "recovery", 3) is None
+
+
+def test_a_batch_is_no_larger_than_what_is_left_of_the_number(tmp_path):
+    """Four explored, three trained for one epoch; of the two with more there is room for one."""
+    one, two = (
+        synthetic.search(f"sqlite:///{tmp_path / name}", name="random", limits=Limits(trials=8), workers=workers)
+        for name, workers in (("a.db", Workers()), ("b.db", Batches(2)))
+    )
+    assert [len(found.trials) for found in (one, two)] == [8, 8]
     assert synthetic.told(one) == synthetic.told(two)

@@ -150,8 +150,9 @@ class Search:
             room = self.workers.count if most is None else most - sum(t.point.epochs == 0 for t in trials)
             batch = self._proposed(stage, min(self.workers.count, room))
             if batch:
-                self._carry_out(batch, searcher.name)
-            elif room <= 0 or not self._wait(lambda trial: trial.point.epochs == 0):
+                self._carry_out(batch, searcher.name, most)
+            # What others still explore is waited for: the best are chosen among the same candidates by all.
+            elif not self._wait(lambda trial: trial.point.epochs == 0):
                 return
 
     def _proposed(self, stage: int, room: int) -> list[Point]:
@@ -192,10 +193,14 @@ class Search:
         chosen = self._promising(seen, count)
         for epochs in self.space.epochs[1:]:
             points = [point.with_(epochs=epochs) for point in chosen]
-            for start in range(0, len(points), self.workers.count):
+            left = points
+            while left:
                 if self._over() or self._late(epochs, self._end):
                     return
-                self._carry_out(points[start : start + self.workers.count], RECOVERY)
+                room = len(left) if self._most is None else max(0, self._most - len(self.study.trials()))
+                size = min(room, self.workers.count)
+                self._carry_out(left[:size], RECOVERY, self._most)
+                left = left[size:]
             self._wait(lambda trial: trial.point in points)  # noqa: B023  called at once
             count = max(1, count // 2)
             chosen = self._promising([t for t in self.study.trials() if t.point in points], count)
@@ -230,12 +235,13 @@ class Search:
 
         return [trial.point.with_(epochs=0) for trial, _ in sorted(cut, key=rank)[:count]]
 
-    def _carry_out(self, points: Sequence[Point], by: str) -> None:
+    def _carry_out(self, points: Sequence[Point], by: str, most: int | None = None) -> None:
+        """`most` is how many such candidates there may be, those of other processes included (`Study.claim`)."""
         recipes = [self.space.recipe(point) for point in points]
         claimed = [
             (trial, recipe)
             for point, recipe in zip(points, recipes, strict=True)
-            if (trial := self.study.claim(point, recipe.id, by)) is not None
+            if (trial := self.study.claim(point, recipe.id, by, most)) is not None
         ]
         if not claimed:  # done already, or another process has them
             return

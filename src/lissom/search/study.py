@@ -84,9 +84,11 @@ class Study:
         results = self._study.user_attrs
         return [_read(one, results) for one in self._claims()]
 
-    def claim(self, point: Point, recipe: str, by: str) -> Trial | None:
-        """The trial of this recipe on this machine, to be carried out and finished by the caller; None where somebody
-        has it."""
+    def claim(self, point: Point, recipe: str, by: str, most: int | None = None) -> Trial | None:
+        """The trial of this recipe on this machine, to be carried out and finished by the caller.
+
+        None where somebody has it, or where there are `most` trials already: without training, if this one has none.
+        """
         import optuna
 
         before = self._trials()
@@ -109,7 +111,8 @@ class Study:
             if (self._claim(one)["recipe"], self._claim(one)["machine"]) == (recipe, self._machine)
         )
         own = next(number for number, owner in same if owner == self._owner.id)
-        if same[0][1] != self._owner.id:
+        ahead = sum(one.number < own and (one.point.epochs == 0 or point.epochs > 0) for one in self.trials())
+        if same[0][1] != self._owner.id or (most is not None and ahead >= most):
             self._study.tell(own, state=optuna.trial.TrialState.FAIL)
             return None
         return trial.model_copy(update={"number": own})
