@@ -170,8 +170,12 @@ def test_landmarks_and_links(names: tuple[str, ...]) -> None:
     links = [a["href"] for a in made.all("a")]
     assert links[0] == "#main"
     assert set(links) <= targets
-    labelled = {a["aria-labelledby"] for a in made.all("section")}
-    assert {f"#{label}" for label in labelled} <= targets
+    labels = [a["aria-labelledby"] or "" for a in made.all("section")]
+    assert {f"#{part}" for label in labels for part in label.split()} <= targets
+    ids = [attributes.get("id") for tag, attributes in made.tags if re.fullmatch(r"h[1-6]", tag)]
+    heading = dict(zip(ids, (text for _, text in made.headings), strict=True))
+    named = [" ".join(heading[part] for part in label.split()) for label in labels]
+    assert len(set(named)) == len(named)
 
 
 def test_tables_have_captions_and_scopes(names: tuple[str, ...]) -> None:

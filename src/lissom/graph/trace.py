@@ -162,7 +162,26 @@ def _export(model: nn.Module, example: Batch, *, free_batch: bool, max_batch: in
         # torch.export wants the shapes by argument name, bound as the call itself would be.
         dynamic = inspect.signature(model.forward).bind(*args_shapes, **kwargs_shapes).arguments
     with torch.no_grad(), quiet():
-        return torch.export.export(model, example.args, kwargs, dynamic_shapes=dynamic, strict=False)
+        program = torch.export.export(model, example.args, kwargs, dynamic_shapes=dynamic, strict=False)
+    _let_go(program)
+    return program
+
+
+def _let_go(program: ExportedProgram) -> None:
+    """Let the symbols of the program's shapes die with it, which torch keeps alive for good.
+
+    They record the fake inputs of the trace, and those hold them by way of C++, where Python's collector sees no cycle.
+    Caches of their methods hold them too, whichever trace they are of. Neither is read again once the trace is there.
+    """
+    for node in program.graph.nodes:
+        symbols: Any = getattr(getattr(node.meta.get("val"), "fake_mode", None), "shape_env", None)
+        if symbols is not None:
+            if symbols.tracked_fakes is not None:
+                symbols.tracked_fakes.clear()
+            for method in vars(type(symbols)).values():
+                if clear := getattr(method, "cache_clear", None):
+                    clear()
+            return
 
 
 def _batchis_free(program: ExportedProgram, size: int) -> bool:
