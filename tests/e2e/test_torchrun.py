@@ -12,7 +12,16 @@ import torch
 from safetensors.torch import load_file
 
 PROJECT = Path(__file__).with_name("dying_project.py")
-RECIPE = "- Prune:\n    macs_ratio: 1.5\n- Finetune:\n    epochs: 2\n    learning_rate: 0.01\n- Fold\n"
+RECIPE = """- Prune:
+    macs_ratio: 1.5
+- Finetune:
+    epochs: 2
+    learning_rate: 0.01
+    precision: float32
+    channels_last: false
+- Fold
+"""
+"""Float32 in one memory order: which is faster is measured, and may come out otherwise from run to run."""
 ALONE = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
 
 
