@@ -40,7 +40,7 @@ def accessibility() -> ModuleType:
 def test_axe_finds_what_is_wrong(accessibility: ModuleType, tmp_path: Path) -> None:
     page = tmp_path / "wrong.html"
     page.write_text(
-        "<!doctype html><html><body><img src='a.png'><p style='color:#ccc;background:#fff'>x</p></body></html>"
+        "<!doctype html><html><body><img src='a.png'><p style='color:#ccc;background:#fff'>pale words</p></body></html>"
     )
     found = {one["id"] for one in accessibility.audit(page, accessibility.AXE, "light", 1280)}
     assert {"html-has-lang", "image-alt", "color-contrast"} <= found
