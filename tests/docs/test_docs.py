@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import tomllib
@@ -217,6 +218,13 @@ def test_the_site_asks_for_nothing_outside() -> None:
     for picture in DOCS.rglob("*.svg"):
         outside = re.findall(r"https?://[^\s\"')]+", picture.read_text(encoding="utf-8"))
         assert set(outside) <= {"http://www.w3.org/2000/svg"}, picture
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_column_has_a_name(page: Path) -> None:
+    lines = FENCE.sub("", page.read_text(encoding="utf-8")).splitlines()
+    heads = [above for above, line in itertools.pairwise(lines) if re.fullmatch(r"\|[-:| ]+\|", line)]
+    assert not [head for head in heads if not all(cell.strip() for cell in head.strip().strip("|").split("|"))]
 
 
 # Completeness -----------------------------------------------------------------------------------------------
