@@ -52,12 +52,15 @@ MARGIN = 1.03
 """More than that is asked of the search, since what it times is timed again."""
 
 
+SCHEDULE = Training(learning_rate=0.1, weight_decay=5e-4, precision="bfloat16", channels_last=True)
+
+
 class Sizes(Setting):
     """How long everything is. Image passes: `images` an epoch, each subnet of a step counted by itself."""
 
-    images: int = 20_000
-    shared: Training = Training(epochs=8, learning_rate=0.1, weight_decay=5e-4, precision="bfloat16")
-    after: Training = Training(epochs=6, learning_rate=0.05, weight_decay=5e-4, precision="bfloat16")
+    images: int = 25_000
+    shared: Training = SCHEDULE.model_copy(update={"epochs": 10})
+    after: Training = SCHEDULE.model_copy(update={"epochs": 6, "learning_rate": 0.05})
     """Of the chosen subnet, and of the control. The network by hand is trained for the sum of both."""
     random: int = 2
     candidates: int = 60
@@ -66,7 +69,7 @@ class Sizes(Setting):
     controls: int = 2
     ranked: int = 30
     alone_images: int = 10_000
-    alone: Training = Training(epochs=3, learning_rate=0.1, weight_decay=5e-4, precision="bfloat16")
+    alone: Training = SCHEDULE.model_copy(update={"epochs": 3})
 
     @property
     def by_hand(self) -> Training:

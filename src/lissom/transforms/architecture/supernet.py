@@ -304,10 +304,16 @@ class Supernet(Transform):
         return cost.macs if self.parameters_ratio is None else cost.parameters
 
     def _unreachable(self, share: float, who: str) -> str:
+        more = " Weights of fewer bits, bits=[8, 4], go further." if self._rounds_none else ""
         return (
             f"Supernet({self._wished}={self.wish:g}) is out of reach: {who} comes to {1 / share:.3g}. Wish for "
-            f"less, or allow smaller subnets: widths={list(self.widths)} and depth={self.depth:g} bound them."
+            f"less, or allow smaller subnets: widths={list(self.widths)} and depth={self.depth:g} bound them.{more}"
         )
+
+    @property
+    def _rounds_none(self) -> bool:
+        """Whether bits would count and are not asked for."""
+        return not self.bits and (self.size_ratio is not None or self.latency_ratio is not None)
 
     def _record(
         self, space: Space, aim: Aim, found: Sequence[Candidate], chosen: Candidate, metric: str
