@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lissom.errors import GoalError
-from lissom.goal import Goal, parse_bytes, parse_drop, parse_latency, parse_ratio, parse_size
+from lissom.goal import Goal
+from lissom.grammar import parse_bytes, parse_drop, parse_latency, parse_ratio, parse_size
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,50 @@ def test_the_tighter_of_an_absolute_and_a_relative_drop_counts():
     assert Goal(metric_drop=0.02, metric_drop_share=0.01).allowed_drop(0.8) == pytest.approx(0.008)
     assert Goal(metric_drop_share=0.1).allowed_drop(-2.0) == pytest.approx(0.2), "an error that is negated"
     assert Goal(size_ratio=2).allowed_drop(0.8) is None
+
+
+def test_drops_of_several_metrics():
+    goal = Goal.from_options(drop=["1%", "f1=2%rel", "f1 = 3pt", "a=b=0.5%"])
+    assert goal == Goal(metric_drop=0.01, metric_drops={"f1": 0.03, "a=b": 0.005}, metric_drop_shares={"f1": 0.02})
+    assert goal.bounded == ("f1", "a=b")
+    assert goal.allowed_drop(0.9, "f1") == pytest.approx(0.018)
+    assert goal.allowed_drop(0.9, "other") is None
+    assert goal.allowed_drop(0.9) == 0.01
+    assert not Goal(metric_drops={"f1": 0.1}).empty
+    assert Goal.model_validate_json(goal.model_dump_json()) == goal
+
+
+def test_the_own_metric_by_its_name():
+    goal = Goal.from_options(drop=["accuracy=1%", "f1=2%"])
+    assert goal.of_metric("accuracy") == Goal(metric_drop=0.01, metric_drops={"f1": 0.02})
+    assert goal.of_metric("top5") == goal
+    assert Goal(metric_drop_shares={"accuracy": 0.1}).of_metric("accuracy") == Goal(metric_drop_share=0.1)
+    with pytest.raises(GoalError) as error:
+        Goal(metric_drop=0.02, metric_drops={"accuracy": 0.01}).of_metric("accuracy")
+    assert str(error.value) == (
+        "The goal bounds the drop of 'accuracy' twice: 0.02, since it is the task's own metric, and 0.01 by its name. "
+        "Leave one of them out."
+    )
+
+
+@pytest.mark.parametrize(
+    ("drops", "message"),
+    [
+        (["1%", "2%"], "--drop is given twice: 0.01 and 2%. Leave one of them out."),
+        (["f1=1%", "f1=2pt"], "--drop f1 is given twice: 0.01 and 2pt. Leave one of them out."),
+        (["=1%"], "--drop '=1%' names no metric before '='. Write f1=1%, or 1% for the task's own metric."),
+        (["f1="], "--drop f1 '' is not understood. Write 1%, 0.5pt, 0.01 or 1%rel."),
+        (
+            ["f1=2x"],
+            "--drop f1 '2x' is not understood: 'x' is not a unit of it. Write 1%, 0.5pt, 0.01 or 1%rel.",
+        ),
+        (["f1=0%"], "--drop f1 0% must be above zero. Write 1%, 0.5pt, 0.01 or 1%rel."),
+    ],
+)
+def test_wrong_drops_of_several_metrics(drops, message):
+    with pytest.raises(GoalError) as error:
+        Goal.from_options(drop=drops)
+    assert str(error.value) == message
 
 
 def test_no_wish():
@@ -185,6 +230,20 @@ def test_wrong_options_name_the_option_the_value_and_right_ones(option, text, me
             {"parameters_ratio": 0.5},
             "Goal(parameters_ratio=0.5) would make the model larger: a ratio is original / compressed. Write "
             "parameters_ratio=2.",
+        ),
+        (
+            {"metric_drops": 0.01},
+            'Goal(metric_drops=...) must be a bound for each name of a metric, got 0.01. Write metric_drops={"f1": '
+            "0.01}.",
+        ),
+        (
+            {"metric_drops": {"f1": 0}},
+            "Goal(metric_drops={'f1': 0}) must be above zero. Write metric_drops={\"f1\": 0.01}.",
+        ),
+        (
+            {"metric_drop_shares": {"f1": 1.5}},
+            "Goal(metric_drop_shares={'f1': 1.5}) is all of the metric: any model would do. Write "
+            'metric_drop_shares={"f1": 0.01}.',
         ),
         (
             {"size_bytes": 1000.5},

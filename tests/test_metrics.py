@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lissom.errors import DataError, UsageError
-from lissom.metrics import Metric, accuracy, as_metric, logits_of, negative_mae, negative_mse, top5
+from lissom.metrics import Metric, accuracy, as_metric, logits_of, metrics_of, negative_mae, negative_mse, top5
+from lissom.task import Task
 
 LOGITS = torch.tensor([[0.1, 0.9, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 5.0]])
 Named = namedtuple("Named", ["logits", "hidden"])
@@ -172,6 +173,19 @@ def test_a_plain_function_becomes_a_metric_of_its_name():
     assert as_metric(Callable()).name == "Callable"
     assert as_metric(lambda outputs, targets: 1.0).name == "metric"
     assert as_metric(accuracy) is accuracy
+
+
+def test_the_metrics_of_a_task_own_first():
+    x = (torch.zeros(1, 3),)
+    found = metrics_of(Task(x, metric=accuracy, metrics={"macro": f1, "five": top5}))
+    assert [one.name for one in found] == ["accuracy", "macro", "five"]
+    assert found[1].whole is f1
+    assert found[2].per_example is top5.per_example
+    assert metrics_of(Task(x)) == ()
+    with pytest.raises(UsageError, match="holds 'accuracy', which is the name of Task"):
+        metrics_of(Task(x, metric=accuracy, metrics={"accuracy": f1}))
+    with pytest.raises(UsageError, match="A metric is a"):
+        metrics_of(Task(x, metric=accuracy, metrics={"f1": 3}))
 
 
 def test_what_is_no_metric_is_refused():

@@ -37,6 +37,20 @@ def first(of: Task, split="validation", **options) -> list[Batch]:
             "Task(example_inputs=...) must be a tuple of the model's positional inputs, got Tensor. Write "
             "example_inputs=(x,).",
         ),
+        (
+            {"example_inputs": (X,), "metrics": "f1"},
+            "Task(metrics=...) must be metrics by name, got 'f1'. Write metrics={'f1': your_function}.",
+        ),
+        (
+            {"example_inputs": (X,), "metric": max, "metrics": {1: max}},
+            "Task(metrics=...) must be metrics by name, got {1: <built-in function max>}. Write metrics={'f1': "
+            "your_function}.",
+        ),
+        (
+            {"example_inputs": (X,), "metrics": {"f1": max, "auc": max}},
+            "Task(metrics=...) stand beside Task(metric=...), which choices go by and which was not given. Give one of "
+            "f1, auc as metric=...",
+        ),
         ({}, "Task needs at least one example input tensor. Write Task(example_inputs=(x,))."),
         (
             {"example_inputs": (3, "a")},

@@ -262,7 +262,8 @@ def compress(  # noqa: PLR0913  one option per wish
         ),
     ] = None,
     drop: Annotated[
-        str | None, typer.Option(help="Largest metric drop: 1%, 0.5pt, 0.01; 1%rel of the original's.")
+        list[str] | None,
+        typer.Option(help="Largest metric drop: 1%, 0.5pt, 0.01; 1%rel of the original's; f1=1% of a further metric."),
     ] = None,
     latency: Annotated[str | None, typer.Option(help="4x faster, or at most 2.5ms.")] = None,
     latency_p95: Annotated[str | None, typer.Option(help="At most this 95th percentile: 5ms.")] = None,

@@ -1,60 +1,37 @@
 """What the user wants: how much quality may go, how much smaller and faster it must get.
 
-A ratio is original / compressed, so 8 means an eighth. A drop is absolute, in the metric's own unit: "1%" of
-accuracy is one point (0.93 to 0.92), never one per cent of the original's value.
+A ratio is original / compressed, so 8 means an eighth. A drop is absolute, in the metric's own unit: 0.01 of
+accuracy is one point (0.93 to 0.92), never one per cent of the original's value. `lissom.grammar` reads the texts.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Self, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, cast
 
 import pydantic
 
 from lissom.errors import GoalError, nearest
+from lissom.grammar import (
+    GROWTH,
+    is_share,
+    named,
+    parse_bytes,
+    parse_drop,
+    parse_latency,
+    parse_rate,
+    parse_ratio,
+    parse_size,
+    parse_time,
+)
 from lissom.settings import Setting
-
-
-class _Text(NamedTuple):
-    number: float
-    unit: str
-
-
-NUMBER = re.compile(r"(?P<number>[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?)\s*(?P<unit>[^\d\s.]*)", re.IGNORECASE)
-
-DROP_UNITS = {"": 1.0, "%": 0.01, "pt": 0.01}
-SHARE_UNITS = {"%rel": 0.01}
-"""Of the original's metric, instead of in its unit."""
-RATIO_UNITS = {"": 1.0, "x": 1.0}
-TIME_UNITS = {"us": 1e-3, "µs": 1e-3, "μs": 1e-3, "ms": 1.0, "s": 1e3}
-"""In milliseconds; the micro sign has two code points."""
-BYTE_UNITS = {
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-}
-
-EXAMPLES = {
-    "--drop": "1%, 0.5pt, 0.01 or 1%rel",
-    "--latency": "4x, 2.5ms or 900us",
-    "--size": "8x, 300KB or 1.5MiB",
-    "--latency-p95": "5ms or 900us",
-    "--throughput": "500 or 500/s",
-    "--macs": "2x",
-    "--memory": "200MB",
-}
-
-_GROWTH = {"size": "larger", "latency": "slower", "macs": "costlier", "parameters": "larger"}
 
 _FIELD_EXAMPLES = {
     "metric_drop": "0.01",
     "metric_drop_share": "0.01",
+    "metric_drops": '{"f1": 0.01}',
+    "metric_drop_shares": '{"f1": 0.01}',
     "latency_ratio": "4",
     "size_ratio": "8",
     "macs_ratio": "2",
@@ -77,6 +54,10 @@ class Goal(Setting):
     """Largest loss, in the metric's own unit: 0.01 is one point of an accuracy in [0, 1]."""
     metric_drop_share: float | None = None
     """Largest loss as a share of the original's metric: 0.01 allows 0.93 to become 0.9207."""
+    metric_drops: dict[str, float] | None = None
+    """As `metric_drop`, of metrics by name: those of `Task(metrics=...)`, or the task's own."""
+    metric_drop_shares: dict[str, float] | None = None
+    """As `metric_drop_share`, by name."""
     latency_ratio: float | None = None
     size_ratio: float | None = None
     macs_ratio: float | None = None
@@ -109,17 +90,46 @@ class Goal(Setting):
         """No wish at all."""
         return all(getattr(self, name) is None for name in type(self).model_fields)
 
-    def allowed_drop(self, original: float) -> float | None:
-        """Largest loss of a metric that is `original` before, in its own unit: the tighter of both wishes."""
-        share = None if self.metric_drop_share is None else self.metric_drop_share * abs(original)
-        given = [one for one in (self.metric_drop, share) if one is not None]
+    def allowed_drop(self, original: float, name: str | None = None) -> float | None:
+        """Largest loss of a metric that is `original` before, in its own unit: the tighter of both wishes. Of the
+        task's own metric, or of the one that is named."""
+        if name is None:
+            drop, share = self.metric_drop, self.metric_drop_share
+        else:
+            drop, share = (self.metric_drops or {}).get(name), (self.metric_drop_shares or {}).get(name)
+        given = [one for one in (drop, None if share is None else share * abs(original)) if one is not None]
         return min(given, default=None)
+
+    @property
+    def bounded(self) -> tuple[str, ...]:
+        """Names of the metrics whose drop is bounded by name."""
+        return tuple(dict.fromkeys([*(self.metric_drops or {}), *(self.metric_drop_shares or {})]))
+
+    def of_metric(self, own: str) -> Self:
+        """The same goal, for a task whose own metric is called `own`: bounds by that name are those of its own.
+
+        Raises:
+            GoalError: the own metric is bounded in both ways.
+        """
+        changed: dict[str, object] = {}
+        for field in ("metric_drop", "metric_drop_share"):
+            by_name: dict[str, float] = getattr(self, f"{field}s") or {}
+            if own not in by_name:
+                continue
+            if getattr(self, field) is not None:
+                raise GoalError(
+                    f"The goal bounds the drop of {own!r} twice: {getattr(self, field):g}, since it is the task's own "
+                    f"metric, and {by_name[own]:g} by its name. Leave one of them out."
+                )
+            changed[field] = by_name[own]
+            changed[f"{field}s"] = {name: bound for name, bound in by_name.items() if name != own} or None
+        return self.model_copy(update=changed)
 
     @classmethod
     def from_options(
         cls,
         *,
-        drop: str | None = None,
+        drop: str | Sequence[str] | None = None,
         latency: str | None = None,
         latency_p95: str | None = None,
         throughput: str | None = None,
@@ -127,15 +137,12 @@ class Goal(Setting):
         macs: str | None = None,
         memory: str | None = None,
     ) -> Self:
-        """A goal from the command line's texts: `--drop 1% --latency 4x --size 300KB --macs 2x`.
+        """A goal from the command line's texts: `--drop 1% --drop f1=2%rel --latency 4x --size 300KB --macs 2x`.
 
         Raises:
-            GoalError: a text that is not understood, with the option, the text and right ones.
+            GoalError: a text that is not understood, with the option, the text and right ones; one bound given twice.
         """
-        wishes: dict[str, float | int | None] = {}
-        if drop is not None:
-            relative = _split(drop, "--drop").unit in SHARE_UNITS
-            wishes["metric_drop_share" if relative else "metric_drop"] = parse_drop(drop)
+        wishes: dict[str, object] = _drops([drop] if isinstance(drop, str) else drop or ())
         if latency is not None:
             wishes.update(parse_latency(latency))
         if latency_p95 is not None:
@@ -151,136 +158,53 @@ class Goal(Setting):
         return cls.model_validate(wishes)
 
 
-def parse_drop(text: str, *, option: str = "--drop") -> float:
-    """ "1%" -> 0.01, "0.5pt" -> 0.005, "0.01" -> 0.01: in the metric's own unit; "1%rel" -> 0.01 of the original's.
-
-    Raises:
-        GoalError: not understood, not above zero, or 100 % and more.
-    """
-    number, unit = _split(text, option)
-    drop = number * _unit(DROP_UNITS | SHARE_UNITS, unit, text, option)
-    _positive(drop, text, option)
-    if drop >= 1.0:
-        raise GoalError(f"{option} {text} is {100 * drop:g} %: any model would do. Write {EXAMPLES['--drop']}.")
-    return drop
-
-
-def parse_ratio(text: str, *, option: str = "--ratio") -> float:
-    """ "8x" or "8" -> 8.0: original / compressed.
-
-    Raises:
-        GoalError: not understood, or below 1.
-    """
-    number, unit = _split(text, option)
-    ratio = number * _unit(RATIO_UNITS, unit, text, option)
-    _positive(ratio, text, option)
-    if ratio < 1.0:
-        raise GoalError(
-            f"{option} {text} would make the model {_growth(option)}: a ratio is original / compressed. "
-            f"Write {_examples(option)}."
-        )
-    return ratio
-
-
-def parse_latency(text: str, *, option: str = "--latency") -> dict[str, float]:
-    """ "4x" -> {"latency_ratio": 4.0}, "900us" -> {"latency_ms": 0.9}.
-
-    Raises:
-        GoalError: as `parse_ratio`.
-    """
-    if _split(text, option).unit in RATIO_UNITS:
-        return {"latency_ratio": parse_ratio(text, option=option)}
-    return {"latency_ms": parse_time(text, option=option)}
-
-
-def parse_time(text: str, *, option: str = "--latency") -> float:
-    """ "900us" -> 0.9, in milliseconds; the unit is not optional.
-
-    Raises:
-        GoalError: not understood, or not above zero.
-    """
-    number, unit = _split(text, option)
-    milliseconds = number * _unit(TIME_UNITS, unit, text, option)
-    _positive(milliseconds, text, option)
-    return milliseconds
-
-
-def parse_rate(text: str, *, option: str = "--throughput") -> float:
-    """ "500/s" or "500" -> 500.0 examples per second.
-
-    Raises:
-        GoalError: not understood, or not above zero.
-    """
-    number, unit = _split(text, option)
-    rate = number * _unit({"": 1.0, "/s": 1.0}, unit, text, option)
-    _positive(rate, text, option)
-    return rate
-
-
-def parse_size(text: str, *, option: str = "--size") -> dict[str, float | int]:
-    """ "8x" -> {"size_ratio": 8.0}, "300KB" -> {"size_bytes": 300000}.
-
-    Raises:
-        GoalError: as `parse_ratio`.
-    """
-    if _split(text, option).unit in RATIO_UNITS:
-        return {"size_ratio": parse_ratio(text, option=option)}
-    return {"size_bytes": parse_bytes(text, option=option)}
-
-
-def parse_bytes(text: str, *, option: str = "--memory") -> int:
-    """ "200MB" -> 200000000, "1.5MiB" -> 1572864; the unit is not optional, its case does not matter.
-
-    Raises:
-        GoalError: not understood, or less than one byte.
-    """
-    number, unit = _split(text, option)
-    size = number * _unit(BYTE_UNITS, unit, text, option)
-    _positive(math.floor(size), text, option)
-    return math.floor(size)
-
-
-def _split(text: str, option: str) -> _Text:
-    found = NUMBER.fullmatch(text.strip())
-    if found is None or not math.isfinite(float(found["number"])):
-        raise GoalError(f"{option} {text!r} is not understood. Write {_examples(option)}.")
-    return _Text(float(found["number"]), found["unit"].lower())
-
-
-def _unit(units: Mapping[str, float], unit: str, text: str, option: str) -> float:
-    if unit not in units:
-        what = f"{unit!r} is not a unit of it" if unit else "it needs a unit"
-        raise GoalError(f"{option} {text!r} is not understood: {what}. Write {_examples(option)}.")
-    return units[unit]
-
-
-def _positive(value: float, text: str, option: str) -> None:
-    if value <= 0:
-        raise GoalError(f"{option} {text} must be above zero. Write {_examples(option)}.")
+def _drops(texts: Sequence[str]) -> dict[str, object]:
+    """Fields of the goal for `1%`, `1%rel`, `f1=1%`, each at most once."""
+    found: dict[str, dict[str | None, float]] = {}
+    for text in texts:
+        name, bound = named(text)
+        option = "--drop" if name is None else f"--drop {name}"
+        field = "metric_drop_share" if is_share(bound, option=option) else "metric_drop"
+        held = found.setdefault(field if name is None else f"{field}s", {})
+        if name in held:
+            raise GoalError(f"{option} is given twice: {held[name]:g} and {bound}. Leave one of them out.")
+        held[name] = parse_drop(bound, option=option)
+    return {field: held.get(None, held) for field, held in found.items()}
 
 
 def _check_field(name: str, value: object) -> None:
     """The same rules for `Goal(...)` in Python."""
-    example = _FIELD_EXAMPLES[name]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise GoalError(f"Goal({name}=...) must be a number, got {value!r}. Write {name}={example}.")
-    if value <= 0:
-        raise GoalError(f"Goal({name}={value!r}) must be above zero. Write {name}={example}.")
+    if name in ("metric_drops", "metric_drop_shares"):
+        _check_by_name(name, value)
+        return
+    example = f"Write {name}={_FIELD_EXAMPLES[name]}."
     kind, _, unit = name.rpartition("_")
-    if unit == "share" and value >= 1:
-        raise GoalError(f"Goal({name}={value!r}) is all of the metric: any model would do. Write {name}={example}.")
+    _check_number(f"Goal({name}=...)", value, example, share=unit == "share")
+    assert isinstance(value, (int, float))
     if unit == "ratio" and value < 1:
         raise GoalError(
-            f"Goal({name}={value!r}) would make the model {_GROWTH[kind]}: a ratio is original / compressed. "
-            f"Write {name}={example}."
+            f"Goal({name}={value!r}) would make the model {GROWTH[kind]}: a ratio is original / compressed. {example}"
         )
     if unit == "bytes" and value != int(value):
-        raise GoalError(f"Goal({name}={value!r}) must be a whole number of bytes. Write {name}={example}.")
+        raise GoalError(f"Goal({name}={value!r}) must be a whole number of bytes. {example}")
 
 
-def _examples(option: str) -> str:
-    return EXAMPLES.get(option, "8x")
+def _check_number(where: str, value: object, example: str, *, share: bool) -> None:
+    """A finite number above zero, and below one where it is a share."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise GoalError(f"{where} must be a number, got {value!r}. {example}")
+    where = where.replace("...", repr(value))
+    if value <= 0:
+        raise GoalError(f"{where} must be above zero. {example}")
+    if share and value >= 1:
+        raise GoalError(f"{where} is all of the metric: any model would do. {example}")
 
 
-def _growth(option: str) -> str:
-    return _GROWTH.get(option.removeprefix("--"), "larger")
+def _check_by_name(name: str, value: object) -> None:
+    example = f"Write {name}={_FIELD_EXAMPLES[name]}."
+    if not isinstance(value, Mapping) or not value:
+        raise GoalError(f"Goal({name}=...) must be a bound for each name of a metric, got {value!r}. {example}")
+    for metric, bound in cast(Mapping[object, object], value).items():
+        if not isinstance(metric, str) or not metric:
+            raise GoalError(f"Goal({name}=...) names metrics by text, got {metric!r}. {example}")
+        _check_number(f"Goal({name}={{{metric!r}: ...}})", bound, example, share=name == "metric_drop_shares")

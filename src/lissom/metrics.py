@@ -8,7 +8,7 @@ one that only exists over a whole split (F1, mean average precision, perplexity)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lissom.errors import DataError, UsageError
+from lissom.task import Task
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,22 @@ def as_metric(value: object) -> Metric:
             f"better, got {value!r}. Ready ones: lissom.metrics.{', '.join(_READY)}."
         )
     return Metric(_name(value), whole=cast(Callable[[Any, Any], float], value))
+
+
+def metrics_of(task: Task) -> tuple[Metric, ...]:
+    """The task's own metric, then the further ones under the names that it gives them; empty without a metric.
+
+    Raises:
+        UsageError: something that is no metric, or a further one with the name of the task's own.
+    """
+    if task.metric is None:
+        return ()
+    own = as_metric(task.metric)
+    if own.name in task.metrics:
+        raise UsageError(
+            f"Task(metrics=...) holds {own.name!r}, which is the name of Task(metric=...). Give it another name."
+        )
+    return (own, *(replace(as_metric(one), name=name) for name, one in task.metrics.items()))
 
 
 def logits_of(outputs: object) -> Tensor:

@@ -61,13 +61,16 @@ class Task:
     Everything but the example inputs is optional; a transform that needs what is missing says so by name.
     The splits are iterables of batches that can be iterated again and again (a `DataLoader`, a list);
     `feed` turns one of their batches into a `Batch` (default: `default_feed`). `metric` is a
-    `lissom.metrics.Metric` or a callable `(outputs, targets) -> number` over a whole split; higher is better.
+    `lissom.metrics.Metric` or a callable `(outputs, targets) -> number` over a whole split; higher is better:
+    what training, choices and searches go by. `metrics` are more of them by name, measured beside it in the same pass;
+    a goal may bound them, too.
     `teacher` is what `Finetune(teacher="task")` learns from: a module, a function that is called as the model is and
     returns its outputs, the path of an ONNX file or of a finished run, or a list of them. `classes` names the outputs
     of a classifier in their order; `notes` are sentences about the data that the result repeats.
 
     Raises:
-        UsageError: no example input tensor, or a split that is not iterable.
+        UsageError: no example input tensor, or a split that is not iterable, or `metrics` that are no names
+            with metrics, or stand without a `metric`.
         DataError: an example input holds NaN or infinite values.
     """
 
@@ -79,6 +82,7 @@ class Task:
     test: Iterable[Any] | None = None
     loss: Callable[[Any, Any], Tensor] | None = None
     metric: Any = None
+    metrics: Mapping[str, Any] = field(default_factory=dict[str, Any])
     feed: Feed = default_feed
     name: str = "model"
     teacher: Any = None
@@ -94,11 +98,25 @@ class Task:
             )
         if not self.example.tensors():
             raise UsageError("Task needs at least one example input tensor. Write Task(example_inputs=(x,)).")
+        self._check_metrics()
         for split in SPLITS:
             loader: object = getattr(self, split)
             if loader is not None and not isinstance(loader, Iterable):
                 raise UsageError(f"Task({split}=...) must be an iterable of batches, got {type(loader).__name__}.")
         check_finite(self.example, "the example inputs")
+
+    def _check_metrics(self) -> None:
+        further = cast(object, self.metrics)
+        names: list[object] = list(self.metrics) if isinstance(further, Mapping) else [None]
+        if not all(isinstance(name, str) and name for name in names):
+            raise UsageError(
+                f"Task(metrics=...) must be metrics by name, got {further!r}. Write metrics={{'f1': your_function}}."
+            )
+        if further and self.metric is None:
+            raise UsageError(
+                f"Task(metrics=...) stand beside Task(metric=...), which choices go by and which was not given. "
+                f"Give one of {', '.join(self.metrics)} as metric=..."
+            )
 
     @property
     def example(self) -> Batch:

@@ -15,6 +15,7 @@ def side(
     latency: float = 8.0,
     size: int = 3_400_000,
     memory: int | None = 90_000_000,
+    **further: float,
 ) -> Side:
     value = None if metric is None else MetricValue(name=name, value=metric, samples=10_000, split="test")
     return Side(
@@ -27,6 +28,7 @@ def side(
         parameters=850_000,
         macs=125_000_000,
         peak_memory_bytes=memory,
+        metrics=tuple(MetricValue(name=k, value=v, samples=10_000, split="test") for k, v in further.items()),
     )
 
 
@@ -92,6 +94,45 @@ def test_a_metric_that_is_no_share_keeps_its_own_unit():
     before, after = side(-12.5, name="negative_mse"), side(-13.0, name="negative_mse")
     (item,) = judged(Goal(metric_drop=2.0), before, after)
     assert item == GoalItem(wish="metric drop <= 2.00", figure="0.50", met=True)
+
+
+def test_further_metrics_are_judged_by_name():
+    goal = Goal(metric_drop=0.01, metric_drops={"f1": 0.02, "negative_mse": 1.5}, metric_drop_shares={"f1": 0.01})
+    before, after = side(0.93, f1=0.9, negative_mse=-4.0), side(0.925, f1=0.885, negative_mse=-6.0)
+    assert judged(goal, before, after) == (
+        GoalItem(wish="metric drop <= 1.00 pt", figure="0.50 pt", met=True),
+        GoalItem(wish="f1 drop <= 2.00 pt", figure="1.50 pt", met=True),
+        GoalItem(wish="f1 drop <= 1.00 % of the original's", figure="1.67 %", met=False),
+        GoalItem(wish="negative_mse drop <= 1.50", figure="2.00", met=False),
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "reason"),
+    [
+        (
+            side(f1=0.9),
+            "The goal bounds the drop of 'f2', which is not measured. Did you mean 'f1'? The task's own metric is "
+            "'accuracy'; Task(metrics=...) adds others.",
+        ),
+        (
+            side(),
+            "The goal bounds the drop of 'f2', and the task measures 'accuracy' alone. Task(metrics={'f2': ...}) "
+            "adds it.",
+        ),
+        (
+            side(None),
+            "The goal says the drop of 'f2' is bounded, but no metric was measured. Give the task a metric and test "
+            "data, or leave the drop out of the goal.",
+        ),
+    ],
+)
+def test_a_bound_on_a_metric_that_nobody_measures(before, reason):
+    goal = Goal(metric_drops={"f2": 0.01})
+    assert impossible(goal, before) == reason
+    with pytest.raises(GoalError) as error:
+        judged(goal, before, before)
+    assert str(error.value) == reason
 
 
 def test_a_near_miss_does_not_read_like_the_wish():

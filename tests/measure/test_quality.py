@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lissom.errors import DataError, VerificationError
-from lissom.measure.quality import evaluate, parity, scores
+from lissom.measure.quality import assess, evaluate, parity, scores
 from lissom.metrics import Metric, accuracy, as_metric, negative_mse
 from lissom.task import Batch
 
@@ -51,6 +51,44 @@ def test_batch_size_does_not_change_the_value(size):
     for metric, target in ((accuracy, targets), (negative_mse, wanted)):
         whole = evaluate(identity, batches_of(inputs, target, 23), metric, split="validation")
         assert evaluate(identity, batches_of(inputs, target, size), metric, split="validation") == whole
+
+
+def f1_of(outputs: Tensor, targets: Tensor) -> float:
+    """Macro F1, 2 tp / (2 tp + fp + fn) a class."""
+    guess = outputs.argmax(1)
+    table = torch.zeros(outputs.shape[1], outputs.shape[1]).index_put_(
+        (targets, guess), torch.ones(len(targets)), accumulate=True
+    )
+    return float((2 * table.diagonal() / (table.sum(0) + table.sum(1)).clamp(min=1)).mean())
+
+
+def test_several_metrics_in_one_pass():
+    inputs, targets = data()
+    seen: list[int] = []
+
+    def predict(batch: Batch) -> Tensor:
+        seen.append(batch.size)
+        return batch.args[0]
+
+    metrics = (accuracy, Metric("f1", whole=f1_of), Metric("again", whole=f1_of))
+    found = assess(predict, batches_of(inputs, targets, 8), metrics, split="test")
+    assert seen == [8, 8, 7], "each batch is predicted once"
+    assert found.metric == evaluate(identity, batches_of(inputs, targets, 8), accuracy, split="test")
+    assert [one.name for one in found.further] == ["f1", "again"]
+    peer = pytest.importorskip("sklearn.metrics").f1_score(targets, inputs.argmax(1), average="macro")
+    assert found.by_name == pytest.approx({"f1": peer, "again": peer})
+    assert {one.samples for one in found.further} == {23}
+    swapped = assess(identity, batches_of(inputs, targets, 5), (metrics[1], accuracy), split="test")
+    assert swapped.metric.value == pytest.approx(found.by_name["f1"])
+    assert swapped.by_name == {"accuracy": found.metric.value}
+
+
+def test_what_is_wrong_with_a_further_metric_names_it():
+    nan = Metric("broken", whole=lambda *_: float("nan"))
+    with pytest.raises(DataError, match="The metric 'broken' returned nan"):
+        assess(identity, batches_of(*data(), 8), (accuracy, nan), split="test")
+    with pytest.raises(DataError, match="'accuracy' has no batches"):
+        assess(identity, [], (accuracy, nan), split="test")
 
 
 def test_scores_keep_the_order_of_the_examples():

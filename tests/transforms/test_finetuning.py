@@ -200,7 +200,7 @@ def test_the_model_that_the_recipe_was_given_teaches_and_the_step_says_how_well(
     assert found["agreement"] == pytest.approx(float(same.double().mean()))
     assert [one["name"] for one in found["answerers"]] == ["student", "original"]
     for one, each in zip(found["answerers"], (tuned.model, model), strict=True):
-        assert one["metric"] == pytest.approx(transforming.validate(each, task()).value)
+        assert one["metric"] == pytest.approx(transforming.validate(each, task()).metric.value)
     assert pruned.notes == {}
 
 
@@ -215,7 +215,7 @@ def test_the_control_is_the_same_training_without_a_teacher_and_is_not_kept(mode
     _, alone = done(Finetune(epochs=2, **PLAIN), model, Work(seed=3))
     found = notes["distillation"]["comparison"]
     assert [one["name"] for one in found["answerers"]] == ["student", "original", "without a teacher"]
-    assert found["answerers"][2]["metric"] == pytest.approx(transforming.validate(alone, task()).value)
+    assert found["answerers"][2]["metric"] == pytest.approx(transforming.validate(alone, task()).metric.value)
     assert shares == sorted(shares)
     assert len(shares) == len({*shares}) + 2  # twice eight steps, and both ends
     assert Finetune(control=True, **given).expected_seconds == 2 * Finetune(**given).expected_seconds

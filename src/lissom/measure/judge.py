@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from lissom.errors import GoalError
+from lissom.errors import GoalError, nearest
 from lissom.goal import Goal
 from lissom.measure.records import GoalItem, MetricValue, Ratios, Side
 
@@ -39,6 +39,11 @@ def impossible(goal: Goal, before: Side) -> str | None:
 
 
 def _reasons(goal: Goal, before: Side) -> Iterator[str]:
+    yield from _quality_reasons(goal, before)
+    yield from _cost_reasons(goal, before)
+
+
+def _quality_reasons(goal: Goal, before: Side) -> Iterator[str]:
     if goal.metric_drop_share is not None and before.metric is None:
         yield _unmeasured(f"metric drop <= {goal.metric_drop_share:g} of the original's")
     if goal.metric_drop is not None:
@@ -49,6 +54,13 @@ def _reasons(goal: Goal, before: Side) -> Iterator[str]:
                 f"A drop of {goal.metric_drop:g} in {before.metric.name} is "
                 f"{100 * goal.metric_drop:g} points, which any model meets. One point is 0.01."
             )
+    known = {m.name for m in (*((before.metric,) if before.metric else ()), *before.metrics)}
+    for name in goal.bounded:
+        if name not in known:
+            yield _unknown_metric(before, name)
+
+
+def _cost_reasons(goal: Goal, before: Side) -> Iterator[str]:
     if goal.size_bytes is not None and goal.size_bytes < SMALLEST_FILE:
         yield f"A size of {goal.size_bytes} B is less than an empty model file ({SMALLEST_FILE} B) takes."
     if goal.size_ratio is not None and before.size_bytes / goal.size_ratio < SMALLEST_FILE:
@@ -65,28 +77,51 @@ def _reasons(goal: Goal, before: Side) -> Iterator[str]:
 
 
 def _quality(goal: Goal, before: Side, after: Side) -> Iterator[GoalItem]:
-    if goal.metric_drop is None and goal.metric_drop_share is None:
-        return
-    if before.metric is None or after.metric is None:
-        wish = goal.metric_drop if goal.metric_drop is not None else goal.metric_drop_share
-        raise GoalError(_unmeasured(f"metric drop <= {wish:g}"))
-    drop = before.metric.value - after.metric.value
+    if goal.metric_drop is not None or goal.metric_drop_share is not None:
+        if before.metric is None or after.metric is None:
+            wish = goal.metric_drop if goal.metric_drop is not None else goal.metric_drop_share
+            raise GoalError(_unmeasured(f"metric drop <= {wish:g}"))
+        yield from _drop("metric", goal.metric_drop, goal.metric_drop_share, before.metric, after.metric)
+    for name in goal.bounded:
+        drop, share = (goal.metric_drops or {}).get(name), (goal.metric_drop_shares or {}).get(name)
+        yield from _drop(name, drop, share, *(_named(side, name) for side in (before, after)))
+
+
+def _drop(
+    name: str, limit: float | None, limit_share: float | None, before: MetricValue, after: MetricValue
+) -> Iterator[GoalItem]:
+    drop = before.value - after.value
     # 0.93 - 0.92 is 0.010000000000000009 in floating point: one point all the same.
-    slack = 1e-9 * max(abs(before.metric.value), abs(after.metric.value), goal.metric_drop or 0.0)
-    if goal.metric_drop is not None:
-        scale, unit = (100.0, " pt") if _is_share(before.metric) else (1.0, "")
-        wish, figure = _distinct(
-            goal.metric_drop * scale, drop * scale, lambda value, digits: f"{value:.{digits}f}{unit}"
-        )
-        yield GoalItem(wish=f"metric drop <= {wish}", figure=figure, met=drop <= goal.metric_drop + slack)
-    if goal.metric_drop_share is not None:
-        whole = abs(before.metric.value)
+    slack = 1e-9 * max(abs(before.value), abs(after.value), limit or 0.0)
+    if limit is not None:
+        scale, unit = (100.0, " pt") if _is_share(before) else (1.0, "")
+        wish, figure = _distinct(limit * scale, drop * scale, lambda value, digits: f"{value:.{digits}f}{unit}")
+        yield GoalItem(wish=f"{name} drop <= {wish}", figure=figure, met=drop <= limit + slack)
+    if limit_share is not None:
+        whole = abs(before.value)
         share = drop / whole if whole else math.inf if drop > 0 else 0.0
-        wish, figure = _distinct(
-            100 * goal.metric_drop_share, 100 * share, lambda value, digits: f"{value:.{digits}f} %"
-        )
-        met = drop <= goal.metric_drop_share * whole + slack
-        yield GoalItem(wish=f"metric drop <= {wish} of the original's", figure=figure, met=met)
+        wish, figure = _distinct(100 * limit_share, 100 * share, lambda value, digits: f"{value:.{digits}f} %")
+        met = drop <= limit_share * whole + slack
+        yield GoalItem(wish=f"{name} drop <= {wish} of the original's", figure=figure, met=met)
+
+
+def _named(side: Side, name: str) -> MetricValue:
+    for metric in (*((side.metric,) if side.metric else ()), *side.metrics):
+        if metric.name == name:
+            return metric
+    raise GoalError(_unknown_metric(side, name))
+
+
+def _unknown_metric(side: Side, name: str) -> str:
+    if side.metric is None:
+        return _unmeasured(f"the drop of {name!r} is bounded")
+    return (
+        f"The goal bounds the drop of {name!r}, which is not measured. {nearest(name, [m.name for m in side.metrics])} "
+        f"The task's own metric is {side.metric.name!r}; Task(metrics=...) adds others."
+        if side.metrics
+        else f"The goal bounds the drop of {name!r}, and the task measures {side.metric.name!r} alone. "
+        f"Task(metrics={{{name!r}: ...}}) adds it."
+    )
 
 
 def _ratios(goal: Goal, ratios: Ratios) -> Iterator[GoalItem]:

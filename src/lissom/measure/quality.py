@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lissom.errors import DataError, VerificationError
-from lissom.measure.records import MetricValue, Parity
+from lissom.measure.metric_records import MetricValue, Quality
+from lissom.measure.records import Parity
 from lissom.metrics import Metric
 from lissom.task import Batch
 
@@ -48,14 +49,51 @@ def evaluate(
     Raises:
         DataError: no batches, outputs that cannot be joined, or a metric that returns no finite number.
     """
-    values = scores(predict, batches, metric, progress=progress)
-    if values is not None:
-        return MetricValue(name=metric.name, value=float(values.mean()), samples=len(values), split=split)
-    assert metric.whole is not None
-    outputs, targets, count = _gather(predict, batches, metric, progress)
-    with torch.no_grad():
-        value = metric.whole(outputs, targets)
-    return MetricValue(name=metric.name, value=_number(metric, value), samples=count, split=split)
+    return assess(predict, batches, (metric,), split=split, progress=progress).metric
+
+
+def assess(
+    predict: Predict,
+    batches: Iterable[Batch],
+    metrics: Sequence[Metric],
+    *,
+    split: Literal["test", "validation"],
+    progress: Progress | None = None,
+) -> Quality:
+    """Several metrics, the task's own first, in one pass: every batch is predicted once.
+
+    Raises:
+        DataError: as `evaluate`, for the first metric that is concerned.
+    """
+    scored: dict[str, list[Tensor]] = {one.name: [] for one in metrics if one.per_example is not None}
+    outputs: list[_Part] = []
+    targets: list[_Part] = []
+    done = 0
+    for batch in batches:
+        with torch.no_grad():
+            predicted = predict(batch)
+            for one in metrics:
+                if one.per_example is not None:
+                    result = one.per_example(predicted, batch.target)
+                    scored[one.name].append(_checked_scores(one, result, batch.size))
+        if len(scored) < len(metrics):
+            outputs.append(_Part(pytree.tree_map(_kept, predicted), batch.size))
+            targets.append(_Part(pytree.tree_map(_kept, batch.target), batch.size))
+        done += batch.size
+        if progress is not None:
+            progress(done)
+    if not done:
+        raise DataError(_no_batches(metrics[0]))
+
+    def value(one: Metric) -> float:
+        if one.whole is None:
+            return float(torch.cat(scored[one.name]).mean())
+        joined = _join(outputs, one, "outputs"), _join(targets, one, "targets")
+        with torch.no_grad():
+            return _number(one, one.whole(*joined))
+
+    own, *further = (MetricValue(name=one.name, value=value(one), samples=done, split=split) for one in metrics)
+    return Quality(metric=own, further=tuple(further))
 
 
 def scores(
@@ -186,24 +224,6 @@ class _Part(NamedTuple):
 
     tree: Any
     size: int
-
-
-def _gather(
-    predict: Predict, batches: Iterable[Batch], metric: Metric, progress: Progress | None
-) -> tuple[Any, Any, int]:
-    outputs: list[_Part] = []
-    targets: list[_Part] = []
-    done = 0
-    for batch in batches:
-        with torch.no_grad():
-            outputs.append(_Part(pytree.tree_map(_kept, predict(batch)), batch.size))
-        targets.append(_Part(pytree.tree_map(_kept, batch.target), batch.size))
-        done += batch.size
-        if progress is not None:
-            progress(done)
-    if not outputs:
-        raise DataError(_no_batches(metric))
-    return _join(outputs, metric, "outputs"), _join(targets, metric, "targets"), done
 
 
 def _kept(leaf: Any) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from lissom.measure.metric_records import MetricValue
 from lissom.measure.search_records import ArchitectureRecord, SearchRecord
 from lissom.measure.synthesis import SynthesisRecord
 from lissom.settings import Setting
@@ -29,14 +30,6 @@ class Latency(Interval):
     samples: tuple[float, ...]
 
 
-class MetricValue(Setting):
-    name: str
-    value: float
-    samples: int
-    """How many examples the value is over."""
-    split: Literal["test", "validation"]
-
-
 class Side(Setting):
     """One model on one runtime: the original (`before`) or the compressed one (`after`)."""
 
@@ -52,6 +45,8 @@ class Side(Setting):
     """Peak resident memory of a fresh process that loads and runs the artifact, above the bare runtime's."""
     nonzeros: int | None = None
     """Trainable parameters that are not exactly zero, before rounding; None where an older version did not count."""
+    metrics: tuple[MetricValue, ...] = ()
+    """The task's further metrics, in its order, of the same pass over the data as `metric`."""
 
 
 class Ratios(Setting):
@@ -163,6 +158,8 @@ class StepRecord(Setting):
     seconds: float
     metric: MetricValue | None
     """On the validation split, of the torch model after this step."""
+    metrics: tuple[MetricValue, ...] = ()
+    """The further ones, of the same pass."""
     title: str = ""
     """With the settings that differ from the defaults: `Prune(macs_ratio=2.1)`."""
     did: str = ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import pydantic
+
 from lissom.settings import Setting
 
 
@@ -18,6 +20,8 @@ class SearchTrial(Setting):
     """Its value in each dimension of the space."""
     metric: float | None
     """On the first validation examples."""
+    metrics: dict[str, float] = pydantic.Field(default_factory=dict[str, float])
+    """The task's further metrics, by name."""
     latency_ms: float | None
     latency_ratio: float | None
     """Median over paired rounds, with its interval."""

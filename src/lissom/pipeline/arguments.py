@@ -12,7 +12,7 @@ from lissom.goal import Goal
 from lissom.graph.graph import Graph
 from lissom.measure.judge import impossible
 from lissom.measure.records import Latency, MetricValue, Side
-from lissom.metrics import as_metric
+from lissom.metrics import metrics_of
 from lissom.recipe import Recipe
 from lissom.task import SPLITS, Task
 from lissom.training.settings import Training
@@ -82,11 +82,14 @@ def refuse_impossible(goal: Goal, graph: Graph, task: Task, *, size_bytes: int |
     """
     measured = task.metric is not None and (task.has("test") or task.has("validation"))
     # A value outside [0, 1]: whether the metric is a share of examples is not known yet.
-    metric = MetricValue(name=as_metric(task.metric).name, value=2.0, samples=1, split="test") if measured else None
+    metrics = [
+        MetricValue(name=one.name, value=2.0, samples=1, split="test") for one in (metrics_of(task) if measured else ())
+    ]
     reason = impossible(
         goal,
         Side(
-            metric=metric,
+            metric=metrics[0] if metrics else None,
+            metrics=tuple(metrics[1:]),
             latency_ms=Latency(median=0.0, low=0.0, high=0.0, p95=0.0, samples=()),
             batch_size=1,
             size_bytes=size_bytes or 2 * graph.bytes + FORMAT_BYTES,

@@ -8,7 +8,7 @@ one, the one that misses least.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from lissom.export.catalogue import runtime_of, survey
 from lissom.goal import Goal
 from lissom.graph.graph import Graph
 from lissom.measure.latency import bootstrap_median, interleave
-from lissom.measure.records import MetricValue, TargetTrial
+from lissom.measure.metric_records import Quality
+from lissom.measure.records import TargetTrial
 from lissom.measure.search_records import SearchRecord
 from lissom.pipeline.transforming import transform, validate
 from lissom.recipe import Recipe
@@ -40,7 +41,7 @@ class Tried(pydantic.BaseModel):
     """A candidate as saved: what it scored, or why it failed."""
 
     artifact: Artifact | None
-    metric: MetricValue | None
+    quality: Quality | None
     failure: str = ""
 
 
@@ -105,7 +106,7 @@ def choose(  # noqa: PLR0913  keywords of one call site
     candidates: Sequence[Candidate],
     *,
     goal: Goal,
-    original_metric: MetricValue | None,
+    original: Quality | None,
     original_bytes: int,
     folder: RunFolder,
     threads: int,
@@ -118,7 +119,7 @@ def choose(  # noqa: PLR0913  keywords of one call site
     for index, candidate in enumerate(candidates):
         late = deadline is not None and time.monotonic() > deadline and any(t.artifact for t in tried.values())
         tried[candidate.key] = (
-            Tried(artifact=None, metric=None, failure="the time budget ended before its turn")
+            Tried(artifact=None, quality=None, failure="the time budget ended before its turn")
             if late
             else _try(model, task, candidate, folder)
         )
@@ -129,11 +130,8 @@ def choose(  # noqa: PLR0913  keywords of one call site
     def rank(candidate: Candidate) -> tuple[float, ...]:
         one = tried[candidate.key]
         assert one.artifact is not None
-        drop = (original_metric.value - one.metric.value) if original_metric and one.metric else 0.0
-        wished = goal.allowed_drop(original_metric.value) if original_metric else None
-        allowed = DEFAULT_DROP if wished is None else wished
         misses = [
-            max(0.0, drop - allowed) * 1e3,
+            *(_quality_misses(goal, original, one.quality) if original and one.quality else ()),
             _miss(goal.size_ratio, original_bytes / one.artifact.size_bytes),
             _miss(one.artifact.size_bytes / goal.size_bytes, 1.0) if goal.size_bytes else 0.0,
         ]
@@ -149,7 +147,7 @@ def choose(  # noqa: PLR0913  keywords of one call site
             target=c.target.name,
             recipe=c.recipe.title,
             latency_ms=latencies.get(c.key),
-            metric=_value(tried[c.key].metric),
+            metric=_value(tried[c.key].quality),
             size_bytes=_size(tried[c.key].artifact),
             chosen=c is best,
             note=tried[c.key].failure,
@@ -158,8 +156,18 @@ def choose(  # noqa: PLR0913  keywords of one call site
     )
 
 
-def _value(metric: MetricValue | None) -> float | None:
-    return metric.value if metric else None
+def _quality_misses(goal: Goal, original: Quality, one: Quality) -> Iterator[float]:
+    """Heavy: quality first, then sizes."""
+    wished = goal.allowed_drop(original.metric.value)
+    allowed = DEFAULT_DROP if wished is None else wished
+    yield max(0.0, original.metric.value - one.metric.value - allowed) * 1e3
+    for name in goal.bounded:
+        before, after = original.by_name[name], one.by_name[name]
+        yield max(0.0, before - after - (goal.allowed_drop(before, name) or 0.0)) * 1e3
+
+
+def _value(quality: Quality | None) -> float | None:
+    return quality.metric.value if quality else None
 
 
 def _size(artifact: Artifact | None) -> int | None:
@@ -179,9 +187,9 @@ def _try(model: nn.Module, task: Task, candidate: Candidate, folder: RunFolder) 
             steps = transform(model, task, candidate.recipe, candidate.target)
             after = steps[-1].model if steps else model
             artifact = exported(after, task, candidate.target, place)
-            return Tried(artifact=artifact, metric=validate(after, task))
+            return Tried(artifact=artifact, quality=validate(after, task))
         except (ExportError, RuntimeError) as wrong:
-            return Tried(artifact=None, metric=None, failure=first_line(wrong))
+            return Tried(artifact=None, quality=None, failure=first_line(wrong))
 
     return folder.stage(f"trials/{candidate.key}/tried", Tried, compute)
 

@@ -28,6 +28,7 @@ from lissom.measure.environment import available_cores, environment, machine
 from lissom.measure.judge import impossible, judge
 from lissom.measure.records import RunRecord
 from lissom.measure.synthesis import SynthesisRecord
+from lissom.metrics import metrics_of
 from lissom.pipeline.arguments import (
     check_arguments,
     check_data,
@@ -132,6 +133,7 @@ def compress(  # noqa: PLR0913  one keyword per wish
     check_arguments(model, task, recipe, goal)
     task = with_teachers(task)
     goal = goal or Goal()
+    goal = goal.of_metric(metrics_of(task)[0].name) if task.metric is not None else goal
     threads = available_cores() if threads is None else threads
     batch_size = task.example.size if batch_size is None else batch_size
     if batch_size < 1 or threads < 1:
@@ -150,7 +152,7 @@ def compress(  # noqa: PLR0913  one keyword per wish
     wanted = {
         "target": target,
         "scenario": scenario,
-        "goal": goal.model_dump(mode="json", exclude_none=True),
+        "goal": goal.model_dump(mode="json", exclude_defaults=True),
         "recipe": recipe.id if recipe else None,
         "batch_size": batch_size,
         "threads": threads,
@@ -267,7 +269,7 @@ class _Run:
                     self.task,
                     candidates,
                     goal=self.goal,
-                    original_metric=validate(self.model, self.task),
+                    original=validate(self.model, self.task),
                     original_bytes=graph.bytes,
                     folder=self.folder,
                     threads=self.threads,

@@ -67,8 +67,9 @@ class Evaluator:
         assert found is not None, "a search is begun with a metric and validation data only"
         timed = summarise(samples["original"])
         return Measurement(
-            metric=found.value,
-            examples=found.samples,
+            metric=found.metric.value,
+            metrics=found.by_name,
+            examples=found.metric.samples,
             latency_ms=timed.median,
             latency_p95_ms=timed.p95,
             batch_size=self.batch_size,
@@ -102,13 +103,14 @@ class Evaluator:
                 }
                 samples = interleave(calls, rounds=ROUNDS)
             ratio = paired_ratio(samples["before"], samples["after"])
-            metric = steps[-1].metric
-            if metric is None:
+            quality = steps[-1].quality
+            if quality is None:
                 raise DataError("The candidate's metric could not be taken: the task has no validation data.")
             cost = steps[-1].plan.predicted
             return Measurement(
-                metric=metric.value,
-                examples=metric.samples,
+                metric=quality.metric.value,
+                metrics=quality.by_name,
+                examples=quality.metric.samples,
                 latency_ms=bootstrap_median(samples["after"]).median,
                 batch_size=self.batch_size,
                 latency_ratio=ratio.median,

@@ -21,9 +21,10 @@ from lissom.graph.trace import Trace, evaluation, trace
 from lissom.measure.artifacts import peak_memory, predictor, structure_of
 from lissom.measure.latency import interleave, paired_ratio, summarise
 from lissom.measure.layers import sqnr_db
-from lissom.measure.quality import evaluate, parity
-from lissom.measure.records import LayerRecord, MetricValue, Parity, Ratios, Side
-from lissom.metrics import as_metric
+from lissom.measure.metric_records import Quality
+from lissom.measure.quality import assess, parity
+from lissom.measure.records import LayerRecord, Parity, Ratios, Side
+from lissom.metrics import metrics_of
 from lissom.pipeline.candidates import caller
 from lissom.pipeline.naming import by_planned_name
 from lissom.pipeline.transforming import Step
@@ -50,8 +51,8 @@ class Measured:
     notes: tuple[str, ...]
 
 
-class _Metric(pydantic.BaseModel):
-    value: MetricValue | None
+class _Quality(pydantic.BaseModel):
+    found: Quality | None
 
 
 class _Samples(pydantic.BaseModel):
@@ -104,11 +105,11 @@ def measure(  # noqa: PLR0913  keywords of one call site
     with evaluation(model):
         rebuild = structure_of(model, task.example)
     split: Split = "test" if task.has("test") else "validation"
-    metrics: list[MetricValue | None] = []
+    qualities: list[Quality | None] = []
     for index, (name, artifact, runner) in enumerate(zip(("before", "after"), artifacts, runners, strict=True)):
         predict = predictor(runner, artifact, rebuild)
-        found = folder.stage(f"metric-{name}", _Metric, lambda p=predict: _Metric(value=_metric(task, split, p)))
-        metrics.append(found.value)
+        saved = folder.stage(f"metric-{name}", _Quality, lambda p=predict: _Quality(found=_quality(task, split, p)))
+        qualities.append(saved.found)
         tick(0.15 + 0.25 * (index + 1))
     memory = folder.stage("memory", _Memory, lambda: _memory(folder, artifacts, threads, batch_size))
     tick(0.75)
@@ -129,7 +130,8 @@ def measure(  # noqa: PLR0913  keywords of one call site
     )
     sides = [
         Side(
-            metric=metric,
+            metric=quality.metric if quality else None,
+            metrics=quality.further if quality else (),
             latency_ms=summarise(taken),
             batch_size=batch_size,
             size_bytes=artifact.size_bytes,
@@ -138,8 +140,8 @@ def measure(  # noqa: PLR0913  keywords of one call site
             peak_memory_bytes=peak,
             nonzeros=nonzeros(own),
         )
-        for metric, taken, artifact, found, own, peak in zip(
-            metrics,
+        for quality, taken, artifact, found, own, peak in zip(
+            qualities,
             (samples.before, samples.after),
             artifacts,
             (graph, _counted(steps, graph, after_trace.graph)),
@@ -162,7 +164,7 @@ def measure(  # noqa: PLR0913  keywords of one call site
         ),
         layers=layers.layers,
         parity=layers.parity,
-        notes=tuple(_notes(graph, original, layers, memory, split, metrics)),
+        notes=tuple(_notes(graph, original, layers, memory, split, measured=qualities[0] is not None)),
     )
 
 
@@ -177,11 +179,11 @@ def _counted(steps: Sequence[Step], graph: Graph, after: Graph) -> Graph:
     return steps[-1].trace.graph if steps[-1].transform.stage == "quantize" else after
 
 
-def _metric(task: Task, split: Split, predict: Callable[[Batch], object]) -> MetricValue | None:
+def _quality(task: Task, split: Split, predict: Callable[[Batch], object]) -> Quality | None:
     if task.metric is None or not task.has(split):
         return None
     kind = "test" if split == "test" else "validation"
-    return evaluate(predict, task.batches(split), as_metric(task.metric), split=kind)
+    return assess(predict, task.batches(split), metrics_of(task), split=kind)
 
 
 def _memory(folder: RunFolder, artifacts: tuple[Artifact, Artifact], threads: int, batch_size: int) -> _Memory:
@@ -269,7 +271,8 @@ def _notes(
     layers: _Layers,
     memory: _Memory,
     split: str,
-    metrics: Sequence[MetricValue | None],
+    *,
+    measured: bool,
 ) -> Iterator[str]:
     floats = [one.layer for one in layers.layers if one.planned.startswith("int") and not one.ran.startswith("int")]
     if floats:
@@ -281,7 +284,7 @@ def _notes(
         yield "The model accepts only the example's batch size; other sizes are run in pieces of it."
     if graph.uncounted:
         yield f"Operators whose cost is not counted: {', '.join(sorted(graph.uncounted))}."
-    if metrics[0] is None:
+    if not measured:
         yield "No metric was measured: the task has no metric or no test or validation data."
     elif split == "validation":
         yield "The metric is on the validation split, which also served to choose; the task has no test split."

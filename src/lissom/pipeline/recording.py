@@ -59,6 +59,7 @@ def step_records(steps: Sequence[Step], made_up: Sequence[str] = ()) -> tuple[St
             settings=step.transform.model_dump(mode="json"),
             seconds=round(step.seconds, 3),
             metric=step.metric,
+            metrics=step.quality.further if step.quality else (),
             title=title_of(step.transform),
             did=done_text(step.plan),
             macs=step.plan.predicted.macs,

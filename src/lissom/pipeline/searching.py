@@ -22,7 +22,7 @@ from lissom.goal import Goal
 from lissom.graph.trace import Trace
 from lissom.measure.environment import environment, machine, unlike
 from lissom.measure.search_records import LayerSensitivity, Moved, SearchRecord, SearchTrial
-from lissom.metrics import as_metric
+from lissom.metrics import metrics_of
 from lissom.pipeline.evaluating import Evaluator, prefix_of
 from lissom.pipeline.layerwise import layer_sensitivity, layers_seconds
 from lissom.pipeline.quiet import Quiet
@@ -141,7 +141,7 @@ def searched(  # noqa: PLR0913  keywords of one call site
         "data": _data(task),
         "space": hashlib.sha256(space.model_dump_json().encode()).hexdigest()[:16],
         "target": target.name,
-        "metric": as_metric(task.metric).name,
+        "metric": ", ".join(one.name for one in metrics_of(task)),
         "settings": f"batch {place.batch_size}, threads {place.threads}, seed {place.seed}"
         + (", peak memory" if memory else ""),
         "version": __version__,
@@ -279,6 +279,7 @@ def _trial(trial: Trial, found: Found, space: Space, began: float) -> SearchTria
         recipe=space.recipe(trial.point).title,
         point=trial.point.model_dump(),
         metric=one.metric if one else None,
+        metrics=one.metrics if one else {},
         latency_ms=one.latency_ms if one else None,
         latency_ratio=one.latency_ratio if one else None,
         latency_low=one.latency_low if one else None,

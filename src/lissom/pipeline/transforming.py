@@ -16,9 +16,9 @@ from torch import nn
 from lissom.errors import RunFolderError
 from lissom.files import load_tensors, save_tensors
 from lissom.graph.trace import Trace, evaluation, trace
-from lissom.measure.quality import evaluate
-from lissom.measure.records import MetricValue
-from lissom.metrics import as_metric
+from lissom.measure.metric_records import MetricValue, Quality
+from lissom.measure.quality import assess
+from lissom.metrics import metrics_of
 from lissom.pipeline.teachers import with_teachers
 from lissom.recipe import Recipe
 from lissom.runfolder import RunFolder, StageFolder
@@ -35,7 +35,7 @@ class StepState(pydantic.BaseModel):
 
     plan: dict[str, Any]
     seconds: float
-    metric: MetricValue | None
+    quality: Quality | None
     notes: dict[str, pydantic.JsonValue] = {}
 
 
@@ -48,9 +48,15 @@ class Step:
     plan: Plan
     model: nn.Module
     seconds: float
-    metric: MetricValue | None
+    quality: Quality | None
+    """On (the first examples of) the validation split."""
     notes: Mapping[str, pydantic.JsonValue]
     """What the work found out that the plan could not know: `Work.note`."""
+
+    @property
+    def metric(self) -> MetricValue | None:
+        """The task's own."""
+        return self.quality.metric if self.quality else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,10 +164,10 @@ def _step(
         made, after = carried_out()
         built.append(after)
         seconds = time.perf_counter() - started
-        metric = validate(after, task) if measure else None
+        quality = validate(after, task) if measure else None
         weights.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(weights, state_of(after))
-        return StepState(plan=made.model_dump(mode="json"), seconds=seconds, metric=metric, notes=notes)
+        return StepState(plan=made.model_dump(mode="json"), seconds=seconds, quality=quality, notes=notes)
 
     held: dict[str, torch.Tensor] = {}
 
@@ -178,11 +184,11 @@ def _step(
     after = built[0] if built else one.restructure(model, made, traced, task)
     if not built:
         load_state(after, held)
-    return Step(given, traced, made, after, saved.seconds, saved.metric, saved.notes)
+    return Step(given, traced, made, after, saved.seconds, saved.quality, saved.notes)
 
 
-def validate(model: nn.Module, task: Task, *, limit: int | None = VALIDATION_LIMIT) -> MetricValue | None:
-    """The metric of a torch model on (the first examples of) the validation split; None without one."""
+def validate(model: nn.Module, task: Task, *, limit: int | None = VALIDATION_LIMIT) -> Quality | None:
+    """The metrics of a torch model on (the first examples of) the validation split; None without one."""
     if task.metric is None or not task.has("validation"):
         return None
 
@@ -191,7 +197,7 @@ def validate(model: nn.Module, task: Task, *, limit: int | None = VALIDATION_LIM
             return model(*batch.args, **batch.kwargs)
 
     with evaluation(model):
-        return evaluate(predict, task.batches("validation", limit=limit), as_metric(task.metric), split="validation")
+        return assess(predict, task.batches("validation", limit=limit), metrics_of(task), split="validation")
 
 
 def state_of(model: nn.Module) -> dict[str, torch.Tensor]:

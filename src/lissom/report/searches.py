@@ -173,24 +173,26 @@ def effects_table(search: SearchRecord) -> Table:
 def trials(search: SearchRecord, *, only_front: bool = False) -> Table:
     """Every candidate, or the front and the choice; `flagged` are those that could not be made."""
     shown = [t for t in search.trials if not only_front or t.on_front or t.chosen]
-    columns = ("Candidate", "Recipe", "By", "Metric", "Faster", "Size", "Seconds", "")
-    numbers = {"Candidate", "Metric", "Faster", "Size", "Seconds"}
+    further = tuple(dict.fromkeys(name for t in search.trials for name in t.metrics))
+    columns = ("Candidate", "Recipe", "By", "Metric", *further, "Faster", "Size", "Seconds", "")
+    numbers = {"Candidate", "Metric", *further, "Faster", "Size", "Seconds"}
     return Table(
         "The front of the search" if only_front else "Candidates of the search",
         tuple(Column(name, "number" if name in numbers else "text") for name in columns),
-        tuple(_row(t) for t in shown),
+        tuple(_row(t, further) for t in shown),
         frozenset(index for index, t in enumerate(shown) if t.failure),
     )
 
 
-def _row(trial: SearchTrial) -> tuple[str, ...]:
+def _row(trial: SearchTrial, further: Sequence[str]) -> tuple[str, ...]:
     start = (str(trial.number), trial.recipe, trial.by)
     note = trial.failure or ("chosen" if trial.chosen else "on the front" if trial.on_front else "")
     if trial.metric is None or trial.latency_ratio is None or not trial.size_bytes:
-        return (*start, "", "", "", f"{trial.seconds:.1f}", note)
+        return (*start, "", *("" for _ in further), "", "", f"{trial.seconds:.1f}", note)
     low, high = trial.latency_low or trial.latency_ratio, trial.latency_high or trial.latency_ratio
     faster = ratio_interval_text(trial.latency_ratio, low, high)
-    return (*start, f"{trial.metric:.4f}", faster, bytes_text(trial.size_bytes), f"{trial.seconds:.1f}", note)
+    metrics = (f"{value:.4f}" for value in (trial.metric, *(trial.metrics[name] for name in further)))
+    return (*start, *metrics, faster, bytes_text(trial.size_bytes), f"{trial.seconds:.1f}", note)
 
 
 def text(search: SearchRecord) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lissom.measure.records import LayerRecord, RunRecord, Side, StepRecord, TargetTrial
+from lissom.report.qualities import metric_name, quality_rows
 from lissom.report.units import (
     MISSING,
     bytes_text,
@@ -51,11 +52,10 @@ class Table:
 def before_after(run: RunRecord) -> Table:
     """Every measured quantity of the original and of the compressed model."""
     before, after, ratios = run.before, run.after, run.ratios
-    change = change_text(before.metric, after.metric)
     speed = ratio_interval_text(ratios.latency, ratios.latency_low, ratios.latency_high)
     medians = (interval_text(before.latency_ms), interval_text(after.latency_ms))
     rows = (
-        (_metric_name(run), metric_text(before.metric), metric_text(after.metric), change),
+        *quality_rows(before, after),
         ("Latency per call, median", *medians, speed),
         (
             "Latency per call, 95th percentile of rounds",
@@ -95,11 +95,6 @@ def _nonzeros_row(before: Side, after: Side) -> tuple[tuple[str, str, str, str],
         return ()
     ratio = ratio_text(_ratio(before.nonzeros, after.nonzeros))
     return (("Parameters that are not zero", count_text(before.nonzeros), count_text(after.nonzeros), ratio),)
-
-
-def _metric_name(run: RunRecord) -> str:
-    metric = run.after.metric or run.before.metric
-    return "Metric" if metric is None else f"{metric.name} ({metric.split} split)"
 
 
 def _memory_row(before: int | None, after: int | None) -> tuple[str, ...]:
@@ -339,7 +334,7 @@ def _comparison_rows(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
         "Latency ratio, before / after": [
             ratio_interval_text(run.ratios.latency, run.ratios.latency_low, run.ratios.latency_high) for run in runs
         ],
-        "Metric": [_metric_name(run) if run.after.metric else MISSING for run in runs],
+        "Metric": [metric_name(run.after.metric) if run.after.metric else MISSING for run in runs],
         "Metric before": [metric_text(run.before.metric) for run in runs],
         "Metric after": [metric_text(run.after.metric) for run in runs],
         "Metric change": [change_text(run.before.metric, run.after.metric) for run in runs],

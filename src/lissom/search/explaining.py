@@ -40,10 +40,11 @@ def explain(
     lines.append(f"Nearest is candidate {nearest.number}: {_figures(wanted, original, nearest.measurement)}.")
     if untried:
         lines.append(f"More time would try more: {untried} candidates of the space were not looked at.")
-    if trained < longest and wanted[0].miss(original, nearest.measurement) > 0.0:
+    lost = any(w.quality for w in missed)
+    if trained < longest and lost:
         had = f"{trained} epochs" if trained else "no training"
         lines.append(f"More time would train longer: the most that a candidate had is {had}.")
-    if not longest and wanted[0].miss(original, nearest.measurement) > 0.0:
+    if not longest and lost:
         lines.append("Task(train=..., loss=...) would let candidates recover by training, which none could here.")
     noise = _noise(original)
     if wanted[0].bound < noise:

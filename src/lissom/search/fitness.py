@@ -4,7 +4,11 @@ A wish is kept when its figure is at most its bound; ratios enter upside down. W
 
     miss = max(0, figure / bound - 1),      of a drop   max(0, drop - allowed) / max(allowed, 0.01)
 
-and the misses of all wishes add up. Without a bound on the drop, one point is allowed.
+and the misses of all wishes add up. Without a bound on the drop, one point is allowed. Searchers that weigh quality
+against costs see one number: the drop of the task's own metric, or what has gone of another bound on quality where that
+is more, in the same terms,
+
+    loss = max over wishes w on quality of  drop_w / allowed_w * allowed
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from lissom.errors import GoalError, nearest
 from lissom.goal import Goal
 from lissom.search.history import Measurement, Trial
 
@@ -25,8 +30,9 @@ Figure = Callable[[Measurement, Measurement], float]
 """(original, candidate) -> a share of the original's that is to be small."""
 
 
-def drop(original: Measurement, one: Measurement) -> float:
-    return original.metric - one.metric
+def drop(original: Measurement, one: Measurement, of: str = "") -> float:
+    """Of the task's own metric, or of the further one of that name."""
+    return original.metrics[of] - one.metrics[of] if of else original.metric - one.metric
 
 
 COSTS: dict[str, Figure] = {
@@ -39,34 +45,46 @@ COSTS: dict[str, Figure] = {
 
 
 class Wish(NamedTuple):
-    """`cost` names a figure of `COSTS`, or is "drop"; `bound` is the most that it may be."""
+    """`cost` names a figure of `COSTS`, or is "drop", of the task's metric or the one named; `bound` is its most."""
 
     cost: str
     bound: float
     text: str
+    of: str = ""
+
+    @property
+    def quality(self) -> bool:
+        """Whether it is one on quality, which training may bring back, and not on a cost."""
+        return self.cost not in COSTS
 
     def figure(self, original: Measurement, one: Measurement) -> float:
-        return drop(original, one) if self.cost == "drop" else COSTS[self.cost](original, one)
+        return drop(original, one, self.of) if self.quality else COSTS[self.cost](original, one)
 
     def miss(self, original: Measurement, one: Measurement) -> float:
         """0 where the wish is kept."""
         figure = self.figure(original, one)
-        if self.cost == "drop":
-            over = (figure - self.bound) / max(self.bound, DEFAULT_DROP)
-        else:
-            over = figure / self.bound - 1.0
+        over = (figure - self.bound) / (max(self.bound, DEFAULT_DROP) if self.quality else self.bound)
         return over if over > SLACK else 0.0
 
     def reached(self, original: Measurement, one: Measurement) -> str:
         """The figure in the wish's own terms."""
         figure = self.figure(original, one)
-        return f"{figure:.4f}" if self.cost == "drop" else f"{1.0 / figure:.2f}x" if figure > 0 else "0"
+        return f"{figure:.4f}" if self.quality else f"{1.0 / figure:.2f}x" if figure > 0 else "0"
 
 
 def wishes(goal: Goal, original: Measurement) -> tuple[Wish, ...]:
-    """The drop first, always."""
+    """The drop first, always, then other bounds on quality.
+
+    Raises:
+        GoalError: the goal bounds a metric that was not measured.
+    """
     allowed = allowed_drop(goal, original)
     found = [Wish("drop", allowed, f"metric drop <= {allowed:g}")]
+    for name in goal.bounded:
+        if name not in original.metrics:
+            raise GoalError(f"The goal bounds the drop of {name!r}. {nearest(name, original.metrics)}")
+        bound = goal.allowed_drop(original.metrics[name], name) or 0.0
+        found.append(Wish("drop", bound, f"{name} drop <= {bound:g}", name))
     ratios = (("latency", goal.latency_ratio), ("size", goal.size_ratio), ("MACs", goal.macs_ratio))
     for cost, ratio in (*ratios, ("parameters", goal.parameters_ratio)):
         if ratio is not None:
@@ -94,10 +112,35 @@ def allowed_drop(goal: Goal, original: Measurement) -> float:
     return DEFAULT_DROP if wished is None else wished
 
 
+def loss(goal: Goal, original: Measurement, one: Measurement) -> float:
+    """The drop of the task's own metric, or of another bound on quality in its terms, whichever is more."""
+    own, *others = (wish for wish in wishes(goal, original) if wish.quality)
+    felt = (own.bound * w.figure(original, one) / max(w.bound, SLACK) for w in others)
+    return max(own.figure(original, one), *felt) if others else own.figure(original, one)
+
+
+def loosened(goal: Goal, original: Measurement, share: float) -> Goal:
+    """The goal with each bound on quality wider by a share of the original's metric."""
+    by_name = {
+        name: (goal.allowed_drop(original.metrics[name], name) or 0.0) + share * abs(original.metrics[name])
+        for name in goal.bounded
+    }
+    return goal.model_copy(
+        update={
+            "metric_drop": allowed_drop(goal, original) + share * abs(original.metric),
+            "metric_drop_share": None,
+            "metric_drops": by_name or None,
+            "metric_drop_shares": None,
+        }
+    )
+
+
 def bounds(goal: Goal, original: Measurement) -> dict[str, float]:
-    """The most that the drop and each cost may be; of several wishes for one cost the tighter."""
+    """The most that the own metric's drop and each cost may be; of several wishes for one cost the tighter."""
     found: dict[str, float] = {}
     for wish in wishes(goal, original):
+        if wish.quality and found:
+            continue
         found[wish.cost] = min(wish.bound, found.get(wish.cost, wish.bound))
     return found
 
@@ -121,7 +164,7 @@ def reference(names: Sequence[str]) -> tuple[float, ...]:
 def missed(goal: Goal, original: Measurement, one: Measurement, *, costs_only: bool = False) -> float:
     """Sum of the misses; 0 where everything is kept."""
     every = wishes(goal, original)
-    return sum(wish.miss(original, one) for wish in every if not (costs_only and wish.cost == "drop"))
+    return sum(wish.miss(original, one) for wish in every if not (costs_only and wish.quality))
 
 
 def score(goal: Goal, original: Measurement, one: Measurement) -> float:

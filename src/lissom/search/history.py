@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import pydantic
+
 from lissom.goal import Goal
 from lissom.search.space import Point, Space
 from lissom.settings import Setting
@@ -27,6 +29,8 @@ class Measurement(Setting):
     size_bytes: int
     macs: int
     parameters: int
+    metrics: dict[str, float] = pydantic.Field(default_factory=dict[str, float])
+    """The task's further metrics by name, on the same examples."""
     latency_p95_ms: float | None = None
     """Of the original alone."""
     batch_size: int = 1

@@ -22,7 +22,7 @@ from lissom.functional.front import front, hypervolume
 from lissom.goal import Goal
 from lissom.search.evaluating import Evaluate, Workers
 from lissom.search.explaining import Explanation, explain
-from lissom.search.fitness import allowed_drop, best, bounds, drop, missed, objectives, reference, values
+from lissom.search.fitness import best, bounds, loosened, loss, missed, objectives, reference, values
 from lissom.search.history import Measurement, Trial, view
 from lissom.search.latency import fit_costs
 from lissom.search.searchers import Searcher
@@ -183,8 +183,7 @@ class Search:
         """What candidates without training are judged by: where training follows, they may have lost more."""
         if len(self.space.epochs) == 1:
             return self.goal
-        allowed = allowed_drop(self.goal, self.original) + RECOVERABLE * abs(self.original.metric)
-        return self.goal.model_copy(update={"metric_drop": allowed, "metric_drop_share": None})
+        return loosened(self.goal, self.original, RECOVERABLE)
 
     def _recover(self, stage: int) -> None:
         """The best few with the fewest epochs, half of them with more, and so on."""
@@ -222,11 +221,12 @@ class Search:
         done = [(t, t.measurement) for t in trials if t.measurement is not None]
         cut = [(t, m) for t, m in done if t.point.with_(epochs=0) != Point()]
 
-        allowed = self._aim().metric_drop or 0.0
+        aim = self._aim()
+        allowed = aim.metric_drop or 0.0
 
         def rank(pair: tuple[Trial, Measurement]) -> tuple[float, ...]:
             trial, one = pair
-            lost = max(0.0, drop(self.original, one))
+            lost = max(0.0, loss(aim, self.original, one))
             if self._saves:
                 costs = missed(self.goal, self.original, one, costs_only=True)
                 return (costs, lost, 1.0 / one.latency_ratio, trial.number)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lissom.search.fitness import COSTS, DEFAULT_DROP, bounds, drop, objectives
+from lissom.search.fitness import COSTS, DEFAULT_DROP, bounds, loss, objectives
 from lissom.search.history import View
 from lissom.search.latency import fit_costs, fit_losses
 from lissom.search.space import Point
@@ -57,7 +57,7 @@ def solve(view: View) -> Point | None:
     if not points or not done:
         return points[0] if points else None
     original, tried = view.original, [p for p, _ in done]
-    losses = fit_losses(tried, [drop(original, m) for _, m in done]).predict(points)
+    losses = fit_losses(tried, [loss(view.goal, original, m) for _, m in done]).predict(points)
     missed, left = np.zeros(len(points)), np.zeros(len(points))
     wanted = bounds(view.goal, original)
     for name in objectives(view.goal, original)[1:]:

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lissom.search.fitness import COSTS, bounds, drop, missed, objectives
+from lissom.search.fitness import COSTS, bounds, loss, missed, objectives
 from lissom.search.history import Measurement, View
 from lissom.search.space import Point
 
@@ -62,7 +62,8 @@ class NetAdapt:
                 continue
             saved = cost_of(view, here) - cost_of(view, one)
             if saved > LEAST_SAVED:
-                more = max(0.0, drop(view.original, one) - max(0.0, drop(view.original, here)))
+                lost, before = (loss(view.goal, view.original, each) for each in (one, here))
+                more = max(0.0, lost - max(0.0, before))
                 rated.append(((more + NOISE) / saved, index))
         return proposals[min(rated)[1]] if rated else None
 

@@ -1,0 +1,106 @@
+"""Whole runs judged by more than one metric."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+import lissom
+from lissom import Goal
+from lissom.errors import GoalError, UsageError
+
+
+def zeros_right(outputs, targets) -> float:
+    """Recall of class 0."""
+    guess = torch.as_tensor(outputs).argmax(1)
+    return float((guess[targets == 0] == 0).double().mean())
+
+
+def task(**changed) -> lissom.Task:
+    return tiny.task(metrics={"recall0": zeros_right, "negative_mse": one_hot_error}, **changed)
+
+
+def one_hot_error(outputs, targets) -> float:
+    wanted = torch.nn.functional.one_hot(targets, 4)
+    return -float((torch.as_tensor(outputs) - wanted).square().mean())
+
+
+def test_all_metrics_are_measured_before_and_after_and_bounds_by_name_judged(run):
+    goal = Goal(metric_drops={"accuracy": 0.5, "negative_mse": 1e-12}, metric_drop_shares={"recall0": 0.5})
+    result = run(recipe=tiny.RECIPE, task=task(), goal=goal)
+    x, y = tiny.bars(200, 3)
+    with torch.no_grad():
+        outputs = tiny.tiny()(x)
+    before = {one.name: one.value for one in result.before.metrics}
+    assert before == pytest.approx(
+        {"recall0": zeros_right(outputs, y), "negative_mse": one_hot_error(outputs, y)}, rel=1e-4
+    )
+    assert result.before.metric.name == "accuracy"
+    assert [one.name for one in result.after.metrics] == ["recall0", "negative_mse"]
+    assert [one.name for one in result.record.steps[-1].metrics] == ["recall0", "negative_mse"]
+    own, error, share = result.goal
+    assert (own.wish, own.met) == ("metric drop <= 50.00 pt", True), "the own metric by its name"
+    assert share.wish == "recall0 drop <= 50.00 % of the original's"
+    lost = before["negative_mse"] - result.after.metrics[1].value
+    assert error.met == (lost <= 1e-12)
+    assert result.goal_met == all(item.met for item in result.goal)
+    page = result.report.read_text()
+    assert "recall0 (test split)" in page
+    assert "negative_mse (test split)" in page
+    saved = json.loads((result.folder / "result.json").read_text())
+    assert saved["after"]["metrics"][0]["name"] == "recall0"
+    again = run(recipe=tiny.RECIPE, task=task(), goal=goal)
+    assert again.record == result.record
+
+
+def test_candidates_that_break_a_bound_by_name_are_not_chosen(run):
+    """Dynamic and static rounding and the folded original: only the last has the original's error."""
+    result = run(recipe=None, task=task(), goal=Goal(metric_drop=0.9, metric_drops={"negative_mse": 1e-9}))
+    (chosen,) = [one for one in result.record.trials if one.chosen]
+    assert chosen.recipe == "Fold()" or chosen.recipe == "Fold"
+
+
+@pytest.mark.parametrize(
+    ("goal", "given", "wrong", "says"),
+    [
+        (
+            Goal(metric_drops={"recall1": 0.1}),
+            {},
+            GoalError,
+            "'recall1', which is not measured. Did you mean 'recall0'",
+        ),
+        (Goal(metric_drop=0.1, metric_drops={"accuracy": 0.1}), {}, GoalError, "bounds the drop of 'accuracy' twice"),
+        (Goal(), {"metrics": {"accuracy": zeros_right}}, UsageError, "holds 'accuracy', which is the name of"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_before_any_work(run, tmp_path: Path, goal, given, wrong, says):
+    with pytest.raises(wrong, match=says):
+        run(task=tiny.task(**{"metrics": {"recall0": zeros_right}, **given}), goal=goal)
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def spread(outputs, targets) -> float:
+    """Of the logits: a network with fewer channels, not trained again, is less sure."""
+    return float(torch.as_tensor(outputs).std())
+
+
+def test_a_search_keeps_a_bound_by_name(run, monkeypatch):
+    from lissom.pipeline import evaluating
+    from lissom.search import opening
+
+    monkeypatch.setattr(evaluating, "ROUNDS", 3)
+    monkeypatch.setattr(opening, "PRUNE", (1.0, 1.5))
+    monkeypatch.setattr(opening, "RANK", (1.0,))
+    monkeypatch.setattr(opening, "_precisions", lambda *_, **__: ("float32",))
+    goal = Goal(metric_drop=0.9, metric_drops={"spread": 1e-6}, macs_ratio=1.4)
+    result = run(recipe=None, search="random", task=tiny.task(metrics={"spread": spread}), goal=goal)
+    found = result.record.search
+    assert found is not None
+    assert [set(t.metrics) for t in found.trials] == [{"spread"}] * 2
+    assert not found.met
+    assert any("spread drop <= 1e-06" in sentence for sentence in found.explanation)
+    assert "spread" in result.report.read_text()

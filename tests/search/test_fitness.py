@@ -1,0 +1,81 @@
+"""Bounds on quality beside the drop of the task's own metric, as the search sees them."""
+
+from __future__ import annotations
+
+import pytest
+import synthetic
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lissom.errors import GoalError
+from lissom.goal import Goal
+from lissom.search import Point, Trial, explaining
+from lissom.search.fitness import best, bounds, drop, loosened, loss, missed, objectives, wishes
+
+ORIGINAL = synthetic.ORIGINAL.model_copy(update={"metrics": {"f1": 0.8}})
+NAMED = Goal(metric_drop=0.01, metric_drops={"f1": 0.02}, size_ratio=2)
+
+
+def one(metric: float, f1: float, size: int = 1_000_000, ratio: float = 1.0):
+    return ORIGINAL.model_copy(
+        update={"metric": metric, "metrics": {"f1": f1}, "size_bytes": size, "latency_ratio": ratio}
+    )
+
+
+def trial(number: int, measurement) -> Trial:
+    return Trial(
+        number=number,
+        point=Point(prune=1.0 + number),
+        recipe=str(number),
+        by="x",
+        state="done",
+        measurement=measurement,
+    )
+
+
+def test_a_bound_on_a_further_metric_is_a_wish_of_quality():
+    own, f1, size = wishes(NAMED, ORIGINAL)
+    assert (own.text, f1.text, size.text) == ("metric drop <= 0.01", "f1 drop <= 0.02", "size ratio >= 2x")
+    assert (own.quality, f1.quality, size.quality) == (True, True, False)
+    lost = one(0.925, 0.75)
+    assert f1.figure(ORIGINAL, lost) == pytest.approx(0.05)
+    assert f1.miss(ORIGINAL, lost) == pytest.approx(0.03 / 0.02)
+    assert missed(NAMED, ORIGINAL, lost) == pytest.approx(1.5)
+    assert missed(NAMED, ORIGINAL, lost, costs_only=True) == 0.0
+    assert bounds(NAMED, ORIGINAL) == {"drop": 0.01, "size": 0.5}
+    assert objectives(NAMED, ORIGINAL) == ("drop", "size")
+    (_, share) = wishes(Goal(metric_drop_shares={"f1": 0.1}), ORIGINAL)
+    assert share.bound == pytest.approx(0.08)
+
+
+@given(own=st.floats(-0.05, 0.3), f1=st.floats(-0.05, 0.3))
+def test_the_loss_is_within_the_allowed_exactly_where_every_bound_on_quality_holds(own, f1):
+    candidate = one(0.93 - own, 0.8 - f1)
+    found = loss(NAMED, ORIGINAL, candidate)
+    assert found >= drop(ORIGINAL, candidate)
+    kept = all(w.figure(ORIGINAL, candidate) <= w.bound for w in wishes(NAMED, ORIGINAL) if w.quality)
+    assert (found <= 0.01) == kept or found == pytest.approx(0.01)
+    without = Goal(metric_drop=0.01)
+    assert loss(without, ORIGINAL, candidate) == drop(ORIGINAL, candidate)
+
+
+def test_loosened_every_bound_on_quality_is_wider_by_a_share_of_its_metric():
+    wider = loosened(Goal(metric_drop_share=0.1, metric_drops={"f1": 0.02}, size_ratio=2), ORIGINAL, 0.5)
+    assert wider.metric_drop == pytest.approx(0.093 + 0.465)
+    assert wider.metric_drops == pytest.approx({"f1": 0.42})
+    assert (wider.metric_drop_share, wider.metric_drop_shares, wider.size_ratio) == (None, None, 2)
+
+
+def test_what_breaks_a_further_bound_is_not_chosen_and_is_what_binds():
+    smaller, kept = trial(1, one(0.93, 0.7, 500_000, 4.0)), trial(2, one(0.925, 0.79, 1_900_000, 2.0))
+    assert best([smaller, kept], NAMED, ORIGINAL) is kept
+    assert best([smaller, kept], Goal(metric_drop=0.01, size_ratio=2), ORIGINAL) is smaller
+    found = explaining.explain([smaller], NAMED, ORIGINAL, untried=0, longest=10, trained=0)
+    assert (found.met, found.binding) == (False, "f1 drop <= 0.02")
+    assert "and the best of those reaches 0.1000" in found.sentences[0]
+    assert any("train longer" in sentence for sentence in found.sentences), "training may bring it back"
+
+
+def test_a_metric_that_was_not_measured_is_named():
+    with pytest.raises(GoalError, match=r"bounds the drop of 'f2'\. Did you mean 'f1'"):
+        wishes(Goal(metric_drops={"f2": 0.01}), ORIGINAL)
