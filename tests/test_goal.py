@@ -97,6 +97,14 @@ def test_drops_of_several_metrics():
     assert Goal.model_validate_json(goal.model_dump_json()) == goal
 
 
+def test_bounds_on_single_classes():
+    goal = Goal.from_options(class_floor="80%", class_drop="3%")
+    assert goal == Goal(class_floor=0.8, class_drop=0.03)
+    assert goal.by_class
+    assert not Goal(metric_drop=0.1).by_class
+    assert Goal.from_options(class_floor="1", class_drop="1.5pt") == Goal(class_floor=1, class_drop=0.015)
+
+
 def test_the_own_metric_by_its_name():
     goal = Goal.from_options(drop=["accuracy=1%", "f1=2%"])
     assert goal.of_metric("accuracy") == Goal(metric_drop=0.01, metric_drops={"f1": 0.02})
@@ -161,6 +169,15 @@ def test_what_is_not_a_number_is_refused(option, text):
 @pytest.mark.parametrize(
     ("option", "text", "message"),
     [
+        ("class_floor", "80", "--class-floor 80 is above 100 %. Write 80% or 0.8."),
+        ("class_floor", "8x", "--class-floor '8x' is not understood: 'x' is not a unit of it. Write 80% or 0.8."),
+        ("class_floor", "0%", "--class-floor 0% must be above zero. Write 80% or 0.8."),
+        ("class_drop", "100%", "--class-drop 100% is 100 %: any model would do. Write 3%, 1.5pt or 0.03."),
+        (
+            "class_drop",
+            "3%rel",
+            "--class-drop '3%rel' is not understood: '%rel' is not a unit of it. Write 3%, 1.5pt or 0.03.",
+        ),
         ("drop", "0%", "--drop 0% must be above zero. Write 1%, 0.5pt, 0.01 or 1%rel."),
         ("latency_p95", "5", "--latency-p95 '5' is not understood: it needs a unit. Write 5ms or 900us."),
         ("throughput", "0/s", "--throughput 0/s must be above zero. Write 500 or 500/s."),
@@ -231,6 +248,8 @@ def test_wrong_options_name_the_option_the_value_and_right_ones(option, text, me
             "Goal(parameters_ratio=0.5) would make the model larger: a ratio is original / compressed. Write "
             "parameters_ratio=2.",
         ),
+        ({"class_floor": 1.5}, "Goal(class_floor=1.5) is above 1, which is 100 %. Write class_floor=0.8."),
+        ({"class_drop": 1.0}, "Goal(class_drop=1.0) is all of it: any model would do. Write class_drop=0.03."),
         (
             {"metric_drops": 0.01},
             'Goal(metric_drops=...) must be a bound for each name of a metric, got 0.01. Write metric_drops={"f1": '

@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lissom.errors import DataError, UsageError
-from lissom.metrics import Metric, accuracy, as_metric, logits_of, metrics_of, negative_mae, negative_mse, top5
+from lissom.metrics import (
+    Metric,
+    accuracy,
+    as_metric,
+    class_hits,
+    logits_of,
+    metrics_of,
+    negative_mae,
+    negative_mse,
+    top5,
+)
 from lissom.task import Task
 
 LOGITS = torch.tensor([[0.1, 0.9, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 5.0]])
@@ -173,6 +183,17 @@ def test_a_plain_function_becomes_a_metric_of_its_name():
     assert as_metric(Callable()).name == "Callable"
     assert as_metric(lambda outputs, targets: 1.0).name == "metric"
     assert as_metric(accuracy) is accuracy
+
+
+def test_hits_by_class_have_the_metric_as_their_mean():
+    logits = torch.randn(6, 5, 7, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(30).reshape(6, 5) % 7
+    for metric in (accuracy, top5):
+        classes, hits = metric.by_class(logits, targets)
+        assert torch.equal(classes, targets)
+        assert torch.equal(hits.mean(1), metric.per_example(logits, targets))
+    assert class_hits(LOGITS, torch.tensor([1, 1, 2]))[1].tolist() == [1.0, 0.0, 1.0]
+    assert metrics_of(Task((logits,), metric=negative_mse, metrics={"a": accuracy}))[1].by_class is class_hits
 
 
 def test_the_metrics_of_a_task_own_first():

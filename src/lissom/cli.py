@@ -13,24 +13,25 @@ import typer
 
 from lissom._version import __version__
 from lissom.commands import lifelong
-from lissom.commands.recommend import SCENARIO, recommend
+from lissom.commands.compress import compress
+from lissom.commands.recommend import recommend
 from lissom.commands.shared import (
     AsJson,
+    BatchSize,
     DataFolder,
     DataFree,
     Project,
     RecipeFile,
     Setting,
     TargetName,
+    Threads,
     WeightsFile,
-    crew,
     making_of,
     one_runtime,
     opened,
     print_json,
     settings_of,
     show_artifact,
-    typed,
     work,
 )
 from lissom.console import plain_console
@@ -46,8 +47,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 goal met, 1 goal missed, 2 wrong usage, 3 failed, 130 interrupted (same command resumes).",
 )
 
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime (default: all cores).")]
-BatchSize = Annotated[int | None, typer.Option("--batch", min=1, help="Batch that latency is measured at.")]
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders made by compress.")]
 
 app.add_typer(lifelong.app, name="lifelong", short_help="Many tasks in one model: add, list, prove, export.")
@@ -244,79 +243,7 @@ def plan(
         show_plans(graph, steps, chosen, (*(making.why if making else ()), *collapse_of(made)))
 
 
-@app.command(short_help="Compress a model for a target and a goal, and prove it.")
-def compress(  # noqa: PLR0913  one option per wish
-    project: Project,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; an unfinished one is continued.")],
-    target: TargetName = "auto",
-    recipe: RecipeFile = None,
-    scenario: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help=f"Start from the recipe of `lissom recommend`: {SCENARIO}."),
-    ] = None,
-    teacher: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="original|self|PROJECT.py|FILE.onnx|RUN",
-            help="What each Finetune of the recipe learns from; may be given several times.",
-        ),
-    ] = None,
-    drop: Annotated[
-        list[str] | None,
-        typer.Option(help="Largest metric drop: 1%, 0.5pt, 0.01; 1%rel of the original's; f1=1% of a further metric."),
-    ] = None,
-    latency: Annotated[str | None, typer.Option(help="4x faster, or at most 2.5ms.")] = None,
-    latency_p95: Annotated[str | None, typer.Option(help="At most this 95th percentile: 5ms.")] = None,
-    throughput: Annotated[str | None, typer.Option(help="At least so many examples a second: 500/s.")] = None,
-    size: Annotated[str | None, typer.Option(help="8x smaller, or at most 300KB.")] = None,
-    macs: Annotated[str | None, typer.Option(help="2x fewer multiply-accumulates.")] = None,
-    memory: Annotated[str | None, typer.Option(help="At most this peak memory: 200MB.")] = None,
-    data_free: DataFree = None,
-    budget: Annotated[str | None, typer.Option(help="Time for the run, searching for a recipe: 10min.")] = None,
-    search: Annotated[
-        str | None, typer.Option(help="auto, knapsack, netadapt, nsga2, tpe, anneal, random (with a budget: auto).")
-    ] = None,
-    storage: Annotated[
-        str | None, typer.Option(metavar="URL", help="Database of the search's trials (default: in the run folder).")
-    ] = None,
-    workers: Annotated[str, typer.Option(metavar="N", help="Candidates at a time: 4, ray:4, ray://HOST:PORT.")] = "1",
-    fallback: Annotated[
-        bool, typer.Option("--fallback", help="Go on here where --storage or --workers cannot be reached.")
-    ] = False,
-    batch: BatchSize = None,
-    threads: Threads = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    data: DataFolder = None,
-    weights: WeightsFile = None,
-    settings: Setting = None,
-    as_json: AsJson = False,
-) -> None:
-    """Compress a model for a target and a goal, and prove the outcome in a report."""
-    import lissom
-    from lissom.project import taught
-    from lissom.terminal import progress_bar, quiet_native, show_run
-
-    goal = lissom.Goal.from_options(
-        drop=drop, latency=latency, latency_p95=latency_p95, throughput=throughput, size=size, macs=macs, memory=memory
-    )
-    wanted = lissom.Recipe.read(recipe) if recipe else None
-    given = settings_of(settings, data, weights)
-    with work(as_json):
-        model, task = opened(project, given, as_json=as_json)
-        if teacher:
-            wanted, task = taught(wanted, task, teacher)
-        with crew(model, task, workers), progress_bar(silent=as_json) as progress, quiet_native():
-            result = lissom.compress(
-                model, task, target=target, goal=goal, recipe=wanted, scenario=scenario, budget=budget, out=out,
-                batch_size=batch, threads=threads, seed=seed, data_free=data_free, search=search, storage=storage,
-                workers=int(workers) if workers.isdecimal() else workers, fallback=fallback, progress=progress,
-                command=typed(), project=(str(project), given),
-            )  # fmt: skip
-    if as_json:
-        print_json(result.record.model_dump(mode="json"))
-    else:
-        show_run(result.record, result.folder, result.report)
-    raise typer.Exit(0 if result.goal_met else 1)
+app.command(short_help="Compress a model for a target and a goal, and prove it.")(compress)
 
 
 @app.command(short_help="Transform and write the file for a runtime, unmeasured.")

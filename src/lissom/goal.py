@@ -18,7 +18,9 @@ from lissom.grammar import (
     is_share,
     named,
     parse_bytes,
+    parse_class_drop,
     parse_drop,
+    parse_floor,
     parse_latency,
     parse_rate,
     parse_ratio,
@@ -32,6 +34,8 @@ _FIELD_EXAMPLES = {
     "metric_drop_share": "0.01",
     "metric_drops": '{"f1": 0.01}',
     "metric_drop_shares": '{"f1": 0.01}',
+    "class_floor": "0.8",
+    "class_drop": "0.03",
     "latency_ratio": "4",
     "size_ratio": "8",
     "macs_ratio": "2",
@@ -58,6 +62,10 @@ class Goal(Setting):
     """As `metric_drop`, of metrics by name: those of `Task(metrics=...)`, or the task's own."""
     metric_drop_shares: dict[str, float] | None = None
     """As `metric_drop_share`, by name."""
+    class_floor: float | None = None
+    """Least share that is right of every class, by the first metric of the task that tells classes apart."""
+    class_drop: float | None = None
+    """Largest loss of any class, absolute: 0.03 allows three points."""
     latency_ratio: float | None = None
     size_ratio: float | None = None
     macs_ratio: float | None = None
@@ -101,6 +109,11 @@ class Goal(Setting):
         return min(given, default=None)
 
     @property
+    def by_class(self) -> bool:
+        """Whether single classes are bounded."""
+        return self.class_floor is not None or self.class_drop is not None
+
+    @property
     def bounded(self) -> tuple[str, ...]:
         """Names of the metrics whose drop is bounded by name."""
         return tuple(dict.fromkeys([*(self.metric_drops or {}), *(self.metric_drop_shares or {})]))
@@ -126,10 +139,12 @@ class Goal(Setting):
         return self.model_copy(update=changed)
 
     @classmethod
-    def from_options(
+    def from_options(  # noqa: PLR0913  one option per wish
         cls,
         *,
         drop: str | Sequence[str] | None = None,
+        class_floor: str | None = None,
+        class_drop: str | None = None,
         latency: str | None = None,
         latency_p95: str | None = None,
         throughput: str | None = None,
@@ -143,6 +158,10 @@ class Goal(Setting):
             GoalError: a text that is not understood, with the option, the text and right ones; one bound given twice.
         """
         wishes: dict[str, object] = _drops([drop] if isinstance(drop, str) else drop or ())
+        if class_floor is not None:
+            wishes["class_floor"] = parse_floor(class_floor)
+        if class_drop is not None:
+            wishes["class_drop"] = parse_class_drop(class_drop)
         if latency is not None:
             wishes.update(parse_latency(latency))
         if latency_p95 is not None:
@@ -181,6 +200,10 @@ def _check_field(name: str, value: object) -> None:
     kind, _, unit = name.rpartition("_")
     _check_number(f"Goal({name}=...)", value, example, share=unit == "share")
     assert isinstance(value, (int, float))
+    if name == "class_drop" and value >= 1:
+        raise GoalError(f"Goal({name}={value!r}) is all of it: any model would do. {example}")
+    if name == "class_floor" and value > 1:
+        raise GoalError(f"Goal({name}={value!r}) is above 1, which is 100 %. {example}")
     if unit == "ratio" and value < 1:
         raise GoalError(
             f"Goal({name}={value!r}) would make the model {GROWTH[kind]}: a ratio is original / compressed. {example}"

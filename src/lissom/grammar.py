@@ -24,6 +24,7 @@ NUMBER = re.compile(r"(?P<number>[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?)\s*(?P<uni
 DROP_UNITS = {"": 1.0, "%": 0.01, "pt": 0.01}
 SHARE_UNITS = {"%rel": 0.01}
 """Of the original's metric, instead of in its unit."""
+FLOOR_UNITS = {"": 1.0, "%": 0.01}
 RATIO_UNITS = {"": 1.0, "x": 1.0}
 TIME_UNITS = {"us": 1e-3, "µs": 1e-3, "μs": 1e-3, "ms": 1.0, "s": 1e3}
 """In milliseconds; the micro sign has two code points."""
@@ -39,6 +40,8 @@ BYTE_UNITS = {
 
 EXAMPLES = {
     "--drop": "1%, 0.5pt, 0.01 or 1%rel",
+    "--class-floor": "80% or 0.8",
+    "--class-drop": "3%, 1.5pt or 0.03",
     "--latency": "4x, 2.5ms or 900us",
     "--size": "8x, 300KB or 1.5MiB",
     "--latency-p95": "5ms or 900us",
@@ -83,6 +86,34 @@ def parse_drop(text: str, *, option: str = "--drop") -> float:
     if drop >= 1.0:
         raise GoalError(f"{option} {text} is {100 * drop:g} %: any model would do. Write {EXAMPLES['--drop']}.")
     return drop
+
+
+def parse_class_drop(text: str, *, option: str = "--class-drop") -> float:
+    """ "3%" -> 0.03, as `parse_drop`, of the share of a class that is right; not relative.
+
+    Raises:
+        GoalError: as `parse_drop`.
+    """
+    number, unit = _split(text, option)
+    drop = number * _unit(DROP_UNITS, unit, text, option)
+    _positive(drop, text, option)
+    if drop >= 1.0:
+        raise GoalError(f"{option} {text} is {100 * drop:g} %: any model would do. Write {_examples(option)}.")
+    return drop
+
+
+def parse_floor(text: str, *, option: str = "--class-floor") -> float:
+    """ "80%" -> 0.8, "0.8" -> 0.8: the least share that is to be right.
+
+    Raises:
+        GoalError: not understood, not above zero, or above 100 %.
+    """
+    number, unit = _split(text, option)
+    floor = number * _unit(FLOOR_UNITS, unit, text, option)
+    _positive(floor, text, option)
+    if floor > 1.0:
+        raise GoalError(f"{option} {text} is above 100 %. Write {_examples(option)}.")
+    return floor
 
 
 def parse_ratio(text: str, *, option: str = "--ratio") -> float:

@@ -28,6 +28,8 @@ class Metric:
         name: shown in reports; names the metric in error messages.
         per_example: (outputs, targets) of one batch -> one score per example, shape (batch,).
         whole: (outputs, targets) of a whole split, joined along the first axis -> one number.
+        by_class: (outputs, targets) of one batch -> classes (integers) and scores in [0, 1], two tensors of one
+            shape: what a bound on single classes is judged by, as the mean score of each class. Optional.
 
     Raises:
         UsageError: both functions are given, or none.
@@ -36,6 +38,7 @@ class Metric:
     name: str
     per_example: Callable[[Any, Any], Tensor] | None = None
     whole: Callable[[Any, Any], float] | None = None
+    by_class: Callable[[Any, Any], tuple[Tensor, Tensor]] | None = None
 
     def __post_init__(self) -> None:
         if (self.per_example is None) == (self.whole is None):
@@ -111,6 +114,20 @@ def _logits(outputs: object) -> object:
 
 def _top_hits(outputs: object, targets: object, *, name: str, k: int) -> Tensor:
     """Share of an example's positions whose class is among the k best: (N, ..., classes) -> (N,)."""
+    return _mean_of_each(class_hits(outputs, targets, name=name, k=k)[1])
+
+
+def class_hits(outputs: object, targets: object, *, name: str = "accuracy", k: int = 1) -> tuple[Tensor, Tensor]:
+    """The class of every position, and 1.0 where it is among the k largest logits, else 0.0: a `Metric(by_class=...)`.
+
+    Args:
+        outputs: logits (N, ..., classes), or something that holds them (`logits_of`).
+        targets: class indices (N, ...).
+        name: in messages.
+
+    Raises:
+        DataError: targets that are no class indices or do not fit the logits, or no more than k classes.
+    """
     logits = logits_of(outputs)
     classes = _classes(name, targets, logits)
     if logits.shape[-1] <= k:
@@ -123,7 +140,7 @@ def _top_hits(outputs: object, targets: object, *, name: str, k: int) -> Tensor:
     hits = (best == classes.unsqueeze(-1)).any(dim=-1)
     # Both sort NaN first: an answer of NaN must not be right by luck.
     hits &= ~logits.isnan().any(dim=-1)
-    return _mean_of_each(hits.to(torch.float64))
+    return classes, hits.to(torch.float64)
 
 
 def _classes(name: str, targets: object, logits: Tensor) -> Tensor:
@@ -199,10 +216,10 @@ def _keys(outputs: object) -> str:
     return f" with the keys {names or '(none)'}"
 
 
-accuracy = Metric("accuracy", per_example=partial(_top_hits, name="accuracy", k=1))
+accuracy = Metric("accuracy", per_example=partial(_top_hits, name="accuracy", k=1), by_class=class_hits)
 """Share of right arg-maxes over the last axis; several positions per example (tokens) are averaged first."""
 
-top5 = Metric("top5", per_example=partial(_top_hits, name="top5", k=5))
+top5 = Metric("top5", per_example=partial(_top_hits, name="top5", k=5), by_class=partial(class_hits, name="top5", k=5))
 """Share of examples whose class is among the five largest logits."""
 
 negative_mse = Metric("negative_mse", per_example=partial(_negative_error, name="negative_mse", distance=torch.square))

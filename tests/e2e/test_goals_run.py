@@ -57,6 +57,24 @@ def test_all_metrics_are_measured_before_and_after_and_bounds_by_name_judged(run
     assert again.record == result.record
 
 
+def test_single_classes_are_measured_and_the_worst_is_named(run):
+    model = tiny.tiny()
+    x, y = tiny.bars(200, 3)
+    with torch.no_grad():
+        model.head.bias[2] -= 6.0  # class 2 is missed more often than others
+        right = model(x).argmax(1) == y
+    result = run(model=model, goal=Goal(class_floor=1.0, class_drop=0.5), task=task())
+    floor, lost = result.goal
+    wanted = {k: float(right[y == k].double().mean()) for k in range(4)}
+    assert result.before.classes.by_label == pytest.approx(wanted)
+    worst = min(wanted, key=wanted.get)
+    percent, examples = f"{100 * wanted[worst]:.2f} %", int((y == worst).sum())
+    assert floor.figure == f"{percent} in class {worst} ({examples} examples, was {percent})"
+    assert (floor.met, lost.met) == (False, True)
+    assert not result.goal_met
+    assert f"class {worst}: {wanted[worst]:.2%} of {examples}" in result.report.read_text()
+
+
 def test_candidates_that_break_a_bound_by_name_are_not_chosen(run):
     """Dynamic and static rounding and the folded original: only the last has the original's error."""
     result = run(recipe=None, task=task(), goal=Goal(metric_drop=0.9, metric_drops={"negative_mse": 1e-9}))
@@ -72,6 +90,12 @@ def test_candidates_that_break_a_bound_by_name_are_not_chosen(run):
             {},
             GoalError,
             "'recall1', which is not measured. Did you mean 'recall0'",
+        ),
+        (
+            Goal(class_floor=0.5),
+            {"metric": one_hot_error},
+            GoalError,
+            "'one_hot_error' and 'recall0' tell no classes apart",
         ),
         (Goal(metric_drop=0.1, metric_drops={"accuracy": 0.1}), {}, GoalError, "bounds the drop of 'accuracy' twice"),
         (Goal(), {"metrics": {"accuracy": zeros_right}}, UsageError, "holds 'accuracy', which is the name of"),
@@ -96,11 +120,13 @@ def test_a_search_keeps_a_bound_by_name(run, monkeypatch):
     monkeypatch.setattr(opening, "PRUNE", (1.0, 1.5))
     monkeypatch.setattr(opening, "RANK", (1.0,))
     monkeypatch.setattr(opening, "_precisions", lambda *_, **__: ("float32",))
-    goal = Goal(metric_drop=0.9, metric_drops={"spread": 1e-6}, macs_ratio=1.4)
+    goal = Goal(metric_drop=0.9, metric_drops={"spread": 1e-6}, class_floor=0.99, macs_ratio=1.4)
     result = run(recipe=None, search="random", task=tiny.task(metrics={"spread": spread}), goal=goal)
     found = result.record.search
     assert found is not None
     assert [set(t.metrics) for t in found.trials] == [{"spread"}] * 2
+    assert all(0 <= t.worst_class <= 1 for t in found.trials)
+    assert any("worst class >= 0.99 (" in sentence for sentence in found.explanation)
     assert not found.met
     assert any("spread drop <= 1e-06" in sentence for sentence in found.explanation)
     assert "spread" in result.report.read_text()

@@ -5,6 +5,7 @@ import pytest
 from lissom.errors import GoalError
 from lissom.goal import Goal
 from lissom.measure.judge import impossible, judge, written_bytes
+from lissom.measure.metric_records import ClassShares
 from lissom.measure.records import GoalItem, Latency, MetricValue, Ratios, Side
 
 
@@ -15,6 +16,7 @@ def side(
     latency: float = 8.0,
     size: int = 3_400_000,
     memory: int | None = 90_000_000,
+    classes: ClassShares | None = None,
     **further: float,
 ) -> Side:
     value = None if metric is None else MetricValue(name=name, value=metric, samples=10_000, split="test")
@@ -28,6 +30,7 @@ def side(
         parameters=850_000,
         macs=125_000_000,
         peak_memory_bytes=memory,
+        classes=classes,
         metrics=tuple(MetricValue(name=k, value=v, samples=10_000, split="test") for k, v in further.items()),
     )
 
@@ -105,6 +108,83 @@ def test_further_metrics_are_judged_by_name():
         GoalItem(wish="f1 drop <= 1.00 % of the original's", figure="1.67 %", met=False),
         GoalItem(wish="negative_mse drop <= 1.50", figure="2.00", met=False),
     )
+
+
+def shares(*values: float) -> ClassShares:
+    return ClassShares(metric="accuracy", split="test", labels=(0, 1, 4), examples=(100, 50, 20), shares=values)
+
+
+@pytest.mark.parametrize(
+    ("goal", "after", "item"),
+    [
+        (
+            Goal(class_floor=0.8),
+            shares(0.9, 0.78, 0.95),
+            GoalItem(
+                wish="accuracy of every class >= 80.00 %",
+                figure="78.00 % in class 1 (50 examples, was 90.00 %)",
+                met=False,
+            ),
+        ),
+        (
+            Goal(class_floor=0.78),
+            shares(0.9, 0.78, 0.95),
+            GoalItem(
+                wish="accuracy of every class >= 78.00 %",
+                figure="78.00 % in class 1 (50 examples, was 90.00 %)",
+                met=True,
+            ),
+        ),
+        (
+            Goal(class_drop=0.1),
+            shares(0.9, 0.85, 0.95 - 0.15),
+            GoalItem(
+                wish="accuracy drop of every class <= 10.00 pt", figure="5.00 pt in class 1 (50 examples)", met=True
+            ),
+        ),
+        (
+            Goal(class_drop=0.1),
+            shares(0.5, 0.85, 0.95),
+            GoalItem(
+                wish="accuracy drop of every class <= 10.00 pt", figure="40.00 pt in class 0 (100 examples)", met=False
+            ),
+        ),
+        (
+            Goal(class_drop=0.1),
+            shares(1.0, 1.0, 1.0),
+            GoalItem(
+                wish="accuracy drop of every class <= 10.00 pt", figure="-10.00 pt in class 0 (100 examples)", met=True
+            ),
+        ),
+    ],
+)
+def test_single_classes_are_judged_and_the_worst_is_named(goal, after, item):
+    before = side(classes=shares(0.9, 0.9, 0.8))
+    assert judged(goal, before, side(classes=after)) == (item,)
+    assert impossible(goal, before) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "reason"),
+    [
+        (
+            side(-3.0, name="negative_mse"),
+            "The goal bounds single classes, and 'negative_mse' tells no classes apart. Give the task "
+            "lissom.metrics.accuracy, as its metric or in Task(metrics=...), or a Metric with by_class=...",
+        ),
+        (
+            side(None),
+            "The goal says single classes are bounded, but no metric was measured. Give the task a metric and test "
+            "data, or leave the drop out of the goal.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("goal", [Goal(class_floor=0.5), Goal(class_drop=0.5)])
+def test_single_classes_of_what_has_none(goal, before, reason):
+    assert impossible(goal, before) == reason
+    with pytest.raises(GoalError) as error:
+        judged(goal, before, before)
+    assert str(error.value) == reason
 
 
 @pytest.mark.parametrize(

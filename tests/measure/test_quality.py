@@ -83,6 +83,46 @@ def test_several_metrics_in_one_pass():
     assert swapped.by_name == {"accuracy": found.metric.value}
 
 
+@given(st.integers(min_value=1, max_value=23))
+def test_classes_are_told_apart_by_the_first_metric_that_does(size):
+    inputs, targets = data()
+    metrics = (Metric("f1", whole=f1_of), accuracy)
+    found = assess(identity, batches_of(inputs, targets, size), metrics, split="test").classes
+    peer = pytest.importorskip("sklearn.metrics")
+    table = peer.confusion_matrix(targets, inputs.argmax(1), labels=range(4))
+    assert (found.metric, found.labels) == ("accuracy", (0, 1, 2, 3))
+    assert found.examples == tuple(table.sum(1))
+    assert found.shares == pytest.approx(table.diagonal() / table.sum(1))
+    label = int((table.diagonal() / table.sum(1)).argmin())
+    assert found.worst == (label, pytest.approx(min(found.shares)), table.sum(1)[label])
+    assert assess(identity, batches_of(inputs, targets, size), metrics[:1], split="test").classes is None
+
+
+def test_a_class_that_occurs_nowhere_has_no_share():
+    found = assess(identity, [Batch((torch.eye(5)[:3],), {}, torch.tensor([0, 4, 2]))], (accuracy,), split="test")
+    assert (found.classes.labels, found.classes.shares, found.classes.examples) == (
+        (0, 2, 4),
+        (1.0, 1.0, 0.0),
+        (1, 1, 1),
+    )
+
+
+@pytest.mark.parametrize(
+    "by_class",
+    [
+        lambda outputs, targets: targets,
+        lambda outputs, targets: (targets, torch.ones(3)),
+        lambda outputs, targets: (targets.float(), torch.ones(len(targets))),
+        lambda outputs, targets: (targets, torch.full((len(targets),), 1.5)),
+        lambda outputs, targets: (targets, torch.full((len(targets),), float("nan"))),
+    ],
+)
+def test_classes_that_are_none_are_refused(by_class):
+    metric = Metric("mine", whole=f1_of, by_class=by_class)
+    with pytest.raises(DataError, match="The metric 'mine' must return classes and scores from by_class"):
+        assess(identity, batches_of(*data(), 8), (metric,), split="test")
+
+
 def test_what_is_wrong_with_a_further_metric_names_it():
     nan = Metric("broken", whole=lambda *_: float("nan"))
     with pytest.raises(DataError, match="The metric 'broken' returned nan"):

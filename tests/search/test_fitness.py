@@ -22,6 +22,37 @@ def one(metric: float, f1: float, size: int = 1_000_000, ratio: float = 1.0):
     )
 
 
+CLASSED = ORIGINAL.model_copy(update={"classes": {0: 0.9, 1: 0.8, 2: 0.95}})
+
+
+def classed(*shares: float, **changed):
+    return CLASSED.model_copy(update={"classes": dict(enumerate(shares)), **changed})
+
+
+def test_bounds_on_single_classes_are_wishes_of_quality():
+    goal = Goal(class_floor=0.7, class_drop=0.1, size_ratio=2)
+    _, floor, drop_of_class, _ = wishes(goal, CLASSED)
+    assert (floor.text, drop_of_class.text) == ("worst class >= 0.7", "drop of every class <= 0.1")
+    kept, lost = classed(0.85, 0.72, 0.9), classed(0.85, 0.8, 0.6)
+    assert missed(goal, CLASSED, kept, costs_only=False) == pytest.approx(missed(goal, CLASSED, kept, costs_only=True))
+    assert floor.reached(CLASSED, lost) == "0.6000 in class 2"
+    assert drop_of_class.reached(CLASSED, lost) == "0.3500 in class 2"
+    assert floor.miss(CLASSED, lost) == pytest.approx((0.8 - 0.6 - 0.1) / 0.1)
+    assert drop_of_class.miss(CLASSED, lost) == pytest.approx(0.25 / 0.1)
+    assert bounds(goal, CLASSED) == {"drop": 0.01, "size": 0.5}
+    wider = loosened(goal, CLASSED, 0.15)
+    assert (wider.class_floor, wider.class_drop) == (pytest.approx(0.55), pytest.approx(0.25))
+
+
+def test_a_floor_above_the_original_is_kept_by_what_got_better_alone():
+    goal = Goal(class_floor=0.9)
+    (_, floor) = wishes(goal, CLASSED)
+    assert floor.miss(CLASSED, CLASSED) > 0
+    assert floor.miss(CLASSED, classed(0.9, 0.9, 0.9)) == 0
+    assert loss(goal, CLASSED, CLASSED) > 0.01
+    assert loss(goal, CLASSED, classed(0.9, 0.9, 0.9, metric=0.93)) <= 0.01 + 1e-9
+
+
 def trial(number: int, measurement) -> Trial:
     return Trial(
         number=number,

@@ -53,6 +53,8 @@ DataFree = Annotated[
         "noise, with fields of Synthesis and examples, as in inversion,low=0,high=1.",
     ),
 ]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime (default: all cores).")]
+BatchSize = Annotated[int | None, typer.Option("--batch", min=1, help="Batch that latency is measured at.")]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", "-r", help="YAML or JSON recipe.")]
 
 

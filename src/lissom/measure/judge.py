@@ -23,6 +23,7 @@ def judge(goal: Goal, before: Side, after: Side, ratios: Ratios) -> tuple[GoalIt
     """
     return (
         *_quality(goal, before, after),
+        *_classes(goal, before, after),
         *_ratios(goal, ratios),
         *_maxima(goal, after),
     )
@@ -54,6 +55,8 @@ def _quality_reasons(goal: Goal, before: Side) -> Iterator[str]:
                 f"A drop of {goal.metric_drop:g} in {before.metric.name} is "
                 f"{100 * goal.metric_drop:g} points, which any model meets. One point is 0.01."
             )
+    if goal.by_class and before.classes is None:
+        yield _no_classes(before)
     known = {m.name for m in (*((before.metric,) if before.metric else ()), *before.metrics)}
     for name in goal.bounded:
         if name not in known:
@@ -100,9 +103,49 @@ def _drop(
     if limit_share is not None:
         whole = abs(before.value)
         share = drop / whole if whole else math.inf if drop > 0 else 0.0
-        wish, figure = _distinct(100 * limit_share, 100 * share, lambda value, digits: f"{value:.{digits}f} %")
+        wish, figure = _distinct(100 * limit_share, 100 * share, _percent)
         met = drop <= limit_share * whole + slack
         yield GoalItem(wish=f"{name} drop <= {wish} of the original's", figure=figure, met=met)
+
+
+def _classes(goal: Goal, before: Side, after: Side) -> Iterator[GoalItem]:
+    if not goal.by_class:
+        return
+    if before.classes is None or after.classes is None:
+        raise GoalError(_no_classes(before))
+    if goal.class_floor is not None:
+        worst = after.classes.worst
+        wish, figure = _distinct(100 * goal.class_floor, 100 * worst.share, _percent)
+        held = before.classes.by_label.get(worst.label)
+        was = "" if held is None else f", was {100 * held:.2f} %"
+        yield GoalItem(
+            wish=f"{after.classes.metric} of every class >= {wish}",
+            figure=f"{figure} in class {worst.label} ({worst.examples} examples{was})",
+            met=worst.share >= goal.class_floor - 1e-9,
+        )
+    if goal.class_drop is not None:
+        then, now = after.classes.most_lost(before.classes)
+        drop = then.share - now.share
+        wish, figure = _distinct(100 * goal.class_drop, 100 * drop, lambda value, digits: f"{value:.{digits}f} pt")
+        yield GoalItem(
+            wish=f"{after.classes.metric} drop of every class <= {wish}",
+            figure=f"{figure} in class {now.label} ({now.examples} examples)",
+            met=drop <= goal.class_drop + 1e-9,
+        )
+
+
+def _percent(value: float, digits: int) -> str:
+    return f"{value:.{digits}f} %"
+
+
+def _no_classes(side: Side) -> str:
+    if side.metric is None:
+        return _unmeasured("single classes are bounded")
+    names = " and ".join(repr(one.name) for one in (side.metric, *side.metrics))
+    return (
+        f"The goal bounds single classes, and {names} {'tells' if not side.metrics else 'tell'} no classes apart. Give "
+        "the task lissom.metrics.accuracy, as its metric or in Task(metrics=...), or a Metric with by_class=..."
+    )
 
 
 def _named(side: Side, name: str) -> MetricValue:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lissom.errors import DataError, VerificationError
-from lissom.measure.metric_records import MetricValue, Quality
+from lissom.measure.metric_records import ClassShares, MetricValue, Quality
 from lissom.measure.records import Parity
 from lissom.metrics import Metric
 from lissom.task import Batch
@@ -62,9 +62,13 @@ def assess(
 ) -> Quality:
     """Several metrics, the task's own first, in one pass: every batch is predicted once.
 
+    Classes are told apart by the first metric that does.
+
     Raises:
-        DataError: as `evaluate`, for the first metric that is concerned.
+        DataError: as `evaluate`, for the first metric that is concerned; classes that are none.
     """
+    apart = next((one for one in metrics if one.by_class is not None), None)
+    seen: list[tuple[Tensor, Tensor]] = []
     scored: dict[str, list[Tensor]] = {one.name: [] for one in metrics if one.per_example is not None}
     outputs: list[_Part] = []
     targets: list[_Part] = []
@@ -76,6 +80,8 @@ def assess(
                 if one.per_example is not None:
                     result = one.per_example(predicted, batch.target)
                     scored[one.name].append(_checked_scores(one, result, batch.size))
+            if apart is not None and apart.by_class is not None:
+                seen.append(_checked_classes(apart, apart.by_class(predicted, batch.target)))
         if len(scored) < len(metrics):
             outputs.append(_Part(pytree.tree_map(_kept, predicted), batch.size))
             targets.append(_Part(pytree.tree_map(_kept, batch.target), batch.size))
@@ -93,7 +99,46 @@ def assess(
             return _number(one, one.whole(*joined))
 
     own, *further = (MetricValue(name=one.name, value=value(one), samples=done, split=split) for one in metrics)
-    return Quality(metric=own, further=tuple(further))
+    classes = _class_shares(apart, seen, split) if apart is not None else None
+    return Quality(metric=own, further=tuple(further), classes=classes)
+
+
+def _checked_classes(metric: Metric, found: object) -> tuple[Tensor, Tensor]:
+    """Classes and scores of a batch, flat, on the CPU, copied."""
+    pair = cast(tuple[object, ...], found) if isinstance(found, tuple) else ()
+    labels, scores = pair if len(pair) == 2 else (None, None)
+    if (
+        not isinstance(labels, Tensor)
+        or not isinstance(scores, Tensor)
+        or labels.shape != scores.shape
+        or labels.is_floating_point()
+        or not bool(((scores >= 0) & (scores <= 1)).all())
+    ):
+        raise DataError(
+            f"The metric {metric.name!r} must return classes and scores from by_class, two tensors of one shape, "
+            f"integers and numbers in [0, 1], got {_shown(labels)} and {_shown(scores)}."
+        )
+    return (
+        labels.detach().to("cpu", torch.int64, copy=True).flatten(),
+        scores.detach().to("cpu", torch.float64, copy=True).flatten(),
+    )
+
+
+def _class_shares(
+    metric: Metric, seen: Sequence[tuple[Tensor, Tensor]], split: Literal["test", "validation"]
+) -> ClassShares | None:
+    labels, scores = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    if not len(labels):
+        return None
+    known, place, examples = labels.unique(return_inverse=True, return_counts=True)
+    shares = torch.zeros(len(known), dtype=torch.float64).index_add_(0, place, scores) / examples
+    return ClassShares(
+        metric=metric.name,
+        split=split,
+        labels=tuple(known.tolist()),
+        examples=tuple(examples.tolist()),
+        shares=tuple(shares.tolist()),
+    )
 
 
 def scores(

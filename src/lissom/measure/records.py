@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from lissom.measure.metric_records import MetricValue
+from lissom.measure.metric_records import ClassShares, MetricValue
 from lissom.measure.search_records import ArchitectureRecord, SearchRecord
 from lissom.measure.synthesis import SynthesisRecord
 from lissom.settings import Setting
@@ -47,6 +47,8 @@ class Side(Setting):
     """Trainable parameters that are not exactly zero, before rounding; None where an older version did not count."""
     metrics: tuple[MetricValue, ...] = ()
     """The task's further metrics, in its order, of the same pass over the data as `metric`."""
+    classes: ClassShares | None = None
+    """Of the same pass, by the first of the metrics that tells classes apart; None where none does."""
 
 
 class Ratios(Setting):

@@ -22,6 +22,8 @@ class SearchTrial(Setting):
     """On the first validation examples."""
     metrics: dict[str, float] = pydantic.Field(default_factory=dict[str, float])
     """The task's further metrics, by name."""
+    worst_class: float | None = None
+    """Least share that is right of any class, where the goal bounds single classes."""
     latency_ms: float | None
     latency_ratio: float | None
     """Median over paired rounds, with its interval."""

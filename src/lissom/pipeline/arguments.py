@@ -11,7 +11,8 @@ from lissom.errors import DataError, GoalError, UsageError
 from lissom.goal import Goal
 from lissom.graph.graph import Graph
 from lissom.measure.judge import impossible
-from lissom.measure.records import Latency, MetricValue, Side
+from lissom.measure.metric_records import ClassShares, MetricValue
+from lissom.measure.records import Latency, Side
 from lissom.metrics import metrics_of
 from lissom.recipe import Recipe
 from lissom.task import SPLITS, Task
@@ -82,14 +83,16 @@ def refuse_impossible(goal: Goal, graph: Graph, task: Task, *, size_bytes: int |
     """
     measured = task.metric is not None and (task.has("test") or task.has("validation"))
     # A value outside [0, 1]: whether the metric is a share of examples is not known yet.
-    metrics = [
-        MetricValue(name=one.name, value=2.0, samples=1, split="test") for one in (metrics_of(task) if measured else ())
-    ]
+    named = metrics_of(task) if measured else ()
+    metrics = [MetricValue(name=one.name, value=2.0, samples=1, split="test") for one in named]
+    apart = next((one.name for one in named if one.by_class is not None), None)
+    classes = ClassShares(metric=apart, split="test", labels=(0,), examples=(1,), shares=(1.0,)) if apart else None
     reason = impossible(
         goal,
         Side(
             metric=metrics[0] if metrics else None,
             metrics=tuple(metrics[1:]),
+            classes=classes,
             latency_ms=Latency(median=0.0, low=0.0, high=0.0, p95=0.0, samples=()),
             batch_size=1,
             size_bytes=size_bytes or 2 * graph.bytes + FORMAT_BYTES,

@@ -164,6 +164,11 @@ def _quality_misses(goal: Goal, original: Quality, one: Quality) -> Iterator[flo
     for name in goal.bounded:
         before, after = original.by_name[name], one.by_name[name]
         yield max(0.0, before - after - (goal.allowed_drop(before, name) or 0.0)) * 1e3
+    if one.classes and goal.class_floor is not None:
+        yield max(0.0, goal.class_floor - one.classes.worst.share) * 1e3
+    if one.classes and original.classes and goal.class_drop is not None:
+        then, now = one.classes.most_lost(original.classes)
+        yield max(0.0, then.share - now.share - goal.class_drop) * 1e3
 
 
 def _value(quality: Quality | None) -> float | None:

@@ -17,6 +17,7 @@ from lissom.inputs import save_example
 from lissom.measure.artifacts import peak_memory
 from lissom.measure.environment import environment, machine, unlike
 from lissom.measure.latency import bootstrap_median, interleave, paired_ratio, summarise
+from lissom.measure.metric_records import Quality
 from lissom.pipeline.candidates import caller, exported
 from lissom.pipeline.quiet import Quiet, Shared
 from lissom.pipeline.timing import Stopwatch
@@ -40,7 +41,7 @@ def prefix_of(recipe: Recipe) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
-    """Travels to other processes, with the model and its task. `memory` says whether peak memory is measured."""
+    """Travels to other processes, with the model and its task. `memory` and `classes` say whether these are kept."""
 
     model: nn.Module
     task: Task
@@ -53,6 +54,7 @@ class Evaluator:
     memory: bool
     machine: str
     """That the search runs on."""
+    classes: bool = False
 
     def original(self) -> Measurement:
         """The model as it is, exported; what candidates are timed against."""
@@ -69,6 +71,7 @@ class Evaluator:
         return Measurement(
             metric=found.metric.value,
             metrics=found.by_name,
+            classes=self._classes(found),
             examples=found.metric.samples,
             latency_ms=timed.median,
             latency_p95_ms=timed.p95,
@@ -110,6 +113,7 @@ class Evaluator:
             return Measurement(
                 metric=quality.metric.value,
                 metrics=quality.by_name,
+                classes=self._classes(quality),
                 examples=quality.metric.samples,
                 latency_ms=bootstrap_median(samples["after"]).median,
                 batch_size=self.batch_size,
@@ -169,6 +173,9 @@ class Evaluator:
     def _call(self, artifact: Artifact, place: Path) -> Callable[[], object]:
         runner = runtime_of(self.target).load(artifact, place, self.threads)
         return caller(runner, artifact, repeated(self.task.example, self.batch_size))
+
+    def _classes(self, found: Quality) -> dict[int, float]:
+        return found.classes.by_label if self.classes and found.classes else {}
 
     def _peak(self, artifact: Artifact, place: Path) -> int | None:
         if not self.memory:

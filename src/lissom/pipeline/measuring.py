@@ -132,6 +132,7 @@ def measure(  # noqa: PLR0913  keywords of one call site
         Side(
             metric=quality.metric if quality else None,
             metrics=quality.further if quality else (),
+            classes=quality.classes if quality else None,
             latency_ms=summarise(taken),
             batch_size=batch_size,
             size_bytes=artifact.size_bytes,

@@ -143,7 +143,8 @@ def searched(  # noqa: PLR0913  keywords of one call site
         "target": target.name,
         "metric": ", ".join(one.name for one in metrics_of(task)),
         "settings": f"batch {place.batch_size}, threads {place.threads}, seed {place.seed}"
-        + (", peak memory" if memory else ""),
+        + (", peak memory" if memory else "")
+        + (", classes" if goal.by_class else ""),
         "version": __version__,
     }
     here = machine(environment(place.threads))
@@ -152,7 +153,7 @@ def searched(  # noqa: PLR0913  keywords of one call site
         workers, single = _workers(held, wanted, place.threads)
         evaluator = Evaluator(
             model, task, target, folder.stages, Quiet(Path(tempfile.gettempdir()) / f"lissom-quiet-{study.key}"),
-            place.threads, place.batch_size, place.seed, memory, here,
+            place.threads, place.batch_size, place.seed, memory, here, goal.by_class,
         )  # fmt: skip
         before = time.monotonic()
         original = folder.stage("search-original", Measurement, evaluator.original)
@@ -280,6 +281,7 @@ def _trial(trial: Trial, found: Found, space: Space, began: float) -> SearchTria
         point=trial.point.model_dump(),
         metric=one.metric if one else None,
         metrics=one.metrics if one else {},
+        worst_class=min(one.classes.values(), default=None) if one else None,
         latency_ms=one.latency_ms if one else None,
         latency_ratio=one.latency_ratio if one else None,
         latency_low=one.latency_low if one else None,

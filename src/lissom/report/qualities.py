@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lissom.measure.metric_records import MetricValue
+from lissom.measure.metric_records import ClassShare, ClassShares, MetricValue
 from lissom.measure.records import Side
-from lissom.report.units import change_text, metric_text
+from lissom.report.units import change_text, change_text_of, metric_text
 
 Row = tuple[str, str, str, str]
 """What, before, after, change."""
@@ -19,6 +19,27 @@ def quality_rows(before: Side, after: Side) -> Iterator[Row]:
     for one in before.metrics:
         if one.name in held:
             yield _row(one, held[one.name])
+    if before.classes and after.classes:
+        yield from _class_rows(before.classes, after.classes)
+
+
+def _class_rows(before: ClassShares, after: ClassShares) -> Iterator[Row]:
+    name = after.metric
+    yield (
+        f"Worst class, {name} ({after.split} split)",
+        _class_text(before.worst),
+        _class_text(after.worst),
+        change_text_of("accuracy", before.worst.share, after.worst.share),
+    )
+    then, now = after.most_lost(before)
+    if now.share < then.share:
+        change = change_text_of("accuracy", then.share, now.share)
+        yield (f"Class that lost most, {name} ({after.split} split)", _class_text(then), _class_text(now), change)
+
+
+def _class_text(one: ClassShare) -> str:
+    """'class 3: 80.00% of 100'."""
+    return f"class {one.label}: {one.share:.2%} of {one.examples:,}"
 
 
 def metric_name(metric: MetricValue | None) -> str:

@@ -174,6 +174,7 @@ def trials(search: SearchRecord, *, only_front: bool = False) -> Table:
     """Every candidate, or the front and the choice; `flagged` are those that could not be made."""
     shown = [t for t in search.trials if not only_front or t.on_front or t.chosen]
     further = tuple(dict.fromkeys(name for t in search.trials for name in t.metrics))
+    further += ("Worst class",) if any(t.worst_class is not None for t in search.trials) else ()
     columns = ("Candidate", "Recipe", "By", "Metric", *further, "Faster", "Size", "Seconds", "")
     numbers = {"Candidate", "Metric", *further, "Faster", "Size", "Seconds"}
     return Table(
@@ -191,7 +192,8 @@ def _row(trial: SearchTrial, further: Sequence[str]) -> tuple[str, ...]:
         return (*start, "", *("" for _ in further), "", "", f"{trial.seconds:.1f}", note)
     low, high = trial.latency_low or trial.latency_ratio, trial.latency_high or trial.latency_ratio
     faster = ratio_interval_text(trial.latency_ratio, low, high)
-    metrics = (f"{value:.4f}" for value in (trial.metric, *(trial.metrics[name] for name in further)))
+    shown = {**trial.metrics, "Worst class": trial.worst_class or 0.0}
+    metrics = (f"{value:.4f}" for value in (trial.metric, *(shown[name] for name in further)))
     return (*start, *metrics, faster, bytes_text(trial.size_bytes), f"{trial.seconds:.1f}", note)
 
 

@@ -13,7 +13,7 @@ is more, in the same terms,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from lissom.errors import GoalError, nearest
@@ -45,7 +45,8 @@ COSTS: dict[str, Figure] = {
 
 
 class Wish(NamedTuple):
-    """`cost` names a figure of `COSTS`, or is "drop", of the task's metric or the one named; `bound` is its most."""
+    """`cost` names a figure of `COSTS`, or is "drop", of the task's metric or the one named, "class drop" (of the class
+    that lost most) or "class floor" (drop of the worst class); `bound` is its most."""
 
     cost: str
     bound: float
@@ -58,6 +59,10 @@ class Wish(NamedTuple):
         return self.cost not in COSTS
 
     def figure(self, original: Measurement, one: Measurement) -> float:
+        if self.cost == "class floor":
+            return _worst(original) - _worst(one)
+        if self.cost == "class drop":
+            return max((share - one.classes[label] for label, share in original.classes.items()), default=0.0)
         return drop(original, one, self.of) if self.quality else COSTS[self.cost](original, one)
 
     def miss(self, original: Measurement, one: Measurement) -> float:
@@ -69,41 +74,60 @@ class Wish(NamedTuple):
     def reached(self, original: Measurement, one: Measurement) -> str:
         """The figure in the wish's own terms."""
         figure = self.figure(original, one)
+        if self.cost == "class floor":
+            return f"{_worst(one):.4f} in class {min(one.classes, key=lambda label: one.classes[label])}"
+        if self.cost == "class drop":
+            most = max(original.classes, key=lambda label: original.classes[label] - one.classes[label])
+            return f"{figure:.4f} in class {most}"
         return f"{figure:.4f}" if self.quality else f"{1.0 / figure:.2f}x" if figure > 0 else "0"
 
 
+def _worst(one: Measurement) -> float:
+    return min(one.classes.values(), default=0.0)
+
+
 def wishes(goal: Goal, original: Measurement) -> tuple[Wish, ...]:
-    """The drop first, always, then other bounds on quality.
+    """The drop first, always, then other bounds on quality, then costs.
 
     Raises:
         GoalError: the goal bounds a metric that was not measured.
     """
+    return (*_of_quality(goal, original), *_of_costs(goal, original))
+
+
+def _of_quality(goal: Goal, original: Measurement) -> Iterator[Wish]:
     allowed = allowed_drop(goal, original)
-    found = [Wish("drop", allowed, f"metric drop <= {allowed:g}")]
+    yield Wish("drop", allowed, f"metric drop <= {allowed:g}")
     for name in goal.bounded:
         if name not in original.metrics:
             raise GoalError(f"The goal bounds the drop of {name!r}. {nearest(name, original.metrics)}")
         bound = goal.allowed_drop(original.metrics[name], name) or 0.0
-        found.append(Wish("drop", bound, f"{name} drop <= {bound:g}", name))
+        yield Wish("drop", bound, f"{name} drop <= {bound:g}", name)
+    if goal.class_floor is not None:
+        yield Wish("class floor", _worst(original) - goal.class_floor, f"worst class >= {goal.class_floor:g}")
+    if goal.class_drop is not None:
+        yield Wish("class drop", goal.class_drop, f"drop of every class <= {goal.class_drop:g}")
+
+
+def _of_costs(goal: Goal, original: Measurement) -> Iterator[Wish]:
     ratios = (("latency", goal.latency_ratio), ("size", goal.size_ratio), ("MACs", goal.macs_ratio))
     for cost, ratio in (*ratios, ("parameters", goal.parameters_ratio)):
         if ratio is not None:
-            found.append(Wish(cost, 1.0 / ratio, f"{cost} ratio >= {ratio:g}x"))
+            yield Wish(cost, 1.0 / ratio, f"{cost} ratio >= {ratio:g}x")
     if goal.latency_ms is not None:
-        found.append(Wish("latency", goal.latency_ms / original.latency_ms, f"latency <= {goal.latency_ms:g} ms"))
+        yield Wish("latency", goal.latency_ms / original.latency_ms, f"latency <= {goal.latency_ms:g} ms")
     if goal.latency_p95_ms is not None:
         # Candidates are timed too shortly for a percentile of their own: it is taken to lie as far above the median.
         tail = original.latency_p95_ms or original.latency_ms
-        found.append(Wish("latency", goal.latency_p95_ms / tail, f"95th percentile <= {goal.latency_p95_ms:g} ms"))
+        yield Wish("latency", goal.latency_p95_ms / tail, f"95th percentile <= {goal.latency_p95_ms:g} ms")
     if goal.throughput is not None:
         most = 1e3 * original.batch_size / goal.throughput
-        found.append(Wish("latency", most / original.latency_ms, f"throughput >= {goal.throughput:g}/s"))
+        yield Wish("latency", most / original.latency_ms, f"throughput >= {goal.throughput:g}/s")
     if goal.size_bytes is not None:
-        found.append(Wish("size", goal.size_bytes / original.size_bytes, f"size <= {goal.size_bytes} B"))
+        yield Wish("size", goal.size_bytes / original.size_bytes, f"size <= {goal.size_bytes} B")
     if goal.peak_memory_bytes is not None and original.peak_memory_bytes:
         bound = goal.peak_memory_bytes / original.peak_memory_bytes
-        found.append(Wish("memory", bound, f"peak memory <= {goal.peak_memory_bytes} B"))
-    return tuple(found)
+        yield Wish("memory", bound, f"peak memory <= {goal.peak_memory_bytes} B")
 
 
 def allowed_drop(goal: Goal, original: Measurement) -> float:
@@ -115,8 +139,12 @@ def allowed_drop(goal: Goal, original: Measurement) -> float:
 def loss(goal: Goal, original: Measurement, one: Measurement) -> float:
     """The drop of the task's own metric, or of another bound on quality in its terms, whichever is more."""
     own, *others = (wish for wish in wishes(goal, original) if wish.quality)
-    felt = (own.bound * w.figure(original, one) / max(w.bound, SLACK) for w in others)
-    return max(own.figure(original, one), *felt) if others else own.figure(original, one)
+    return max([own.figure(original, one), *(_felt(w, w.figure(original, one), own.bound) for w in others)])
+
+
+def _felt(wish: Wish, figure: float, allowed: float) -> float:
+    """A bound that the original breaks already (a floor) cannot be used up: what is beyond it counts as it is."""
+    return allowed * figure / wish.bound if wish.bound > SLACK else allowed + figure - wish.bound
 
 
 def loosened(goal: Goal, original: Measurement, share: float) -> Goal:
@@ -131,6 +159,8 @@ def loosened(goal: Goal, original: Measurement, share: float) -> Goal:
             "metric_drop_share": None,
             "metric_drops": by_name or None,
             "metric_drop_shares": None,
+            "class_drop": None if goal.class_drop is None else goal.class_drop + share,
+            "class_floor": None if goal.class_floor is None else max(goal.class_floor - share, 0.0),
         }
     )
 

@@ -31,6 +31,8 @@ class Measurement(Setting):
     parameters: int
     metrics: dict[str, float] = pydantic.Field(default_factory=dict[str, float])
     """The task's further metrics by name, on the same examples."""
+    classes: dict[int, float] = pydantic.Field(default_factory=dict[int, float])
+    """Share that is right of each class, on the same examples, where the goal bounds single classes."""
     latency_p95_ms: float | None = None
     """Of the original alone."""
     batch_size: int = 1
