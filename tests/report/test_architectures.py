@@ -58,7 +58,11 @@ def test_the_drawing_has_widths_kernels_and_what_is_left_out() -> None:
 def test_bits_stand_beside_the_bars_and_in_the_table() -> None:
     record = architecture()
     own = [one.model_copy(update={"bits": bits}) for one, bits in zip(record.layers[1:3], (32, 4), strict=True)]
-    assert named(architectures.drawing(own))["whole network"]["text"] == ["64 → 32, float", "64 → 32, 7² → 3², int4"]
+    assert named(architectures.drawing(own))["whole network"]["text"] == [
+        "64 → 32<br>float",
+        "64 → 32<br>7² → 3², int4",
+    ]
+    assert architectures.height(own) > architectures.height(record.layers[1:3])
     rows = architectures.layers(record.model_copy(update={"layers": tuple(own)})).rows
     assert [row[-1] for row in rows] == ["float", "int4"]
 

@@ -17,6 +17,7 @@ from lissom.graph.trace import trace
 from lissom.measure.quality import evaluate
 from lissom.metrics import accuracy
 from lissom.pipeline.recording import done_text, step_records
+from lissom.pipeline.reload import replay
 from lissom.pipeline.transforming import Step, dry_run, transform
 from lissom.target import load_target
 from lissom.training.settings import Training
@@ -122,6 +123,14 @@ def test_quantize_carries_out_what_was_chosen() -> None:
     assert {one.layer: one.bits for one in record.architecture.layers if one.bits is not None} == wanted
     again = settings().read_plan(first.plan.model_dump(mode="json"))
     assert again == first.plan
+
+
+def test_the_run_is_replayed_from_its_plans() -> None:
+    plans, final = [step.plan for step in steps()], steps()[-1].model
+    made = replay(net("residual"), task(8).example, lissom.Recipe([settings(), lissom.Quantize()]), plans)
+    made.load_state_dict(final.state_dict())
+    x = images(4, 7)
+    assert torch.equal(made(x), final(x))
 
 
 def test_a_dry_run_hands_bits_on_and_rules_of_the_recipe_win() -> None:

@@ -26,7 +26,7 @@ from lissom.report.plotting import (
 from lissom.report.tables import Column, Table
 from lissom.report.units import count_text, metric_value_text, percent_factor, plural, significant
 
-HEIGHT, ROW = 440, 28
+HEIGHT, ROW, TWO_LINES = 440, 28, 40
 FLOAT = 32
 """Bits of a weight that is not rounded."""
 MANY = 40
@@ -184,7 +184,11 @@ def _note(one: SubnetTrial) -> str:
 
 
 def height(layers: Sequence[ShapeRecord]) -> int:
-    return 130 + ROW * len(layers)
+    return 130 + (TWO_LINES if _rounded(layers) else ROW) * len(layers)
+
+
+def _rounded(layers: Sequence[ShapeRecord]) -> bool:
+    return any(one.bits is not None for one in layers)
 
 
 def drawing(layers: Sequence[ShapeRecord]) -> go.Figure:
@@ -256,11 +260,11 @@ def _arrow(before: object, after: object) -> str:
 
 
 def _label(one: ShapeRecord) -> str:
-    """`64 → 32, 5² → 3², int8`; kernels of one place are not worth a word."""
-    parts = [_arrow(one.before, one.after)]
-    if one.kernel_before is not None and one.kernel_before > 1:
-        parts.append(_arrow(f"{one.kernel_before}²", f"{one.kernel_after}²"))
-    return ", ".join((*parts, *_bits(one)))
+    """`64 → 32, 5² → 3²`, with bits on a second line: a phone is narrow. Kernels of one place are not worth a word."""
+    kernel = one.kernel_before is not None and one.kernel_before > 1
+    sides = [_arrow(f"{one.kernel_before}²", f"{one.kernel_after}²")] if kernel else []
+    channels, bits = _arrow(one.before, one.after), _bits(one)
+    return f"{channels}<br>{', '.join((*sides, *bits))}" if bits else ", ".join((channels, *sides))
 
 
 def _bits(one: ShapeRecord) -> list[str]:

@@ -224,7 +224,7 @@ def _architectures(run: RunRecord) -> tuple[tuple[str, str, Figure, Figure], ...
             Figure(
                 title="The chosen subnet beside the whole network",
                 caption="Grey: channels of the whole network; blue: those that stay. Beside the bars: channels, side "
-                "of the kernel.",
+                "of the kernel, and bits of the weights where they were chosen.",
                 description=architectures.description(record),
                 json=json_of(architectures.drawing(record.layers)),
                 height=architectures.height(record.layers),
