@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lissom.errors import GoalError
-from lissom.goal import Goal
+from lissom.goal import WISHES, Goal
 from lissom.grammar import parse_bytes, parse_drop, parse_latency, parse_ratio, parse_size
 
 
@@ -136,6 +136,86 @@ def test_wrong_drops_of_several_metrics(drops, message):
     with pytest.raises(GoalError) as error:
         Goal.from_options(drop=drops)
     assert str(error.value) == message
+
+
+def test_soft_wishes_have_one_grammar_in_python_in_files_and_on_the_command_line(tmp_path):
+    told = Goal.from_options(drop=["1%", "f1=2%rel"], latency="2x", class_floor="80%", soft=["latency", "drop.f1"])
+    made = Goal(
+        metric_drop=0.01, metric_drop_shares={"f1": 0.02}, latency_ratio=2, class_floor=0.8, soft=("latency", "drop.f1")
+    )
+    assert told == made
+    text = "drop: [1%, f1=2%rel]\nlatency: 2x\nclass-floor: 80%\nsoft: [latency, drop.f1]\n"
+    (tmp_path / "goal.yaml").write_text(text)
+    assert Goal.read(tmp_path / "goal.yaml") == made
+    assert Goal.from_data({"metric_drop": 0.01, "drop": "f1=2%rel", "latency": 2, "class_floor": 0.8, "soft": (
+        "latency", "drop.f1")}) == made  # fmt: skip
+    assert made.is_soft("latency")
+    assert not made.is_soft("drop")
+    assert made.part(soft=False) == Goal(metric_drop=0.01, class_floor=0.8)
+    assert made.part(soft=True) == Goal(metric_drop_shares={"f1": 0.02}, latency_ratio=2)
+    assert Goal(class_floor=0.8, soft=["class_floor"]).soft == ("class-floor",)
+    assert Goal(latency_p95_ms=5, soft="latency-p95").soft == ("latency-p95",)
+    assert Goal(metric_drops={"a": 0.1}, soft=("drop.a",)).of_metric("a") == Goal(metric_drop=0.1, soft=("drop",))
+    assert Goal.model_validate_json(made.model_dump_json()) == made
+
+
+OPTIONS = {
+    "drop": "1%", "class-floor": "80%", "class-drop": "3%", "latency": "2x", "latency-p95": "5ms", "throughput": "9/s",
+    "size": "300KB", "macs": "2x", "parameters": "2x", "memory": "200MB",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wish", list(WISHES))
+def test_every_wish_can_be_soft_and_parts_make_the_whole(wish):
+    whole = Goal.from_data({**OPTIONS, "soft": wish})
+    hard, soft = whole.part(soft=False), whole.part(soft=True)
+    assert soft == Goal.from_data({wish: OPTIONS[wish]})
+    both = {**hard.model_dump(exclude_defaults=True), **soft.model_dump(exclude_defaults=True), "soft": (wish,)}
+    assert Goal(**both) == whole
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            {"latency": "2x", "soft": "speed"},
+            "soft names 'speed', which is no wish. Known: class-drop, class-floor, drop, latency, latency-p95, macs, "
+            "memory, parameters, size, throughput.",
+        ),
+        ({"latency": "2x", "soft": "size"}, "soft names 'size', and the goal holds no such wish. Held: latency."),
+        (
+            {"drop": "f1=1%", "soft": "drop.f2"},
+            "soft names 'drop.f2', and the goal holds no such wish. Held: drop.f1.",
+        ),
+        (
+            {"latency": "2x", "latency_ratio": 2},
+            "the goal says 'latency_ratio' twice, as a field and as a wish. Leave one of them out.",
+        ),
+        ({"latency-p95": "2ms", "latency_p95": "3ms"}, "the goal says 'latency_p95' twice. Leave one of them out."),
+        (
+            {"speed": 2},
+            "the goal: unknown wish 'speed'. Known: class-drop, class-floor, drop, latency, latency-p95, macs, memory, "
+            "parameters, size, soft, throughput.",
+        ),
+        (
+            {"latency": ["2x"]},
+            "the goal: latency: ['2x'] is not understood. Write it as on the command line, as a text.",
+        ),
+        (["latency"], "the goal must hold wishes by name, such as `latency: 4x`, got ['latency']."),
+    ],
+)
+def test_wrong_data_of_a_goal(data, message):
+    with pytest.raises(GoalError) as error:
+        Goal.from_data(data)
+    assert str(error.value) == message
+
+
+def test_a_goal_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(GoalError, match=r"The goal .*none\.yaml cannot be read: .*Give a file of YAML or JSON"):
+        Goal.read(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("- latency")
+    with pytest.raises(GoalError, match=r"list\.yaml must hold wishes by name"):
+        Goal.read(tmp_path / "list.yaml")
 
 
 def test_no_wish():

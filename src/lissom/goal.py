@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self, cast
 
 import pydantic
 
-from lissom.errors import GoalError, nearest
+from lissom.errors import GoalError, nearest, shown
 from lissom.grammar import (
     GROWTH,
     is_share,
@@ -27,6 +28,7 @@ from lissom.grammar import (
     parse_size,
     parse_time,
 )
+from lissom.reading import text_of, yaml_of
 from lissom.settings import Setting
 
 _FIELD_EXAMPLES = {
@@ -48,8 +50,28 @@ _FIELD_EXAMPLES = {
 }
 
 
+WISHES: dict[str, tuple[str, ...]] = {
+    "drop": ("metric_drop", "metric_drop_share"),
+    "class-floor": ("class_floor",),
+    "class-drop": ("class_drop",),
+    "latency": ("latency_ratio", "latency_ms"),
+    "latency-p95": ("latency_p95_ms",),
+    "throughput": ("throughput",),
+    "size": ("size_ratio", "size_bytes"),
+    "macs": ("macs_ratio",),
+    "parameters": ("parameters_ratio",),
+    "memory": ("peak_memory_bytes",),
+}
+"""What a wish is called on the command line, in files and in `soft`, and its fields."""
+BY_NAME = ("metric_drops", "metric_drop_shares")
+NAMED = "drop."
+"""`drop.f1` is the bound on the drop of f1."""
+
+
 class Goal(Setting):
     """Wishes that apply together; one that is None is not wished for.
+
+    Those named in `soft` decide nothing: they order what keeps all others, and are reported as reached or not.
 
     A wrong value raises GoalError with the field, the value and right examples.
     """
@@ -80,23 +102,42 @@ class Goal(Setting):
     """Largest size of the artifact's files together."""
     peak_memory_bytes: int | None = None
     """Largest resident memory above the bare runtime's."""
+    soft: tuple[str, ...] = ()
+    """Names of `WISHES`, or `drop.f1` for a bound by name."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
     def _check(cls, data: Any) -> Any:
         # GoalError is no ValueError, so pydantic lets it through instead of wrapping it.
         if isinstance(data, Mapping):
-            for name, value in cast(Mapping[str, object], data).items():
+            given = dict(cast(Mapping[str, object], data))
+            for name, value in given.items():
                 if name not in cls.model_fields:
                     raise GoalError(f"Goal: unknown field {name!r}. {nearest(name, cls.model_fields)}")
-                if value is not None:
+                if value is not None and name != "soft":
                     _check_field(name, value)
-        return cast(Any, data)
+            return {**given, "soft": _soft(given)}
+        return data
 
     @property
     def empty(self) -> bool:
         """No wish at all."""
-        return all(getattr(self, name) is None for name in type(self).model_fields)
+        return not _wished(dict(self))
+
+    def is_soft(self, wish: str) -> bool:
+        """By its name of `WISHES`, or `drop.f1`."""
+        return wish in self.soft
+
+    def part(self, *, soft: bool) -> Self:
+        """The soft wishes alone, or the others alone; none of them marked."""
+        changed: dict[str, object] = {"soft": ()}
+        for wish, fields in WISHES.items():
+            if self.is_soft(wish) != soft:
+                changed.update(dict.fromkeys(fields))
+        for field in BY_NAME:
+            held: dict[str, float] = getattr(self, field) or {}
+            changed[field] = {n: bound for n, bound in held.items() if self.is_soft(NAMED + n) == soft} or None
+        return self.model_copy(update=changed)
 
     def allowed_drop(self, original: float, name: str | None = None) -> float | None:
         """Largest loss of a metric that is `original` before, in its own unit: the tighter of both wishes. Of the
@@ -135,6 +176,7 @@ class Goal(Setting):
                     f"metric, and {by_name[own]:g} by its name. Leave one of them out."
                 )
             changed[field] = by_name[own]
+            changed["soft"] = tuple("drop" if wish == NAMED + own else wish for wish in self.soft)
             changed[f"{field}s"] = {name: bound for name, bound in by_name.items() if name != own} or None
         return self.model_copy(update=changed)
 
@@ -151,6 +193,8 @@ class Goal(Setting):
         size: str | None = None,
         macs: str | None = None,
         memory: str | None = None,
+        parameters: str | None = None,
+        soft: str | Sequence[str] | None = None,
     ) -> Self:
         """A goal from the command line's texts: `--drop 1% --drop f1=2%rel --latency 4x --size 300KB --macs 2x`.
 
@@ -174,7 +218,103 @@ class Goal(Setting):
             wishes["macs_ratio"] = parse_ratio(macs, option="--macs")
         if memory is not None:
             wishes["peak_memory_bytes"] = parse_bytes(memory, option="--memory")
+        if parameters is not None:
+            wishes["parameters_ratio"] = parse_ratio(parameters, option="--parameters")
+        wishes["soft"] = (soft,) if isinstance(soft, str) else tuple(soft or ())
         return cls.model_validate(wishes)
+
+    @classmethod
+    def from_data(cls, data: object, where: str = "the goal") -> Self:
+        """A goal from a mapping: names and texts of the command line (`latency: 4x`, `drop: [1%, f1=2%]`,
+        `soft: latency`), or fields of `Goal` with their numbers.
+
+        Raises:
+            GoalError: no mapping, an unknown name, a text that is not understood, one thing said twice.
+        """
+        if not isinstance(data, Mapping):
+            raise GoalError(f"{where} must hold wishes by name, such as `latency: 4x`, got {shown(data)}.")
+        options: dict[str, Any] = {}
+        fields: dict[str, object] = {}
+        for key, value in cast(Mapping[object, object], data).items():
+            option = str(key).replace("-", "_")
+            if option in cls.model_fields and option not in ("throughput", "class_floor", "class_drop", "soft"):
+                fields[option] = value
+            elif option.replace("_", "-") in (*WISHES, "soft"):
+                if option in options:
+                    raise GoalError(f"{where} says {key!r} twice. Leave one of them out.")
+                options[option] = _texts(str(key), value, where)
+            else:
+                raise GoalError(f"{where}: unknown wish {key!r}. {nearest(str(key), [*WISHES, 'soft'])}")
+        made = cls.from_options(**options)
+        said = [name for name in fields if getattr(made, name) is not None]
+        if said:
+            raise GoalError(f"{where} says {said[0]!r} twice, as a field and as a wish. Leave one of them out.")
+        return cls.model_validate({**made.model_dump(exclude_defaults=True), **fields})
+
+    @classmethod
+    def data_of(cls, path: str | Path) -> dict[str, object]:
+        """What a YAML or JSON file holds, for `from_data`.
+
+        Raises:
+            GoalError: the file is missing, not YAML or JSON, or no mapping.
+        """
+        try:
+            data = yaml_of(text_of(Path(path)))
+        except (OSError, ValueError) as wrong:
+            raise GoalError(f"The goal {path} cannot be read: {wrong}. Give a file of YAML or JSON.") from wrong
+        if not isinstance(data, Mapping):
+            raise GoalError(f"{path} must hold wishes by name, such as `latency: 4x`, got {shown(data)}.")
+        return {str(key): value for key, value in cast(Mapping[object, object], data).items()}
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """A goal from a YAML or JSON file.
+
+        Raises:
+            GoalError: as `data_of` and `from_data`.
+        """
+        return cls.from_data(cls.data_of(path), str(path))
+
+
+def _texts(key: str, value: object, where: str) -> str | list[str]:
+    """A file may hold `latency: 4`, which is a number and means the text."""
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return str(value)
+    if key in ("drop", "soft") and isinstance(value, (list, tuple)):
+        return [str(one) for one in cast(Sequence[object], value)]
+    raise GoalError(f"{where}: {key}: {shown(value)} is not understood. Write it as on the command line, as a text.")
+
+
+def _wished(given: Mapping[str, object]) -> set[str]:
+    """Names of the wishes that are not None, as `soft` calls them."""
+    found = {wish for wish, fields in WISHES.items() if any(given.get(field) is not None for field in fields)}
+    for field in BY_NAME:
+        held = given.get(field)
+        found |= {f"{NAMED}{name}" for name in cast(Mapping[str, object], held)} if isinstance(held, Mapping) else set()
+    return found
+
+
+def _soft(given: Mapping[str, object]) -> tuple[str, ...]:
+    """Names in their one spelling, each once.
+
+    Raises:
+        GoalError: a name of no wish, or of one that the goal does not hold.
+    """
+    value = given.get("soft") or ()
+    names: object = (value,) if isinstance(value, str) else value
+    if not isinstance(names, (tuple, list)) or not all(isinstance(n, str) for n in cast(Sequence[object], names)):
+        raise GoalError(f"Goal(soft=...) must be names of wishes, got {value!r}. Write soft=('latency',).")
+    wished, found = _wished(given), dict[str, None]()
+    for name in cast(Sequence[str], names):
+        wish = name if name.startswith(NAMED) else name.replace("_", "-")
+        if wish not in WISHES and not name.startswith(NAMED):
+            raise GoalError(f"soft names {name!r}, which is no wish. {nearest(wish, {*WISHES, *wished})}")
+        if wish not in wished:
+            raise GoalError(
+                f"soft names {name!r}, and the goal holds no such wish. Held: {', '.join(sorted(wished)) or 'none'}."
+            )
+        found[wish] = None
+    return tuple(found)
 
 
 def _drops(texts: Sequence[str]) -> dict[str, object]:

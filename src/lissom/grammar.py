@@ -47,6 +47,7 @@ EXAMPLES = {
     "--latency-p95": "5ms or 900us",
     "--throughput": "500 or 500/s",
     "--macs": "2x",
+    "--parameters": "2x",
     "--memory": "200MB",
 }
 

@@ -75,6 +75,30 @@ def test_single_classes_are_measured_and_the_worst_is_named(run):
     assert f"class {worst}: {wanted[worst]:.2%} of {examples}" in result.report.read_text()
 
 
+def test_soft_wishes_from_a_file_and_the_command_line_decide_no_exit_code(quick, monkeypatch, capfd, tmp_path):
+    from lissom import cli
+
+    monkeypatch.chdir(tmp_path)
+    Path("goal.yaml").write_text("drop: 90%\nlatency: 1000x\nsize: 1x\nsoft: latency\n")
+    Path("fold.yaml").write_text("- Fold: {}\n")
+    project = str(Path(__file__).parent / "tiny_project.py")
+    where = ["--recipe", "fold.yaml", "--target", "onnxruntime", "--threads", "1", "--json", "--out", "a"]
+    wishes = ["--goal", "goal.yaml", "--class-floor", "100%", "--soft", "latency"]
+    monkeypatch.setattr("sys.argv", ["lissom", "compress", project, *wishes, *where])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2, "soft is in the file, too"
+    assert "--soft and the goal goal.yaml both say it" in capfd.readouterr().err
+    Path("goal.yaml").write_text("drop: 90%\nlatency: 1000x\nsize: 1x\nsoft: [latency, class-floor]\n")
+    monkeypatch.setattr("sys.argv", ["lissom", "compress", project, *wishes[:4], *where])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    found = {item["wish"]: item for item in json.loads(capfd.readouterr().out)["goal"]}
+    assert [item["hard"] for item in found.values()] == [True, True, False, False]
+    assert not found["latency ratio >= 1000.00x"]["met"]
+
+
 def test_candidates_that_break_a_bound_by_name_are_not_chosen(run):
     """Dynamic and static rounding and the folded original: only the last has the original's error."""
     result = run(recipe=None, task=task(), goal=Goal(metric_drop=0.9, metric_drops={"negative_mse": 1e-9}))

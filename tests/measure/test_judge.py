@@ -4,7 +4,7 @@ import pytest
 
 from lissom.errors import GoalError
 from lissom.goal import Goal
-from lissom.measure.judge import impossible, judge, written_bytes
+from lissom.measure.judge import impossible, judge, reached, written_bytes
 from lissom.measure.metric_records import ClassShares
 from lissom.measure.records import GoalItem, Latency, MetricValue, Ratios, Side
 
@@ -213,6 +213,19 @@ def test_a_bound_on_a_metric_that_nobody_measures(before, reason):
     with pytest.raises(GoalError) as error:
         judged(goal, before, before)
     assert str(error.value) == reason
+
+
+def test_soft_wishes_come_last_and_decide_nothing():
+    goal = Goal(metric_drop=0.01, latency_ratio=4, size_ratio=8, soft=("latency",))
+    items = judged(goal)
+    assert items == (
+        GoalItem(wish="metric drop <= 1.00 pt", figure="0.03 pt", met=True),
+        GoalItem(wish="size ratio >= 8.00x", figure="8.10x", met=True),
+        GoalItem(wish="latency ratio >= 4.00x", figure="3.97x (3.90 to 4.05)", met=False, hard=False),
+    )
+    assert reached(items)
+    assert not reached(judged(goal.model_copy(update={"soft": ()})))
+    assert reached(judged(Goal(latency_ratio=4, soft=("latency",))))
 
 
 def test_a_near_miss_does_not_read_like_the_wish():

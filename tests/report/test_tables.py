@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from report_samples import bare, metric, pruned, resnet20, slower
 
-from lissom.measure.records import Ratios, RunRecord
-from lissom.report import tables, units
+from lissom.measure.records import GoalItem, Ratios, RunRecord
+from lissom.report import html, tables, units
 from lissom.report.headline import headlines, summary
 from lissom.report.listing import recipe_text
 
@@ -166,6 +166,24 @@ def test_goals() -> None:
     assert tables.goal_text(bare()) == ""
     assert [row[-1] for row in tables.goals(slower()).rows] == ["met", "missed"]
     assert tables.goals(slower()).flagged == {1}
+
+
+def test_soft_wishes_are_reached_or_not_and_flag_nothing() -> None:
+    soft = (
+        GoalItem(wish="latency ratio >= 4.00x", figure="2.63x", met=False, hard=False),
+        GoalItem(wish="size ratio >= 3.00x", figure="3.50x", met=True, hard=False),
+    )
+    run = resnet20()
+    run = run.model_copy(update={"goal": (*run.goal, *soft)})
+    table = tables.goals(run)
+    assert [row[2] for row in table.rows] == ["met"] * len(resnet20().goal) + ["soft, not reached", "soft, reached"]
+    assert not table.flagged
+    count = len(resnet20().goal)
+    assert tables.goal_text(run) == f"Goal met: {count} of {count} items, 1 of 2 soft wishes reached"
+    assert tables.goal_text(run.model_copy(update={"goal": soft[:1]})) == "No wish decides: 0 of 1 soft wish reached"
+    page = html.render([run])
+    assert "latency ratio &gt;= 4.00x (soft)" in page
+    assert '<div class="goal met">' in page
 
 
 def test_every_skipped_layer_has_its_reason() -> None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from lissom.errors import GoalError
 from lissom.goal import Goal
-from lissom.search import Point, Trial, explaining
-from lissom.search.fitness import best, bounds, drop, loosened, loss, missed, objectives, wishes
+from lissom.search import Limits, Point, Trial, explaining
+from lissom.search.fitness import arrived, best, bounds, drop, loosened, loss, missed, objectives, score, wishes
 
 ORIGINAL = synthetic.ORIGINAL.model_copy(update={"metrics": {"f1": 0.8}})
 NAMED = Goal(metric_drop=0.01, metric_drops={"f1": 0.02}, size_ratio=2)
@@ -95,6 +95,54 @@ def test_loosened_every_bound_on_quality_is_wider_by_a_share_of_its_metric():
     assert wider.metric_drop == pytest.approx(0.093 + 0.465)
     assert wider.metric_drops == pytest.approx({"f1": 0.42})
     assert (wider.metric_drop_share, wider.metric_drop_shares, wider.size_ratio) == (None, None, 2)
+
+
+def test_soft_wishes_order_what_keeps_the_others():
+    goal = Goal(metric_drop=0.01, size_ratio=2, latency_ratio=3, soft=("latency",))
+    small, faster, lossy = (
+        trial(1, one(0.93, 0.8, 400_000, 1.5)),
+        trial(2, one(0.925, 0.8, 1_900_000, 2.5)),
+        trial(3, one(0.9, 0.8, 400_000, 4.0)),
+    )
+    assert best([small, faster, lossy], goal, ORIGINAL) is faster
+    assert missed(goal, ORIGINAL, faster.measurement) == 0.0
+    assert missed(goal, ORIGINAL, faster.measurement, soft=True) == pytest.approx(3 / 2.5 - 1)
+    assert not arrived(goal, ORIGINAL, faster.measurement)
+    assert arrived(goal, ORIGINAL, one(0.93, 0.8, 400_000, 3.0))
+    assert score(goal, ORIGINAL, faster.measurement) < score(goal, ORIGINAL, lossy.measurement)
+    found = explaining.explain([small, faster, lossy], goal, ORIGINAL, untried=7, longest=0, trained=0)
+    assert found.met
+    assert found.sentences[0].startswith("Candidate 2 keeps every wish that decides: metric drop <= 0.01 (0.0050)")
+    assert found.sentences[1] == (
+        "Soft wishes reached: 0 of 1: latency ratio >= 3x (2.50x, missed). More time would try 7 candidates more."
+    )
+    unmet = explaining.explain([lossy], goal, ORIGINAL, untried=0, longest=0, trained=0)
+    assert unmet.binding == "metric drop <= 0.01"
+    assert any(sentence.startswith("Soft wishes reached: 1 of 1") for sentence in unmet.sentences)
+
+
+def test_a_soft_drop_bounds_nothing():
+    goal = Goal(metric_drop=0.01, size_ratio=2, soft=("drop",))
+    lossy, large = trial(1, one(0.8, 0.8, 400_000)), trial(2, one(0.93, 0.8, 4_000_000))
+    assert best([lossy, large], goal, ORIGINAL) is lossy
+    assert best([lossy, large, trial(3, one(0.85, 0.8, 400_000))], goal, ORIGINAL).number == 3
+
+
+def test_a_search_goes_on_for_its_soft_wishes(tmp_path):
+    hard = Goal(metric_drop=0.03, size_ratio=3)
+    soft = Goal(metric_drop=0.03, size_ratio=3, latency_ratio=2.5, soft=("latency",))
+    found = {
+        name: synthetic.search(f"sqlite:///{tmp_path / name}", name="netadapt", goal=goal, limits=Limits(trials=14))
+        for name, goal in (("hard", hard), ("soft", soft))
+    }
+    assert found["hard"].explanation.met
+    assert found["soft"].explanation.met
+    assert len(found["soft"].trials) > len(found["hard"].trials)
+    assert "latency" in found["soft"].objectives
+    chosen = found["soft"].chosen
+    kept = [t for t in found["soft"].trials if t.measurement and not missed(hard, synthetic.ORIGINAL, t.measurement)]
+    assert chosen in kept
+    assert chosen.measurement.latency_ratio == max(t.measurement.latency_ratio for t in kept)
 
 
 def test_what_breaks_a_further_bound_is_not_chosen_and_is_what_binds():

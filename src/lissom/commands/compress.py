@@ -20,6 +20,7 @@ from lissom.commands.shared import (
     Threads,
     WeightsFile,
     crew,
+    goal_of,
     opened,
     print_json,
     settings_of,
@@ -56,6 +57,14 @@ def compress(  # noqa: PLR0913  one option per wish
     size: Annotated[str | None, typer.Option(help="8x smaller, or at most 300KB.")] = None,
     macs: Annotated[str | None, typer.Option(help="2x fewer multiply-accumulates.")] = None,
     memory: Annotated[str | None, typer.Option(help="At most this peak memory: 200MB.")] = None,
+    parameters: Annotated[str | None, typer.Option(help="2x fewer parameters.")] = None,
+    soft: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WISH", help="A wish that orders and does not decide: latency, drop.f1, ..."),
+    ] = None,
+    goal_file: Annotated[
+        Path | None, typer.Option("--goal", metavar="FILE", help="YAML or JSON with wishes: latency: 4x, soft: size.")
+    ] = None,
     data_free: DataFree = None,
     budget: Annotated[str | None, typer.Option(help="Time for the run, searching for a recipe: 10min.")] = None,
     search: Annotated[
@@ -81,17 +90,10 @@ def compress(  # noqa: PLR0913  one option per wish
     from lissom.project import taught
     from lissom.terminal import progress_bar, quiet_native, show_run
 
-    goal = lissom.Goal.from_options(
-        drop=drop,
-        class_floor=class_floor,
-        class_drop=class_drop,
-        latency=latency,
-        latency_p95=latency_p95,
-        throughput=throughput,
-        size=size,
-        macs=macs,
-        memory=memory,
-    )
+    goal = goal_of(
+        goal_file, drop=drop, class_floor=class_floor, class_drop=class_drop, latency=latency, latency_p95=latency_p95,
+        throughput=throughput, size=size, macs=macs, memory=memory, parameters=parameters, soft=soft,
+    )  # fmt: skip
     wanted = lissom.Recipe.read(recipe) if recipe else None
     given = settings_of(settings, data, weights)
     with work(as_json):

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pydantic_core
 import typer
 
-from lissom.errors import TargetError, UsageError
+from lissom.errors import GoalError, TargetError, UsageError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from lissom.export.base import Artifact
+    from lissom.goal import Goal
     from lissom.pipeline import Arranged
     from lissom.recipe import Recipe
     from lissom.task import Task
@@ -121,6 +122,23 @@ def opened(project: Path, settings: dict[str, str], *, as_json: bool) -> tuple[n
         for note in task.notes:
             typer.echo(note)
     return model, task
+
+
+def goal_of(file: Path | None, **options: str | list[str] | None) -> Goal:
+    """The wishes of a file and of the options together.
+
+    Raises:
+        GoalError: not understood, or a wish that both say.
+    """
+    from lissom.goal import Goal
+
+    held = Goal.data_of(file) if file else {}
+    given = {name: value for name, value in options.items() if value}
+    for name in held:
+        if name.replace("-", "_") in given:
+            option = "--" + name.replace("_", "-")
+            raise GoalError(f"{option} and the goal {file} both say it. Leave one of them out.")
+    return Goal.from_data({**held, **given}, str(file) if file else "the goal")
 
 
 def making_of(model: nn.Module, task: Task, recipe: Recipe | None, data_free: str | None) -> Arranged | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from lissom.errors import GoalError, nearest
 from lissom.goal import Goal
@@ -14,19 +14,30 @@ SMALLEST_FILE = 1000
 
 
 def judge(goal: Goal, before: Side, after: Side, ratios: Ratios) -> tuple[GoalItem, ...]:
-    """One item per wish, in the order of `Goal`'s fields.
+    """One item per wish, in the order of `Goal`'s fields; the soft ones after the others.
 
     A latency ratio is met when its median is; the figure shows the interval beside it.
 
     Raises:
         GoalError: a wish for something that was not measured.
     """
+    hard, soft = goal.part(soft=False), goal.part(soft=True)
     return (
-        *_quality(goal, before, after),
-        *_classes(goal, before, after),
-        *_ratios(goal, ratios),
-        *_maxima(goal, after),
+        *_items(hard, before, after, ratios),
+        *(item.model_copy(update={"hard": False}) for item in _items(soft, before, after, ratios)),
     )
+
+
+def reached(items: Iterable[GoalItem]) -> bool:
+    """Whether every wish that decides is met."""
+    return all(item.met for item in items if item.hard)
+
+
+def _items(goal: Goal, before: Side, after: Side, ratios: Ratios) -> Iterator[GoalItem]:
+    yield from _quality(goal, before, after)
+    yield from _classes(goal, before, after)
+    yield from _ratios(goal, ratios)
+    yield from _maxima(goal, after)
 
 
 def impossible(goal: Goal, before: Side) -> str | None:

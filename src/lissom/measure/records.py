@@ -68,6 +68,8 @@ class GoalItem(Setting):
     wish: str
     figure: str
     met: bool
+    hard: bool = True
+    """Whether it decides if the goal is met; a soft one does not."""
 
 
 class EpochRecord(Setting):

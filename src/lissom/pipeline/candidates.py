@@ -130,12 +130,13 @@ def choose(  # noqa: PLR0913  keywords of one call site
     def rank(candidate: Candidate) -> tuple[float, ...]:
         one = tried[candidate.key]
         assert one.artifact is not None
-        misses = [
-            *(_quality_misses(goal, original, one.quality) if original and one.quality else ()),
-            _miss(goal.size_ratio, original_bytes / one.artifact.size_bytes),
-            _miss(one.artifact.size_bytes / goal.size_bytes, 1.0) if goal.size_bytes else 0.0,
-        ]
-        return (sum(misses), latencies[candidate.key])
+        misses = {
+            soft: sum(_misses(goal.part(soft=soft), original, one.quality, original_bytes, one.artifact.size_bytes))
+            for soft in (False, True)
+        }
+        if original and one.quality and goal.allowed_drop(original.metric.value) is None:
+            misses[False] += _excess(original.metric.value - one.quality.metric.value, DEFAULT_DROP)
+        return (misses[False], misses[True], latencies[candidate.key])
 
     usable = [c for c in candidates if tried[c.key].artifact is not None]
     if not usable:
@@ -156,19 +157,34 @@ def choose(  # noqa: PLR0913  keywords of one call site
     )
 
 
+HEAVY = 1e3
+"""Quality first, then sizes."""
+
+
+def _misses(
+    goal: Goal, original: Quality | None, one: Quality | None, before_bytes: int, after_bytes: int
+) -> Iterator[float]:
+    """How far a candidate is from each bound on quality and size."""
+    if original and one:
+        yield from _quality_misses(goal, original, one)
+    yield _miss(goal.size_ratio, before_bytes / after_bytes)
+    yield _miss(after_bytes / goal.size_bytes, 1.0) if goal.size_bytes else 0.0
+
+
 def _quality_misses(goal: Goal, original: Quality, one: Quality) -> Iterator[float]:
-    """Heavy: quality first, then sizes."""
-    wished = goal.allowed_drop(original.metric.value)
-    allowed = DEFAULT_DROP if wished is None else wished
-    yield max(0.0, original.metric.value - one.metric.value - allowed) * 1e3
+    yield _excess(original.metric.value - one.metric.value, goal.allowed_drop(original.metric.value))
     for name in goal.bounded:
         before, after = original.by_name[name], one.by_name[name]
-        yield max(0.0, before - after - (goal.allowed_drop(before, name) or 0.0)) * 1e3
+        yield _excess(before - after, goal.allowed_drop(before, name))
     if one.classes and goal.class_floor is not None:
-        yield max(0.0, goal.class_floor - one.classes.worst.share) * 1e3
+        yield _excess(goal.class_floor, one.classes.worst.share)
     if one.classes and original.classes and goal.class_drop is not None:
         then, now = one.classes.most_lost(original.classes)
-        yield max(0.0, then.share - now.share - goal.class_drop) * 1e3
+        yield _excess(then.share - now.share, goal.class_drop)
+
+
+def _excess(figure: float, bound: float | None) -> float:
+    return 0.0 if bound is None else max(0.0, figure - bound) * HEAVY
 
 
 def _value(quality: Quality | None) -> float | None:

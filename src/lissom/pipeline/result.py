@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from lissom.export.base import Artifact
+from lissom.measure.judge import reached
 from lissom.measure.records import GoalItem, Ratios, RunRecord, Side
 from lissom.transforms.base import Plan
 
@@ -43,7 +44,8 @@ class Result:
 
     @property
     def goal_met(self) -> bool:
-        return all(item.met for item in self.record.goal)
+        """Whether every wish that is not soft is met."""
+        return reached(self.record.goal)
 
     @property
     def report(self) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lissom.measure.records import LayerRecord, RunRecord, Side, StepRecord, TargetTrial
+from lissom.measure.records import GoalItem, LayerRecord, RunRecord, Side, StepRecord, TargetTrial
 from lissom.report.qualities import metric_name, quality_rows
 from lissom.report.units import (
     MISSING,
@@ -107,18 +107,30 @@ def _ratio(before: float, after: float) -> float:
 
 
 def goals(run: RunRecord) -> Table:
-    rows = tuple((item.wish, item.figure, "met" if item.met else "missed") for item in run.goal)
-    missed = frozenset(i for i, item in enumerate(run.goal) if not item.met)
+    rows = tuple((item.wish, item.figure, verdict(item)) for item in run.goal)
+    missed = frozenset(i for i, item in enumerate(run.goal) if item.hard and not item.met)
     return Table("Goal", (Column("Wish"), Column("Reached", "number"), Column("Verdict")), rows, missed)
 
 
 def goal_text(run: RunRecord) -> str:
-    """'Goal met: 3 of 3 items', 'Goal missed: 1 of 2 items met'; empty when there was none."""
+    """'Goal met: 3 of 3 items, 0 of 1 soft wish reached', 'Goal missed: 1 of 2 items met'; empty without one."""
     if not run.goal:
         return ""
-    met = sum(item.met for item in run.goal)
-    items = f"{met} of {plural(len(run.goal), 'item')}"
-    return f"Goal met: {items}" if met == len(run.goal) else f"Goal missed: {items} met"
+    hard, soft = ([item for item in run.goal if item.hard is kind] for kind in (True, False))
+    met = sum(item.met for item in hard)
+    items = f"{met} of {plural(len(hard), 'item')}"
+    text = f"Goal met: {items}" if met == len(hard) else f"Goal missed: {items} met"
+    reached = f"{sum(item.met for item in soft)} of {len(soft)} soft wish{'es' if len(soft) > 1 else ''} reached"
+    if not hard:
+        return f"No wish decides: {reached}"
+    return f"{text}, {reached}" if soft else text
+
+
+def verdict(item: GoalItem) -> str:
+    """A soft wish is reached or not; one that decides is met or missed."""
+    if item.hard:
+        return "met" if item.met else "missed"
+    return "soft, reached" if item.met else "soft, not reached"
 
 
 def as_planned(layer: LayerRecord) -> bool | None:
@@ -353,8 +365,10 @@ def _comparison_rows(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
 def _short_goal(run: RunRecord) -> str:
     if not run.goal:
         return "none set"
-    met = sum(item.met for item in run.goal)
-    return f"{'met' if met == len(run.goal) else 'missed'}: {met} of {len(run.goal)}"
+    hard = [item.met for item in run.goal if item.hard]
+    soft = [item.met for item in run.goal if not item.hard]
+    text = f"{'met' if all(hard) else 'missed'}: {sum(hard)} of {len(hard)}"
+    return f"{text}, soft {sum(soft)} of {len(soft)}" if soft else text
 
 
 def samples(run: RunRecord) -> Table:

@@ -30,14 +30,17 @@ def explain(
         return Explanation(
             met=False, binding="", sentences=(f"None of {len(trials)} candidates could be made and measured.",)
         )
-    wanted = wishes(goal, original)
+    every = wishes(goal, original)
+    wanted, soft = [w for w in every if w.hard], [w for w in every if not w.hard]
     missed = [w for w in wanted if w.miss(original, nearest.measurement) > 0.0]
     if not missed:
-        text = f"Candidate {nearest.number} keeps every wish: {_figures(wanted, original, nearest.measurement)}."
-        return Explanation(met=True, binding="", sentences=(text,))
+        kept = f"every wish{' that decides' if soft else ''}"
+        text = f"Candidate {nearest.number} keeps {kept}: {_figures(wanted, original, nearest.measurement)}."
+        return Explanation(met=True, binding="", sentences=(text, *_softly(soft, original, nearest, untried)))
     binding = _binding(trials, wanted, original) or missed[0]
     lines = [f"No candidate keeps every wish. {_blame(trials, wanted, binding, original)}"]
     lines.append(f"Nearest is candidate {nearest.number}: {_figures(wanted, original, nearest.measurement)}.")
+    lines += _softly(soft, original, nearest, 0)
     if untried:
         lines.append(f"More time would try more: {untried} candidates of the space were not looked at.")
     lost = any(w.quality for w in missed)
@@ -47,14 +50,25 @@ def explain(
     if not longest and lost:
         lines.append("Task(train=..., loss=...) would let candidates recover by training, which none could here.")
     noise = _noise(original)
-    if wanted[0].bound < noise:
+    own = every[0]
+    if own.hard and own.bound < noise:
         lines.append(
-            f"{original.examples} validation examples tell drops of about {noise:.4f} apart, and {wanted[0].bound:g} "
+            f"{original.examples} validation examples tell drops of about {noise:.4f} apart, and {own.bound:g} "
             "is allowed; more of them would choose better."
         )
     if failed:
         lines.append(f"{failed} candidates could not be made; the table says why.")
     return Explanation(met=False, binding=binding.text, sentences=tuple(lines))
+
+
+def _softly(soft: Sequence[Wish], original: Measurement, nearest: Trial, untried: int) -> tuple[str, ...]:
+    """What was wished for without deciding, and whether it was reached."""
+    one = nearest.measurement
+    if not soft or one is None:
+        return ()
+    left = [w for w in soft if w.miss(original, one) > 0.0]
+    more = f" More time would try {untried} candidates more." if left and untried else ""
+    return (f"Soft wishes reached: {len(soft) - len(left)} of {len(soft)}: {_figures(soft, original, one)}.{more}",)
 
 
 def _binding(trials: Sequence[Trial], wanted: Sequence[Wish], original: Measurement) -> Wish | None:

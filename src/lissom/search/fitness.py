@@ -4,9 +4,9 @@ A wish is kept when its figure is at most its bound; ratios enter upside down. W
 
     miss = max(0, figure / bound - 1),      of a drop   max(0, drop - allowed) / max(allowed, 0.01)
 
-and the misses of all wishes add up. Without a bound on the drop, one point is allowed. Searchers that weigh quality
-against costs see one number: the drop of the task's own metric, or what has gone of another bound on quality where that
-is more, in the same terms,
+and the misses of all wishes add up; those of soft wishes do by themselves, and order what misses the others alike.
+Without a bound on the drop, one point is allowed. Searchers that weigh quality against costs see one number: the drop
+of the task's own metric, or what has gone of another bound on quality where that is more, in the same terms,
 
     loss = max over wishes w on quality of  drop_w / allowed_w * allowed
 """
@@ -25,6 +25,8 @@ DEFAULT_DROP = 0.01
 REFERENCE_DROP = 0.1
 """Drop from which on a candidate adds nothing to the hypervolume. The reference of a cost is the original's."""
 SLACK = 1e-9
+SOFT = 0.3
+"""Weight of a soft wish's miss where one number has to say it all."""
 
 Figure = Callable[[Measurement, Measurement], float]
 """(original, candidate) -> a share of the original's that is to be small."""
@@ -52,6 +54,8 @@ class Wish(NamedTuple):
     bound: float
     text: str
     of: str = ""
+    hard: bool = True
+    """Whether it decides if the goal is kept."""
 
     @property
     def quality(self) -> bool:
@@ -92,21 +96,28 @@ def wishes(goal: Goal, original: Measurement) -> tuple[Wish, ...]:
     Raises:
         GoalError: the goal bounds a metric that was not measured.
     """
-    return (*_of_quality(goal, original), *_of_costs(goal, original))
+    firm, soft = goal.part(soft=False), goal.part(soft=True)
+    return (
+        *_of_quality(goal, original),
+        *_of_costs(firm, original),
+        *(wish._replace(hard=False) for wish in _of_costs(soft, original)),
+    )
 
 
 def _of_quality(goal: Goal, original: Measurement) -> Iterator[Wish]:
     allowed = allowed_drop(goal, original)
-    yield Wish("drop", allowed, f"metric drop <= {allowed:g}")
+    yield Wish("drop", allowed, f"metric drop <= {allowed:g}", hard=not goal.is_soft("drop"))
     for name in goal.bounded:
         if name not in original.metrics:
             raise GoalError(f"The goal bounds the drop of {name!r}. {nearest(name, original.metrics)}")
         bound = goal.allowed_drop(original.metrics[name], name) or 0.0
-        yield Wish("drop", bound, f"{name} drop <= {bound:g}", name)
+        yield Wish("drop", bound, f"{name} drop <= {bound:g}", name, hard=not goal.is_soft(f"drop.{name}"))
     if goal.class_floor is not None:
-        yield Wish("class floor", _worst(original) - goal.class_floor, f"worst class >= {goal.class_floor:g}")
+        text, hard = f"worst class >= {goal.class_floor:g}", not goal.is_soft("class-floor")
+        yield Wish("class floor", _worst(original) - goal.class_floor, text, hard=hard)
     if goal.class_drop is not None:
-        yield Wish("class drop", goal.class_drop, f"drop of every class <= {goal.class_drop:g}")
+        text, hard = f"drop of every class <= {goal.class_drop:g}", not goal.is_soft("class-drop")
+        yield Wish("class drop", goal.class_drop, text, hard=hard)
 
 
 def _of_costs(goal: Goal, original: Measurement) -> Iterator[Wish]:
@@ -191,21 +202,29 @@ def reference(names: Sequence[str]) -> tuple[float, ...]:
     return tuple(REFERENCE_DROP if name == "drop" else 1.0 for name in names)
 
 
-def missed(goal: Goal, original: Measurement, one: Measurement, *, costs_only: bool = False) -> float:
-    """Sum of the misses; 0 where everything is kept."""
-    every = wishes(goal, original)
+def missed(
+    goal: Goal, original: Measurement, one: Measurement, *, costs_only: bool = False, soft: bool = False
+) -> float:
+    """Sum of the misses of the wishes that decide, or of the soft ones; 0 where everything is kept."""
+    every = (wish for wish in wishes(goal, original) if wish.hard is not soft)
     return sum(wish.miss(original, one) for wish in every if not (costs_only and wish.quality))
+
+
+def arrived(goal: Goal, original: Measurement, one: Measurement, *, costs_only: bool = False) -> bool:
+    """Whether every wish is kept, soft ones too: nothing is left to search for."""
+    return not any(missed(goal, original, one, costs_only=costs_only, soft=soft) for soft in (False, True))
 
 
 def score(goal: Goal, original: Measurement, one: Measurement) -> float:
     """One number, the smaller the better: misses first, then the mean share of the original's costs that is left."""
     names = objectives(goal, original)[1:]
     left = sum(COSTS[name](original, one) for name in names) / len(names)
-    return missed(goal, original, one) + 0.1 * left
+    return missed(goal, original, one) + SOFT * missed(goal, original, one, soft=True) + 0.1 * left
 
 
 def best(trials: Iterable[Trial], goal: Goal, original: Measurement) -> Trial | None:
-    """The one that misses least; of those that miss nothing the fastest, then the smallest, then the first."""
+    """The one that misses least; of those that miss alike the one that misses the soft wishes least, then the fastest,
+    then the smallest, then the first."""
     done = [(t, t.measurement) for t in trials if t.measurement is not None]
     if not done:
         return None
@@ -213,4 +232,5 @@ def best(trials: Iterable[Trial], goal: Goal, original: Measurement) -> Trial | 
 
 
 def _rank(goal: Goal, original: Measurement, trial: Trial, one: Measurement) -> tuple[float, ...]:
-    return (missed(goal, original, one), 1.0 / one.latency_ratio, one.size_bytes, trial.number)
+    soft = missed(goal, original, one, soft=True)
+    return (missed(goal, original, one), soft, 1.0 / one.latency_ratio, one.size_bytes, trial.number)

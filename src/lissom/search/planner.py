@@ -22,7 +22,7 @@ from lissom.functional.front import front, hypervolume
 from lissom.goal import Goal
 from lissom.search.evaluating import Evaluate, Workers
 from lissom.search.explaining import Explanation, explain
-from lissom.search.fitness import best, bounds, loosened, loss, missed, objectives, reference, values
+from lissom.search.fitness import arrived, best, bounds, loosened, loss, missed, objectives, reference, values
 from lissom.search.history import Measurement, Trial, view
 from lissom.search.latency import fit_costs
 from lissom.search.searchers import Searcher
@@ -229,7 +229,8 @@ class Search:
             lost = max(0.0, loss(aim, self.original, one))
             if self._saves:
                 costs = missed(self.goal, self.original, one, costs_only=True)
-                return (costs, lost, 1.0 / one.latency_ratio, trial.number)
+                soft = missed(self.goal, self.original, one, costs_only=True, soft=True)
+                return (costs, max(0.0, lost - allowed), soft, lost, 1.0 / one.latency_ratio, trial.number)
             left = sum(values(objectives(self.goal, self.original)[1:], self.original, one))
             return (max(0.0, lost - allowed), left, trial.number)
 
@@ -267,7 +268,7 @@ class Search:
         """The goal holds, the time is over, or enough was tried."""
         if self._saves:  # a drop alone is kept by the original, which is no reason to stop
             chosen = best(self.study.trials(), self.goal, self.original)
-            if chosen and chosen.measurement and missed(self.goal, self.original, chosen.measurement) == 0.0:
+            if chosen and chosen.measurement and arrived(self.goal, self.original, chosen.measurement):
                 return True
         spent = self._most is not None and len(self.study.trials()) >= self._most
         return spent or self._late(None, self._end)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lissom.search.fitness import COSTS, DEFAULT_DROP, bounds, loss, objectives
+from lissom.search.fitness import COSTS, DEFAULT_DROP, SOFT, bounds, loss, objectives
 from lissom.search.history import View
 from lissom.search.latency import fit_costs, fit_losses
 from lissom.search.space import Point
@@ -59,14 +59,14 @@ def solve(view: View) -> Point | None:
     original, tried = view.original, [p for p, _ in done]
     losses = fit_losses(tried, [loss(view.goal, original, m) for _, m in done]).predict(points)
     missed, left = np.zeros(len(points)), np.zeros(len(points))
-    wanted = bounds(view.goal, original)
+    wanted, firm = bounds(view.goal, original), bounds(view.goal.part(soft=False), original)
     for name in objectives(view.goal, original)[1:]:
         model = fit_costs(name, tried, [max(COSTS[name](original, m), 1e-6) for _, m in done])
         shares = model.predict(points)
         left += shares
         if name in wanted:
             careful = shares * (1.0 + min(model.error, 0.5))
-            missed += np.maximum(careful / wanted[name] - 1.0, 0.0)
+            missed += (1.0 if name in firm else SOFT) * np.maximum(careful / wanted[name] - 1.0, 0.0)
     allowed = wanted["drop"]
     missed += np.maximum(losses - allowed, 0.0) / max(allowed, DEFAULT_DROP)
     order = np.lexsort((losses, left, missed)) if len(wanted) == 1 else np.lexsort((left, losses, missed))

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lissom.search.fitness import COSTS, bounds, loss, missed, objectives
+from lissom.search.fitness import COSTS, arrived, bounds, loss, objectives
 from lissom.search.history import Measurement, View
 from lissom.search.space import Point
 
@@ -52,7 +52,7 @@ class NetAdapt:
 
     def _arrived(self, view: View, here: Measurement) -> bool:
         saves = len(bounds(view.goal, view.original)) > 1
-        return saves and missed(view.goal, view.original, here, costs_only=True) == 0.0
+        return saves and arrived(view.goal, view.original, here, costs_only=True)
 
     def _kept(self, view: View, here: Measurement, proposals: list[Point]) -> Point | None:
         rated: list[tuple[float, int]] = []
