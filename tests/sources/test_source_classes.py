@@ -40,6 +40,13 @@ def test_an_order_that_is_trusted_is_said(data: tuple[str, ...], model: tuple[st
     assert words in said
 
 
+def test_numbers_in_the_order_of_text_are_told() -> None:
+    names = tuple(sorted(str(number) for number in range(11)))
+    assert "2 10, 3 2" in matched(names, ())[1]
+    assert matched(names, ())[1].endswith("in which 10 stands before 2: pad them with zeros if it is not.")
+    assert "order of text" not in matched(("00", "01"), ())[1]
+
+
 def test_an_order_that_is_wrong_is_refused() -> None:
     with pytest.raises(DataError, match=r"'cat' is the model's 1, but 'fox' is none that it names \(0 dog, 1 cat\)"):
         matched(("cat", "fox"), ("dog", "cat"))

@@ -39,7 +39,7 @@ def matched(data: Sequence[str], model: Sequence[str]) -> tuple[tuple[int, ...] 
     if not model:
         return None, (
             f"Classes of the data, in this order: {listed(data)}. The model names none to compare with: make sure "
-            "that it was trained in this order."
+            f"that it was trained in this order.{_as_text(data)}"
         )
     known = {_plain(name): number for number, name in enumerate(model)}
     found = [known.get(_plain(name)) for name in data]
@@ -64,8 +64,15 @@ def matched(data: Sequence[str], model: Sequence[str]) -> tuple[tuple[int, ...] 
         )
     return None, (
         f"Classes of the data, in this order: {listed(data)}. The model names them otherwise: {listed(model)}. "
-        "They are taken in this order: make sure that it is the model's."
+        f"They are taken in this order: make sure that it is the model's.{_as_text(data)}"
     )
+
+
+def _as_text(names: Sequence[str]) -> str:
+    """A warning where names are numbers in another order than that of numbers."""
+    if not all(name.isdecimal() for name in names) or sorted(names, key=int) == list(names):
+        return ""
+    return " The names are numbers in the order of text, in which 10 stands before 2: pad them with zeros if it is not."
 
 
 def _plain(name: str) -> str:

@@ -189,6 +189,10 @@ def _longest(model: nn.Module, configuration: Any) -> int:
     return rows - (padded[0] + 1 if padded else 0)
 
 
+_NUMBERS = ("do_rescale", "do_normalize", "include_top")
+"""Steps that make numbers of pixels; the last is EfficientNet's second normalization."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Frame:
     """The model's own scaling and cutting, without what makes numbers of pixels."""
@@ -197,7 +201,8 @@ class _Frame:
     mode: str
 
     def __call__(self, image: Any) -> NDArray[np.uint8]:
-        made = _processed(self.processor, image.convert(self.mode), do_rescale=False, do_normalize=False)
+        steps = [name for name in _NUMBERS if hasattr(self.processor, name)]
+        made = _processed(self.processor, image.convert(self.mode), **dict.fromkeys(steps, False))
         return np.rint(made).clip(0, 255).astype(np.uint8)
 
 
@@ -232,7 +237,7 @@ def _pictures(
         low, high = _processed(processor, black), _processed(processor, white)
         middle = (slice(None), low.shape[1] // 2, low.shape[2] // 2)
         std = 1 / (high[middle] - low[middle])
-        mean = -low[middle] * std
+        mean = 0.0 - low[middle] * std
         wanted, pixels = _processed(processor, probe), frame(probe)
         followed = np.abs((pixels / 255 - mean[:, None, None]) / std[:, None, None] - wanted)
         close = bool((followed <= 1 / 255 / std[:, None, None]).all())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lissom.data._decode import Frame
 from lissom.data._sets import generator_for
 from lissom.errors import ProjectError, UsageError, first_line, nearest
 from lissom.reading import json_of, text_of
@@ -52,24 +52,22 @@ def open_timm(given: str, settings: SourceSettings) -> Opened:
     channels, height, width = configuration["input_size"]
     example = torch.randn(1, channels, height, width, generator=generator_for("example", 0))
     pictures = Pictures(
-        mean=tuple(configuration["mean"]), std=tuple(configuration["std"]), frame=_Frame(dict(configuration))
+        mean=tuple(configuration["mean"]), std=tuple(configuration["std"]), frame=_frame(timm, configuration)
     )
     label = folder.name if folder.is_dir() else name
     return Opened(model, Task(example_inputs=(example,), name=label), pictures, _classes(timm, model), notes)
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """timm's own scaling and cutting for evaluation; it is made where it is needed, so that it can be sent there."""
+def _frame(timm: Any, configuration: Mapping[str, Any]) -> Frame:
+    """timm's own scaling and cutting for evaluation."""
+    channels, *_ = configuration["input_size"]
+    # With a prefetcher, pixels stay whole numbers: normalizing is left to whoever fetches.
+    change = timm.data.create_transform(**configuration, is_training=False, use_prefetcher=True)
 
-    configuration: Mapping[str, Any]
-
-    def __call__(self, image: Any) -> NDArray[np.uint8]:
-        timm = needed("timm", "this data")
-        channels, *_ = self.configuration["input_size"]
-        # With a prefetcher, pixels stay whole numbers: normalizing is left to whoever fetches.
-        change = timm.data.create_transform(**self.configuration, is_training=False, use_prefetcher=True)
+    def frame(image: Any) -> NDArray[np.uint8]:
         return np.asarray(change(image.convert("L" if channels == 1 else "RGB")), np.uint8)
+
+    return frame
 
 
 def _check_name(timm: Any, name: str) -> None:
