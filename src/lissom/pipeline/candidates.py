@@ -31,6 +31,7 @@ from lissom.runfolder import RunFolder
 from lissom.search.fitness import DEFAULT_DROP
 from lissom.target import Target, load_target
 from lissom.task import Batch, Task, repeated
+from lissom.transforms.base import has_data
 from lissom.transforms.folding import Fold
 from lissom.transforms.quantization import Quantize
 
@@ -92,7 +93,7 @@ def targets_for(name: str) -> list[Target]:
 def recipes_for(graph: Graph, task: Task) -> list[Recipe]:
     """Recipes to try when the user names none."""
     found: list[Recipe] = []
-    if task.has("calibration") or task.has("train"):
+    if has_data(task):
         found.append(Recipe([Fold(), Quantize()]))
     linear = sum(node.macs for node in graph.nodes if node.op == "linear")
     if not found or linear >= DYNAMIC_SHARE * graph.macs:

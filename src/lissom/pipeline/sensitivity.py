@@ -82,7 +82,7 @@ def sensitivity(
     if progress:
         progress(1.0, "sensitivity")
     return Sensitivity(
-        criterion=prune.criterion,
+        criterion=prune.criterion_for(task),
         split=split,
         examples=sum(batch.size for batch in batches),
         metric_name=as_metric(task.metric).name if task.metric is not None else None,

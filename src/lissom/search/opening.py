@@ -12,6 +12,7 @@ from lissom.graph.trace import Trace
 from lissom.search.space import Dimension, Precision, Space
 from lissom.target import Target
 from lissom.task import Task
+from lissom.transforms.base import has_data
 
 PRUNE = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)
 RANK = (1.0, 1.25, 1.6, 2.0, 3.0)
@@ -35,7 +36,7 @@ def open_space(traced: Trace, task: Task, target: Target) -> Space:
             f"Task({lacking}=...), or a recipe instead of a budget or a search."
         )
     closed: dict[str, str] = {}
-    observed = task.has("calibration") or task.has("train")
+    observed = has_data(task)
     trains = task.has("train") and task.loss is not None
     if not trains:
         closed["epochs"] = "training needs Task(train=..., loss=...)"

@@ -204,6 +204,11 @@ def calibration_split(name: str, task: Task) -> Split:
     )
 
 
+def has_data(task: Task) -> bool:
+    """Whether there is a `calibration_split`."""
+    return task.has("calibration") or task.has("train")
+
+
 def clone(model: M) -> M:
     """A deep copy: the caller's module is never touched."""
     with quiet():

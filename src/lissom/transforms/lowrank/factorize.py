@@ -36,6 +36,7 @@ from lissom.transforms.base import (
     Work,
     calibration_split,
     clone,
+    has_data,
 )
 from lissom.transforms.lowrank.actions import Split, split_of
 from lissom.transforms.lowrank.breakeven import drawn_, time_choices, timing_of
@@ -342,13 +343,13 @@ class Factorize(Transform):
         return self.ratio is None or len(self._methods()) > 1 or self.method in ("tucker", "full-tucker", "tt")
 
     def _aware(self, task: Task) -> bool:
-        has = task.has("calibration") or task.has("train")
+        has = has_data(task)
         return has if self.data_aware == "auto" else self.data_aware
 
     def _recovery(self, task: Task) -> Recovery:
         if self.recovery != "auto":
             return self.recovery
-        return "reconstruct" if task.has("calibration") or task.has("train") else "none"
+        return "reconstruct" if has_data(task) else "none"
 
     def _batches(self, task: Task) -> Iterable[Batch]:
         return task.batches(calibration_split(self.name, task), limit=self.samples)

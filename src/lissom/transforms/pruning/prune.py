@@ -8,7 +8,7 @@ computed (`recovery`). The result is checked against the masked original before 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import ceil
@@ -32,10 +32,22 @@ from lissom.graph.trace import Trace
 from lissom.settings import only_wish
 from lissom.target import Target
 from lissom.task import Batch, Split, Task
-from lissom.transforms.base import ALONE, Action, Cost, Plan, Recovery, Skip, Stage, Transform, Work, calibration_split
+from lissom.transforms.base import (
+    ALONE,
+    Action,
+    Cost,
+    Plan,
+    Recovery,
+    Stage,
+    Transform,
+    Work,
+    calibration_split,
+    has_data,
+)
 from lissom.transforms.paced import least_cut
 from lissom.transforms.pruning.multiples import finer, suited
 from lissom.transforms.pruning.scores import ACTIVATION, GRADIENT, Criterion, Reading, Scores, score
+from lissom.transforms.pruning.staying import skips
 from lissom.transforms.pruning.surgery import EXPORTED, Pruned, Refit, prune
 from lissom.transforms.pruning.ties import FREE, Ties, ties_of
 
@@ -89,6 +101,7 @@ class Prune(Transform):
     counts them, so heads of 64 features go one by one (`multiples`). A wish that is out of reach in such multiples is
     met in halves of them. What rounding cut too much for a budget is given back (`functional.selection`).
 
+    `criterion` "auto" is "reconstruction" where the task has calibration or training data, and "magnitude" without;
     `criterion` with `reduction` over the members of a group and `normalization` inside it give the ranking, `scope`
     says who competes: the channels of one group, of all, or of groups of the same structure.
 
@@ -105,7 +118,7 @@ class Prune(Transform):
     parameters_ratio: Times | None = None
     size_ratio: Times | None = None
     latency_ratio: Times | None = None
-    criterion: Criterion = "magnitude"
+    criterion: Literal["auto", Criterion] = "auto"
     reduction: Reduction = "mean"
     normalization: Normalization = "mean"
     scope: Scope = "global"
@@ -128,6 +141,12 @@ class Prune(Transform):
         data = self.criterion in GRADIENT | ACTIVATION or self.recovery in ("reconstruct", "bias")
         return frozenset({"calibration"}) if data else frozenset()
 
+    def criterion_for(self, task: Task) -> Criterion:
+        """What "auto" is for this task."""
+        if self.criterion != "auto":
+            return self.criterion
+        return "reconstruction" if has_data(task) else "magnitude"
+
     def study(self, model: nn.Module, trace: Trace, task: Task, target: Target, work: Work = ALONE) -> Study:
         """
         Raises:
@@ -140,7 +159,10 @@ class Prune(Transform):
             )
         channels = find_channels(trace)
         groups = _cuttable(channels)
-        reading = Reading(self.criterion, self.reduction, self.normalization, self.seed)
+        criterion = self.criterion_for(task)
+        if criterion != self.criterion:
+            work.note("criterion", criterion)
+        reading = Reading(criterion, self.reduction, self.normalization, self.seed)
         found = score(trace, channels, groups, reading, lambda: self._batches(task), task.loss)
         work.tick(0.3)
         study = Study(channels, narrowed(trace, channels), found, ties_of(model, trace, channels))
@@ -186,7 +208,7 @@ class Prune(Transform):
             transform=self.name,
             settings=self.model_dump(mode="json"),
             actions=tuple(cuts(study.channels, atoms, study.costs)),
-            skipped=tuple(_skips(study.channels, atoms, whole, study.ties.whole, study.costs.gone(atoms))),
+            skipped=tuple(skips(study.channels, atoms, whole, study.ties.whole, study.costs.gone(atoms))),
             predicted=Cost(
                 macs=study.costs.macs(counts, atoms),
                 parameters=study.costs.parameters(counts, atoms),
@@ -224,7 +246,7 @@ class Prune(Transform):
         """
         how = self.recovery
         if how == "auto":
-            how = "reconstruct" if task.has("calibration") or task.has("train") else "constants"
+            how = "reconstruct" if has_data(task) else "constants"
         batches = self._batches(task) if how in ("reconstruct", "bias") else ()
         pruned = self._cut(model, plan, trace, task.example, Refit(how, batches, work.tick))
         if not pruned.own:
@@ -365,32 +387,3 @@ def cuts(channels: Channels, atoms: Kept, costs: Narrowed) -> Iterable[Cut]:
             size=term.size,
             groups=tuple(own),
         )
-
-
-def _skips(
-    channels: Channels,
-    atoms: Kept,
-    excluded: frozenset[str],
-    divisors: frozenset[str],
-    gone: Collection[str],
-) -> Iterable[Skip]:
-    """Every layer that makes channels of a group that stays whole; none that is left out itself."""
-    seen: set[Skip] = set()
-    for group in channels.groups:
-        if group.atom in atoms:
-            continue
-        reason = group.reason or "none of its channels is among the least important"
-        if group.name in excluded:
-            reason = "it is excluded"
-        elif group.name in divisors:
-            reason = "the model's own code divides by its size"
-        elif group.reason is None and group.size == 1:
-            reason = "it has one channel"
-        makers = [m for m in group.members if m.axis == 0 and len(channels.parameters[m.parameter]) > 1]
-        for member in makers or group.members[:1]:
-            if member.parameter in gone:
-                continue
-            skip = Skip(layer=member.parameter.rpartition(".")[0] or member.parameter, reason=reason)
-            if skip not in seen:
-                seen.add(skip)
-                yield skip

@@ -25,7 +25,7 @@ from lissom.graph.trials import trial_errors
 from lissom.target import Target
 from lissom.task import Split, Task
 from lissom.training.finetune import check
-from lissom.transforms.base import ALONE, Action, Plan, Skip, Stage, Transform, Work, calibration_split
+from lissom.transforms.base import ALONE, Action, Plan, Skip, Stage, Transform, Work, calibration_split, has_data
 from lissom.transforms.quantization import calibrating, placement, planning, weightonly
 from lissom.transforms.quantization.actions import (
     Equalize,
@@ -274,7 +274,7 @@ class Quantize(Options, Transform):
 
     def _scaled(self, trace: Trace, task: Task, target: Target, work: Work) -> Statistics | None:
         """Scales of the inputs of stored weights; None where there are no data to fit anything to."""
-        there = task.has("calibration") or task.has("train") or self.corrections != "auto"
+        there = has_data(task) or self.corrections != "auto"
         halves = self._halves(trace, task, EXAMPLES) if self._names and there else None
         if halves is None:
             why = "no corrections are asked for" if not self._names else "there are too few calibration examples"
