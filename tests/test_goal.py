@@ -97,6 +97,18 @@ def test_drops_of_several_metrics():
     assert Goal.model_validate_json(goal.model_dump_json()) == goal
 
 
+def test_energy():
+    assert Goal.from_options(energy="2x") == Goal(energy_ratio=2)
+    assert Goal.from_options(energy="5mJ") == Goal(energy_joules=0.005)
+    assert Goal.from_options(energy="800 uJ").energy_joules == pytest.approx(0.0008)
+    assert Goal(energy_ratio=2).by_energy
+    assert not Goal(size_ratio=2).by_energy
+    with pytest.raises(GoalError, match="--energy '5W' is not understood: 'w' is not a unit of it"):
+        Goal.from_options(energy="5W")
+    with pytest.raises(GoalError, match=r"--energy 0.5x would make the model hungrier"):
+        Goal.from_options(energy="0.5x")
+
+
 def test_bounds_on_single_classes():
     goal = Goal.from_options(class_floor="80%", class_drop="3%")
     assert goal == Goal(class_floor=0.8, class_drop=0.03)
@@ -161,7 +173,7 @@ def test_soft_wishes_have_one_grammar_in_python_in_files_and_on_the_command_line
 
 OPTIONS = {
     "drop": "1%", "class-floor": "80%", "class-drop": "3%", "latency": "2x", "latency-p95": "5ms", "throughput": "9/s",
-    "size": "300KB", "macs": "2x", "parameters": "2x", "memory": "200MB",
+    "size": "300KB", "energy": "2x", "macs": "2x", "parameters": "2x", "memory": "200MB",
 }  # fmt: skip
 
 
@@ -179,8 +191,8 @@ def test_every_wish_can_be_soft_and_parts_make_the_whole(wish):
     [
         (
             {"latency": "2x", "soft": "speed"},
-            "soft names 'speed', which is no wish. Known: class-drop, class-floor, drop, latency, latency-p95, macs, "
-            "memory, parameters, size, throughput.",
+            "soft names 'speed', which is no wish. Known: class-drop, class-floor, drop, energy, latency, latency-p95, "
+            "macs, memory, parameters, size, throughput.",
         ),
         ({"latency": "2x", "soft": "size"}, "soft names 'size', and the goal holds no such wish. Held: latency."),
         (
@@ -194,8 +206,8 @@ def test_every_wish_can_be_soft_and_parts_make_the_whole(wish):
         ({"latency-p95": "2ms", "latency_p95": "3ms"}, "the goal says 'latency_p95' twice. Leave one of them out."),
         (
             {"speed": 2},
-            "the goal: unknown wish 'speed'. Known: class-drop, class-floor, drop, latency, latency-p95, macs, memory, "
-            "parameters, size, soft, throughput.",
+            "the goal: unknown wish 'speed'. Known: class-drop, class-floor, drop, energy, latency, latency-p95, macs, "
+            "memory, parameters, size, soft, throughput.",
         ),
         (
             {"latency": ["2x"]},

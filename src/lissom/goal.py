@@ -21,6 +21,7 @@ from lissom.grammar import (
     parse_bytes,
     parse_class_drop,
     parse_drop,
+    parse_energy,
     parse_floor,
     parse_latency,
     parse_rate,
@@ -42,6 +43,8 @@ _FIELD_EXAMPLES = {
     "size_ratio": "8",
     "macs_ratio": "2",
     "parameters_ratio": "2",
+    "energy_ratio": "2",
+    "energy_joules": "0.005",
     "latency_ms": "2.5",
     "latency_p95_ms": "5",
     "throughput": "500",
@@ -61,6 +64,7 @@ WISHES: dict[str, tuple[str, ...]] = {
     "macs": ("macs_ratio",),
     "parameters": ("parameters_ratio",),
     "memory": ("peak_memory_bytes",),
+    "energy": ("energy_ratio", "energy_joules"),
 }
 """What a wish is called on the command line, in files and in `soft`, and its fields."""
 BY_NAME = ("metric_drops", "metric_drop_shares")
@@ -102,6 +106,9 @@ class Goal(Setting):
     """Largest size of the artifact's files together."""
     peak_memory_bytes: int | None = None
     """Largest resident memory above the bare runtime's."""
+    energy_ratio: float | None = None
+    energy_joules: float | None = None
+    """Largest median energy of one input, joules, at the measured batch."""
     soft: tuple[str, ...] = ()
     """Names of `WISHES`, or `drop.f1` for a bound by name."""
 
@@ -155,6 +162,11 @@ class Goal(Setting):
         return self.class_floor is not None or self.class_drop is not None
 
     @property
+    def by_energy(self) -> bool:
+        """Whether energy is bounded."""
+        return self.energy_ratio is not None or self.energy_joules is not None
+
+    @property
     def bounded(self) -> tuple[str, ...]:
         """Names of the metrics whose drop is bounded by name."""
         return tuple(dict.fromkeys([*(self.metric_drops or {}), *(self.metric_drop_shares or {})]))
@@ -193,6 +205,7 @@ class Goal(Setting):
         size: str | None = None,
         macs: str | None = None,
         memory: str | None = None,
+        energy: str | None = None,
         parameters: str | None = None,
         soft: str | Sequence[str] | None = None,
     ) -> Self:
@@ -206,14 +219,13 @@ class Goal(Setting):
             wishes["class_floor"] = parse_floor(class_floor)
         if class_drop is not None:
             wishes["class_drop"] = parse_class_drop(class_drop)
-        if latency is not None:
-            wishes.update(parse_latency(latency))
+        for text, parse in ((latency, parse_latency), (size, parse_size), (energy, parse_energy)):
+            if text is not None:
+                wishes.update(parse(text))
         if latency_p95 is not None:
             wishes["latency_p95_ms"] = parse_time(latency_p95, option="--latency-p95")
         if throughput is not None:
             wishes["throughput"] = parse_rate(throughput)
-        if size is not None:
-            wishes.update(parse_size(size))
         if macs is not None:
             wishes["macs_ratio"] = parse_ratio(macs, option="--macs")
         if memory is not None:

@@ -28,6 +28,8 @@ FLOOR_UNITS = {"": 1.0, "%": 0.01}
 RATIO_UNITS = {"": 1.0, "x": 1.0}
 TIME_UNITS = {"us": 1e-3, "µs": 1e-3, "μs": 1e-3, "ms": 1.0, "s": 1e3}
 """In milliseconds; the micro sign has two code points."""
+ENERGY_UNITS = {"uj": 1e-6, "µj": 1e-6, "μj": 1e-6, "mj": 1e-3, "j": 1.0}
+"""In joules; case does not matter, so that mJ are millijoules however they are written."""
 BYTE_UNITS = {
     "b": 1,
     "kb": 10**3,
@@ -46,12 +48,13 @@ EXAMPLES = {
     "--size": "8x, 300KB or 1.5MiB",
     "--latency-p95": "5ms or 900us",
     "--throughput": "500 or 500/s",
+    "--energy": "2x, 5mJ or 800uJ",
     "--macs": "2x",
     "--parameters": "2x",
     "--memory": "200MB",
 }
 
-GROWTH = {"size": "larger", "latency": "slower", "macs": "costlier", "parameters": "larger"}
+GROWTH = {"size": "larger", "latency": "slower", "macs": "costlier", "energy": "hungrier", "parameters": "larger"}
 
 
 def named(text: str, *, option: str = "--drop") -> tuple[str | None, str]:
@@ -178,6 +181,20 @@ def parse_size(text: str, *, option: str = "--size") -> dict[str, float | int]:
     if _split(text, option).unit in RATIO_UNITS:
         return {"size_ratio": parse_ratio(text, option=option)}
     return {"size_bytes": parse_bytes(text, option=option)}
+
+
+def parse_energy(text: str, *, option: str = "--energy") -> dict[str, float]:
+    """ "2x" -> {"energy_ratio": 2.0}, "5mJ" -> {"energy_joules": 0.005}.
+
+    Raises:
+        GoalError: as `parse_ratio`.
+    """
+    number, unit = _split(text, option)
+    if unit in RATIO_UNITS:
+        return {"energy_ratio": parse_ratio(text, option=option)}
+    joules = number * _unit(ENERGY_UNITS, unit, text, option)
+    _positive(joules, text, option)
+    return {"energy_joules": joules}
 
 
 def parse_bytes(text: str, *, option: str = "--memory") -> int:

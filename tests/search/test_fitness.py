@@ -121,6 +121,17 @@ def test_soft_wishes_order_what_keeps_the_others():
     assert any(sentence.startswith("Soft wishes reached: 1 of 1") for sentence in unmet.sentences)
 
 
+def test_energy_is_a_cost():
+    base = ORIGINAL.model_copy(update={"energy_joules": 0.01, "energy_ratio": 1.0})
+    half = base.model_copy(update={"energy_joules": 0.005, "energy_ratio": 2.0})
+    for goal, bound in ((Goal(energy_ratio=4), 0.25), (Goal(energy_joules=0.0025), 0.25)):
+        (_, wish) = wishes(goal, base)
+        assert (wish.cost, wish.bound) == ("energy", pytest.approx(bound))
+        assert wish.miss(base, half) == pytest.approx(1.0)
+        assert objectives(goal, base) == ("drop", "energy")
+    assert wishes(Goal(energy_ratio=4), base)[1].reached(base, half) == "2.00x"
+
+
 def test_a_soft_drop_bounds_nothing():
     goal = Goal(metric_drop=0.01, size_ratio=2, soft=("drop",))
     lossy, large = trial(1, one(0.8, 0.8, 400_000)), trial(2, one(0.93, 0.8, 4_000_000))

@@ -57,6 +57,7 @@ def compress(  # noqa: PLR0913  one option per wish
     size: Annotated[str | None, typer.Option(help="8x smaller, or at most 300KB.")] = None,
     macs: Annotated[str | None, typer.Option(help="2x fewer multiply-accumulates.")] = None,
     memory: Annotated[str | None, typer.Option(help="At most this peak memory: 200MB.")] = None,
+    energy: Annotated[str | None, typer.Option(help="2x less energy per input, or at most 5mJ.")] = None,
     parameters: Annotated[str | None, typer.Option(help="2x fewer parameters.")] = None,
     soft: Annotated[
         list[str] | None,
@@ -92,7 +93,7 @@ def compress(  # noqa: PLR0913  one option per wish
 
     goal = goal_of(
         goal_file, drop=drop, class_floor=class_floor, class_drop=class_drop, latency=latency, latency_p95=latency_p95,
-        throughput=throughput, size=size, macs=macs, memory=memory, parameters=parameters, soft=soft,
+        throughput=throughput, size=size, macs=macs, memory=memory, energy=energy, parameters=parameters, soft=soft,
     )  # fmt: skip
     wanted = lissom.Recipe.read(recipe) if recipe else None
     given = settings_of(settings, data, weights)

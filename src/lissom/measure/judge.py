@@ -38,6 +38,8 @@ def _items(goal: Goal, before: Side, after: Side, ratios: Ratios) -> Iterator[Go
     yield from _classes(goal, before, after)
     yield from _ratios(goal, ratios)
     yield from _maxima(goal, after)
+    if goal.by_energy:
+        yield from _energy(goal, after, ratios)
 
 
 def impossible(goal: Goal, before: Side) -> str | None:
@@ -224,6 +226,32 @@ def _maxima(goal: Goal, after: Side) -> Iterator[GoalItem]:
                 "the goal, or choose another target."
             )
         yield _bytes_item("peak memory", goal.peak_memory_bytes, after.peak_memory_bytes)
+
+
+def _energy(goal: Goal, after: Side, ratios: Ratios) -> Iterator[GoalItem]:
+    if after.energy is None or ratios.energy is None:
+        raise GoalError(
+            "The goal limits energy, but it was not measured: the notes of the run say why. Leave it out of the goal, "
+            "or measure on a machine that exposes its counters."
+        )
+    if goal.energy_ratio is not None:
+        wish, figure = _distinct(goal.energy_ratio, ratios.energy, lambda value, digits: f"{value:.{digits}f}x")
+        low, high = ratios.energy_low or ratios.energy, ratios.energy_high or ratios.energy
+        yield GoalItem(
+            wish=f"energy ratio >= {wish}",
+            figure=f"{figure} ({low:.2f} to {high:.2f})",
+            met=ratios.energy >= goal.energy_ratio,
+        )
+    if goal.energy_joules is not None:
+        used = after.energy
+        wish, figure = _distinct(
+            1e3 * goal.energy_joules, 1e3 * used.median, lambda value, digits: f"{value:.{digits + 1}f} mJ"
+        )
+        yield GoalItem(
+            wish=f"energy of one input at batch {after.batch_size} <= {wish}",
+            figure=f"{figure} ({1e3 * used.low:.3f} to {1e3 * used.high:.3f})",
+            met=used.median <= goal.energy_joules,
+        )
 
 
 def _bytes_item(name: str, limit: int, reached: int) -> GoalItem:

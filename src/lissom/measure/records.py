@@ -30,6 +30,12 @@ class Latency(Interval):
     samples: tuple[float, ...]
 
 
+class EnergyUse(Interval):
+    """Joules per input, by the processor's counters. One sample per A/B round."""
+
+    samples: tuple[float, ...]
+
+
 class Side(Setting):
     """One model on one runtime: the original (`before`) or the compressed one (`after`)."""
 
@@ -49,6 +55,8 @@ class Side(Setting):
     """The task's further metrics, in its order, of the same pass over the data as `metric`."""
     classes: ClassShares | None = None
     """Of the same pass, by the first of the metrics that tells classes apart; None where none does."""
+    energy: EnergyUse | None = None
+    """At the measured batch; None where the machine exposes no counters."""
 
 
 class Ratios(Setting):
@@ -60,6 +68,10 @@ class Ratios(Setting):
     latency_high: float
     macs: float
     parameters: float
+    energy: float | None = None
+    """Per input, the median of paired per-round ratios, with its interval; None where it was not measured."""
+    energy_low: float | None = None
+    energy_high: float | None = None
 
 
 class GoalItem(Setting):

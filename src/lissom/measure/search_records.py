@@ -30,6 +30,8 @@ class SearchTrial(Setting):
     latency_low: float | None
     latency_high: float | None
     size_bytes: int | None
+    energy_ratio: float | None = None
+    """Of one input, where the goal limits energy."""
     macs: int | None
     parameters: int | None
     started: float

@@ -10,6 +10,7 @@ from torch import nn
 from lissom.errors import DataError, GoalError, UsageError
 from lissom.goal import Goal
 from lissom.graph.graph import Graph
+from lissom.measure.energy import survey
 from lissom.measure.judge import impossible
 from lissom.measure.metric_records import ClassShares, MetricValue
 from lissom.measure.records import Latency, Side
@@ -29,6 +30,7 @@ def check_arguments(model: object, task: object, recipe: object, goal: object) -
     """
     Raises:
         UsageError: an argument of another type.
+        GoalError: the goal limits energy, and this machine does not tell it.
     """
     for name, value, kind in (("model", model, nn.Module), ("task", task, Task)):
         if not isinstance(value, kind):
@@ -37,6 +39,10 @@ def check_arguments(model: object, task: object, recipe: object, goal: object) -
         raise UsageError(f"recipe must be a lissom.Recipe, got {type(recipe).__name__}. Write Recipe([Fold(), ...]).")
     if goal is not None and not isinstance(goal, Goal):
         raise UsageError(f"goal must be a lissom.Goal, got {type(goal).__name__}. Write Goal(metric_drop=0.01).")
+    if goal is not None and goal.by_energy:
+        meter, reason = survey()
+        if meter is None:
+            raise GoalError(f"The goal limits energy, and {reason}. Leave it out of the goal, or use another machine.")
 
 
 def check_needs(recipe: Recipe, task: Task, made_up: Collection[str] = ()) -> None:

@@ -15,6 +15,7 @@ from lissom.files import write_text
 from lissom.graph.trace import trace
 from lissom.inputs import save_example
 from lissom.measure.artifacts import peak_memory
+from lissom.measure.energy import survey, weigh
 from lissom.measure.environment import environment, machine, unlike
 from lissom.measure.latency import bootstrap_median, interleave, paired_ratio, summarise
 from lissom.measure.metric_records import Quality
@@ -41,7 +42,8 @@ def prefix_of(recipe: Recipe) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
-    """Travels to other processes, with the model and its task. `memory` and `classes` say whether these are kept."""
+    """Travels to other processes, with the model and its task. `memory`, `classes` and `energy` say whether these are
+    kept."""
 
     model: nn.Module
     task: Task
@@ -55,6 +57,7 @@ class Evaluator:
     machine: str
     """That the search runs on."""
     classes: bool = False
+    energy: bool = False
 
     def original(self) -> Measurement:
         """The model as it is, exported; what candidates are timed against."""
@@ -63,7 +66,9 @@ class Evaluator:
         with self.quiet.working() as share:
             artifact = self._original(share)
             with share.alone():
-                samples = interleave({"original": self._call(artifact, place)}, rounds=ROUNDS)
+                calls = {"original": self._call(artifact, place)}
+                samples = interleave(calls, rounds=ROUNDS)
+                used = self._energy(calls)
         graph = trace(self.model, self.task.example).graph
         found = validate(self.model, self.task)
         assert found is not None, "a search is begun with a metric and validation data only"
@@ -84,6 +89,8 @@ class Evaluator:
             parameters=graph.parameters,
             machine=self.machine,
             peak_memory_bytes=self._peak(artifact, place),
+            energy_joules=bootstrap_median(used["original"]).median if used else None,
+            energy_ratio=1.0 if used else None,
         )
 
     def __call__(self, recipe: Recipe) -> Measurement:
@@ -105,6 +112,7 @@ class Evaluator:
                     "after": self._call(artifact, place),
                 }
                 samples = interleave(calls, rounds=ROUNDS)
+                used = self._energy(calls)
             ratio = paired_ratio(samples["before"], samples["after"])
             quality = steps[-1].quality
             if quality is None:
@@ -125,6 +133,8 @@ class Evaluator:
                 parameters=cost.parameters,
                 machine=self.machine,
                 peak_memory_bytes=self._peak(artifact, place),
+                energy_joules=bootstrap_median(used["after"]).median if used else None,
+                energy_ratio=paired_ratio(used["before"], used["after"]).median if used else None,
                 epoch_seconds=_pace(steps),
             )
 
@@ -176,6 +186,15 @@ class Evaluator:
 
     def _classes(self, found: Quality) -> dict[int, float]:
         return found.classes.by_label if self.classes and found.classes else {}
+
+    def _energy(self, calls: Mapping[str, Callable[[], object]]) -> dict[str, tuple[float, ...]]:
+        """Joules per input; empty where the goal does not limit them."""
+        if not self.energy:
+            return {}
+        meter, reason = survey()
+        if meter is None:
+            raise WorkerError(f"The goal limits energy, and {reason}.")
+        return weigh(calls, meter, inputs=self.batch_size)
 
     def _peak(self, artifact: Artifact, place: Path) -> int | None:
         if not self.memory:

@@ -13,17 +13,18 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from lissom.errors import FailureError, VerificationError, first_line
-from lissom.export.base import Artifact, run
+from lissom.export.base import Artifact, Runner, run
 from lissom.export.catalogue import runtime_of
 from lissom.export.kernels import match_kernels
 from lissom.graph.graph import Graph
 from lissom.graph.trace import Trace, evaluation, trace
 from lissom.measure.artifacts import peak_memory, predictor, structure_of
+from lissom.measure.energy import summed_up, survey, weigh
 from lissom.measure.latency import interleave, paired_ratio, summarise
 from lissom.measure.layers import sqnr_db
 from lissom.measure.metric_records import Quality
 from lissom.measure.quality import assess, parity
-from lissom.measure.records import LayerRecord, Parity, Ratios, Side
+from lissom.measure.records import EnergyUse, LayerRecord, Parity, Ratios, Side
 from lissom.metrics import metrics_of
 from lissom.pipeline.candidates import caller
 from lissom.pipeline.naming import by_planned_name
@@ -63,6 +64,12 @@ class _Samples(pydantic.BaseModel):
 class _Memory(pydantic.BaseModel):
     before: int | None
     after: int | None
+    failure: str = ""
+
+
+class _Energy(pydantic.BaseModel):
+    before: EnergyUse | None = None
+    after: EnergyUse | None = None
     failure: str = ""
 
 
@@ -128,6 +135,7 @@ def measure(  # noqa: PLR0913  keywords of one call site
             )
         ),
     )
+    energy = folder.stage("energy", _Energy, lambda: _energy(runners, artifacts, example))
     sides = [
         Side(
             metric=quality.metric if quality else None,
@@ -140,18 +148,21 @@ def measure(  # noqa: PLR0913  keywords of one call site
             macs=found.macs,
             peak_memory_bytes=peak,
             nonzeros=nonzeros(own),
+            energy=used,
         )
-        for quality, taken, artifact, found, own, peak in zip(
+        for quality, taken, artifact, found, own, peak, used in zip(
             qualities,
             (samples.before, samples.after),
             artifacts,
             (graph, _counted(steps, graph, after_trace.graph)),
             (steps[0].trace if steps else after_trace, unrounded(steps, after_trace)),
             (memory.before, memory.after),
+            (energy.before, energy.after),
             strict=True,
         )
     ]
     ratio = paired_ratio(samples.before, samples.after)
+    less = paired_ratio(energy.before.samples, energy.after.samples) if energy.before and energy.after else None
     return Measured(
         before=sides[0],
         after=sides[1],
@@ -162,10 +173,13 @@ def measure(  # noqa: PLR0913  keywords of one call site
             latency_high=ratio.high,
             macs=_ratio(sides[0].macs, sides[1].macs),
             parameters=_ratio(sides[0].parameters, sides[1].parameters),
+            energy=less.median if less else None,
+            energy_low=less.low if less else None,
+            energy_high=less.high if less else None,
         ),
         layers=layers.layers,
         parity=layers.parity,
-        notes=tuple(_notes(graph, original, layers, memory, split, measured=qualities[0] is not None)),
+        notes=tuple(_notes(graph, original, layers, memory, energy, split, measured=qualities[0] is not None)),
     )
 
 
@@ -193,6 +207,22 @@ def _memory(folder: RunFolder, artifacts: tuple[Artifact, Artifact], threads: in
     except FailureError as wrong:
         return _Memory(before=None, after=None, failure=first_line(wrong))
     return _Memory(before=before, after=after)
+
+
+def _energy(runners: Sequence[Runner], artifacts: tuple[Artifact, Artifact], example: Batch) -> _Energy:
+    """Nothing, and no word about it, where the machine exposes no counters."""
+    meter, _ = survey()
+    if meter is None:
+        return _Energy()
+    calls = {
+        name: caller(runner, artifact, example)
+        for name, runner, artifact in zip(("before", "after"), runners, artifacts, strict=True)
+    }
+    try:
+        used = weigh(calls, meter, inputs=example.size)
+    except FailureError as wrong:
+        return _Energy(failure=first_line(wrong))
+    return _Energy(before=summed_up(used["before"]), after=summed_up(used["after"]))
 
 
 def _layers(
@@ -271,6 +301,7 @@ def _notes(
     original: Artifact,
     layers: _Layers,
     memory: _Memory,
+    energy: _Energy,
     split: str,
     *,
     measured: bool,
@@ -291,5 +322,7 @@ def _notes(
         yield "The metric is on the validation split, which also served to choose; the task has no test split."
     if memory.failure:
         yield f"Peak memory was not measured: {memory.failure}"
+    if energy.failure:
+        yield f"Energy was not measured: {energy.failure}"
     if original.batch is not None and not original.fixed:
         yield f"The exported model takes up to {original.batch} examples a call; larger batches are run in pieces."

@@ -144,7 +144,8 @@ def searched(  # noqa: PLR0913  keywords of one call site
         "metric": ", ".join(one.name for one in metrics_of(task)),
         "settings": f"batch {place.batch_size}, threads {place.threads}, seed {place.seed}"
         + (", peak memory" if memory else "")
-        + (", classes" if goal.by_class else ""),
+        + (", classes" if goal.by_class else "")
+        + (", energy" if goal.by_energy else ""),
         "version": __version__,
     }
     here = machine(environment(place.threads))
@@ -154,6 +155,7 @@ def searched(  # noqa: PLR0913  keywords of one call site
         evaluator = Evaluator(
             model, task, target, folder.stages, Quiet(Path(tempfile.gettempdir()) / f"lissom-quiet-{study.key}"),
             place.threads, place.batch_size, place.seed, memory, here, goal.by_class,
+            goal.by_energy,
         )  # fmt: skip
         before = time.monotonic()
         original = folder.stage("search-original", Measurement, evaluator.original)
@@ -287,6 +289,7 @@ def _trial(trial: Trial, found: Found, space: Space, began: float) -> SearchTria
         latency_low=one.latency_low if one else None,
         latency_high=one.latency_high if one else None,
         size_bytes=one.size_bytes if one else None,
+        energy_ratio=one.energy_ratio if one else None,
         macs=one.macs if one else None,
         parameters=one.parameters if one else None,
         started=round(trial.started - began, 3),

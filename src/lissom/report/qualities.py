@@ -1,12 +1,12 @@
-"""Quality before and after: a row for each metric."""
+"""Quality before and after, a row for each metric; energy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from lissom.measure.metric_records import ClassShare, ClassShares, MetricValue
-from lissom.measure.records import Side
-from lissom.report.units import change_text, change_text_of, metric_text
+from lissom.measure.records import Ratios, Side
+from lissom.report.units import change_text, change_text_of, metric_text, ratio_interval_text, significant
 
 Row = tuple[str, str, str, str]
 """What, before, after, change."""
@@ -40,6 +40,14 @@ def _class_rows(before: ClassShares, after: ClassShares) -> Iterator[Row]:
 def _class_text(one: ClassShare) -> str:
     """'class 3: 80.00% of 100'."""
     return f"class {one.label}: {one.share:.2%} of {one.examples:,}"
+
+
+def energy_row(before: Side, after: Side, ratios: Ratios) -> Iterator[Row]:
+    """Where the machine told it."""
+    if before.energy and after.energy and ratios.energy is not None:
+        low, high = ratios.energy_low or ratios.energy, ratios.energy_high or ratios.energy
+        texts = (f"{significant(1e3 * used.median)} mJ" for used in (before.energy, after.energy))
+        yield ("Energy per input", *texts, ratio_interval_text(ratios.energy, low, high))
 
 
 def metric_name(metric: MetricValue | None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lissom.measure.records import GoalItem, LayerRecord, RunRecord, Side, StepRecord, TargetTrial
-from lissom.report.qualities import metric_name, quality_rows
+from lissom.report.qualities import energy_row, metric_name, quality_rows
 from lissom.report.units import (
     MISSING,
     bytes_text,
@@ -63,6 +63,7 @@ def before_after(run: RunRecord) -> Table:
             ms_text(after.latency_ms.p95),
             ratio_text(_ratio(before.latency_ms.p95, after.latency_ms.p95)),
         ),
+        *energy_row(before, after, ratios),
         ("Batch size", str(before.batch_size), str(after.batch_size), ""),
         (
             "Artifact size",

@@ -42,6 +42,7 @@ COSTS: dict[str, Figure] = {
     "size": lambda original, one: one.size_bytes / original.size_bytes,
     "MACs": lambda original, one: one.macs / max(original.macs, 1),
     "parameters": lambda original, one: one.parameters / max(original.parameters, 1),
+    "energy": lambda original, one: 1.0 / (one.energy_ratio or 1.0),
     "memory": lambda original, one: (one.peak_memory_bytes or 0) / max(original.peak_memory_bytes or 0, 1),
 }
 
@@ -136,6 +137,10 @@ def _of_costs(goal: Goal, original: Measurement) -> Iterator[Wish]:
         yield Wish("latency", most / original.latency_ms, f"throughput >= {goal.throughput:g}/s")
     if goal.size_bytes is not None:
         yield Wish("size", goal.size_bytes / original.size_bytes, f"size <= {goal.size_bytes} B")
+    if goal.energy_ratio is not None:
+        yield Wish("energy", 1.0 / goal.energy_ratio, f"energy ratio >= {goal.energy_ratio:g}x")
+    if goal.energy_joules is not None and original.energy_joules:
+        yield Wish("energy", goal.energy_joules / original.energy_joules, f"energy <= {1e3 * goal.energy_joules:g} mJ")
     if goal.peak_memory_bytes is not None and original.peak_memory_bytes:
         bound = goal.peak_memory_bytes / original.peak_memory_bytes
         yield Wish("memory", bound, f"peak memory <= {goal.peak_memory_bytes} B")

@@ -41,6 +41,10 @@ class Measurement(Setting):
     """Where the goal limits it."""
     machine: str = ""
     """What it was timed on: latencies of different machines are not compared."""
+    energy_joules: float | None = None
+    """Of one input, where the goal limits it."""
+    energy_ratio: float | None = None
+    """As `latency_ratio`."""
     epoch_seconds: float | None = None
     """Of one pass over the training data, where there was training."""
 

@@ -39,6 +39,7 @@ _PRIORS: dict[str, tuple[float, float, float, float, float, float, float]] = {
     "size": (-1.0, -0.8, -1.0, 0.5, 0.27, 0.3, 0.16),
     "MACs": (-1.0, -1.0, -1.0, 1.0, 1.0, 1.0, 1.0),
     "parameters": (-1.0, -0.8, -1.0, 1.0, 1.0, 1.0, 1.0),
+    "energy": (-0.7, -0.5, -0.9, 1.0, 0.6, 0.8, 0.7),
     "memory": (-0.5, -0.3, -0.5, 0.8, 0.7, 0.8, 0.6),
 }
 # Drop of everything gone by prune, rank, depth; then of each precision.
