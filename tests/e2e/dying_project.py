@@ -12,7 +12,7 @@ from lissom.pipeline import measuring
 from lissom.training import finetune
 
 
-def build(dies: int = 0):
+def build(dies: str = "0"):
     measuring.ROUNDS, finetune.SAVE_SECONDS = 1, 0.0
     measuring.peak_memory = lambda *_: 1_000_000
     first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
@@ -21,7 +21,7 @@ def build(dies: int = 0):
     def loss(outputs, target):
         nonlocal steps
         steps += 1
-        if os.environ.get("RANK") == "1" and first and steps == dies:
+        if os.environ.get("RANK") == "1" and first and steps == int(dies):
             os.kill(os.getpid(), signal.SIGKILL)
         return F.cross_entropy(outputs, target)
 
