@@ -244,7 +244,7 @@ def show_run(record: RunRecord, folder: Path, report: Path) -> None:
     if record.search:
         console.print()
         console.print(rich_table(searches.trials(record.search, only_front=True)))
-        for sentence in record.search.explanation:
+        for sentence in (searches.text(record.search), *record.search.explanation):
             console.print(f"\n{sentence}")
     if text := tables.precisions_text(record):
         console.print(f"\n{text}")

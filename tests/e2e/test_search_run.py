@@ -145,6 +145,16 @@ def test_runs_that_share_a_storage_share_their_trials(search, evaluated, tmp_pat
         search(storage=storage, out=tmp_path / "c", seed=1)
 
 
+def test_latency_is_foretold_from_layers_and_the_page_says_how_well(search):
+    result = search(search="knapsack", goal=Goal(metric_drop=0.9, latency_ratio=1000.0))
+    found = result.record.search
+    assert found is not None
+    assert found.latency_layers == len([layer for layer in result.record.layers if layer.macs])
+    assert found.latency_candidates == 3 + len(found.trials), "probes: the width, the precision, and both"
+    assert found.latency_error is not None
+    assert f"Latency was foretold from {found.latency_layers} layers to " in result.report.read_text()
+
+
 def test_a_goal_out_of_reach_is_a_result_that_explains_itself(search):
     result = search(goal=UNREACHABLE)
     found = result.record.search

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lissom.search import Point
-from lissom.search.latency import RIDGE, UNKNOWN, _costly, fit_costs
+from lissom.search.costs import RIDGE, UNKNOWN, _costly, fit_costs
 
 POINTS = list(synthetic.SPACE.points())
 

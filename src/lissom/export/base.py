@@ -61,6 +61,19 @@ class Kernel(Setting):
     """What it does there; a node is judged by the kernel of its own kind."""
 
 
+class Ran(Setting):
+    """One kernel of a call as the runtime's profiler timed it."""
+
+    op: str
+    """The runtime's own name of it."""
+    ms: float
+    """Lower quartile over the calls."""
+    product: bool
+    """Whether it multiplies: what a user calls a layer."""
+    node: str = ""
+    """Of a product: name of the traced node it computes; empty where the runtime does not tell."""
+
+
 class Artifact(Setting):
     """Exported file(s) of one model for one target, as described in a run folder's manifest."""
 
@@ -105,6 +118,13 @@ class Runtime(ABC):
     @abstractmethod
     def kernels(self, artifact: Artifact, folder: Path) -> tuple[Kernel, ...]:
         """How each operator really runs, read back from the runtime's own optimized graph."""
+
+    def profile(self, artifact: Artifact, folder: Path, threads: int, inputs: Sequence[Array]) -> tuple[Ran, ...]:
+        """The kernels of one call in the order in which they run; empty for a runtime without a profiler.
+
+        `inputs` are those of one call, in the artifact's order.
+        """
+        return ()
 
 
 Support = Literal["yes", "no"]

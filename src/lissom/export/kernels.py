@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lissom.export.base import Artifact, Kernel, Kind
+from lissom.export.base import Artifact, Kernel, Kind, Ran
 from lissom.graph.cost import MACS
 from lissom.graph.graph import Graph, Node
 
@@ -33,6 +33,28 @@ def match_kernels(artifact: Artifact, kernels: Sequence[Kernel], graph: Graph) -
             continue
         precisions = named.get(node.name, set())
         found[node.name] = precisions.pop() if len(precisions) == 1 and not foreign else UNKNOWN
+    return found
+
+
+def product_times(ran: Sequence[Ran], graph: Graph) -> dict[str, float]:
+    """Milliseconds of every product of `graph`, with what runs between it and the next one.
+
+    What runs before the first product is in its time. Empty if the runtime does not say of every product which one it
+    is: times of some layers would pass for those of all.
+    """
+    found: dict[str, float] = {}
+    before, owner = 0.0, ""
+    for one in ran:
+        if one.product:
+            node = graph.by_name.get(one.node)
+            if node is None or node.op not in MACS:
+                return {}
+            owner = node.name
+        if owner:
+            found[owner] = found.get(owner, 0.0) + one.ms + before
+            before = 0.0
+        else:
+            before += one.ms
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,21 @@ from google.protobuf.message import DecodeError
 from torch import nn
 
 from lissom.errors import UsageError
-from lissom.export.base import Artifact, Availability, Kernel, Kind, Runner, Runtime, TensorSpec, artifact_of
+from lissom.export.base import (
+    Array,
+    Artifact,
+    Availability,
+    Kernel,
+    Kind,
+    Ran,
+    Runner,
+    Runtime,
+    TensorSpec,
+    artifact_of,
+)
 from lissom.export.onnx import write_onnx
 from lissom.export.onnx_names import Names
-from lissom.export.onnxruntime_session import runner, session
+from lissom.export.onnxruntime_session import profile, runner, session
 from lissom.task import Batch
 
 INTEGER_OPS: dict[str, Kind] = {
@@ -80,6 +91,17 @@ class OnnxRuntime(Runtime):
             graph = onnx.load(optimized, load_external_data=False).graph
         exported = onnx.load(folder / artifact.files[0], load_external_data=False).graph
         return tuple(_kernels(graph, Names(exported)))
+
+    def profile(self, artifact: Artifact, folder: Path, threads: int, inputs: Sequence[Array]) -> tuple[Ran, ...]:
+        path = folder / artifact.files[0]
+        names = Names(onnx.load(path, load_external_data=False).graph)
+        timed = profile(path, [spec.name for spec in artifact.inputs], threads, inputs)
+        return tuple(_ran(node, op, ms, names) for node, op, ms in timed)
+
+
+def _ran(node: str, op: str, ms: float, names: Names) -> Ran:
+    product = (INTEGER_OPS.get(op) or FLOAT_OPS.get(op)) == "product"
+    return Ran(op=op, ms=ms, product=product, node=names.product(node) if product else "")
 
 
 def described(path: Path) -> Artifact:

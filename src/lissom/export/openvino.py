@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import numpy as np
 import onnx
 from torch import nn
 
-from lissom.export.base import Artifact, Availability, Kernel, Kind, Runner, Runtime
+from lissom.export.base import Array, Artifact, Availability, Kernel, Kind, Ran, Runner, Runtime
 from lissom.export.onnx import write_onnx
 from lissom.export.onnx_names import Names
-from lissom.export.openvino_session import DYNAMIC_GROUP, compile_model, is_float, read, runner
+from lissom.export.openvino_session import DYNAMIC_GROUP, compile_model, is_float, profile, read, runner
 from lissom.task import Batch
 
 LAYERS: dict[str, Kind] = {
@@ -60,6 +60,17 @@ class OpenVino(Runtime):
         floats = is_float(model)
         compiled = compile_model(model, 1, rounds=not floats).get_runtime_model()
         return tuple(k for operation in compiled.get_ordered_ops() for k in _kernels(operation, names, floats))
+
+    def profile(self, artifact: Artifact, folder: Path, threads: int, inputs: Sequence[Array]) -> tuple[Ran, ...]:
+        path = folder / artifact.files[0]
+        names = Names(onnx.load(path, load_external_data=False).graph)
+        return tuple(_ran(*one, names) for one in profile(path, threads, inputs))
+
+
+def _ran(name: str, origins: str, op: str, ms: float, names: Names) -> Ran:
+    product = LAYERS.get(op) == "product" or op.startswith("FullyConnected")  # ...QuantizedLegacy, on integers
+    found = (names.product(one) for one in (name, *origins.split(",")))
+    return Ran(op=op, ms=ms, product=product, node=next(filter(None, found), "") if product else "")
 
 
 def _kernels(operation: Any, names: Names, floats: bool) -> Iterator[Kernel]:

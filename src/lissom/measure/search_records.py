@@ -90,6 +90,10 @@ class SearchRecord(Setting):
     original_metric: float
     latency_error: float | None
     """Mean relative error of the predicted latency of candidates that the model had not seen."""
+    latency_layers: int = 0
+    """In the table that latency was foretold from; 0 where it was foretold from the whole network's."""
+    latency_candidates: int = 0
+    """That the prediction was fitted on, besides the original; each was left out once for `latency_error`."""
     met: bool
     binding: str
     """The wish that stands in the way; empty where the goal is met."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -20,19 +21,25 @@ from lissom.measure.environment import environment, machine, unlike
 from lissom.measure.latency import bootstrap_median, interleave, paired_ratio, summarise
 from lissom.measure.metric_records import Quality
 from lissom.pipeline.candidates import caller, exported
+from lissom.pipeline.profiling import layer_times
 from lissom.pipeline.quiet import Quiet, Shared
 from lissom.pipeline.timing import Stopwatch
 from lissom.pipeline.transforming import Step, transform, validate
 from lissom.recipe import Recipe
 from lissom.runfolder import StageFolder
-from lissom.search import Measurement
+from lissom.search import LayerTime, Measurement, Timed
 from lissom.target import Target
-from lissom.task import Batch, Task, repeated
+from lissom.task import Batch, Split, Task, default_feed, repeated
 from lissom.transforms.base import Work
 from lissom.transforms.finetuning import Finetune
 
 ROUNDS = 10
 ORIGINAL = "search-original"
+LOOKED_AT: tuple[Split, ...] = ("calibration", "train")
+"""By transforms, the first of them that the task has."""
+Samples = dict[str, tuple[float, ...]]
+EXAMPLES = 32
+"""That a probe is made from."""
 
 
 def prefix_of(recipe: Recipe) -> str:
@@ -58,6 +65,8 @@ class Evaluator:
     """That the search runs on."""
     classes: bool = False
     energy: bool = False
+    layers: bool = False
+    """Whether candidates are taken apart by the runtime's profiler."""
 
     def original(self) -> Measurement:
         """The model as it is, exported; what candidates are timed against."""
@@ -69,6 +78,7 @@ class Evaluator:
                 calls = {"original": self._call(artifact, place)}
                 samples = interleave(calls, rounds=ROUNDS)
                 used = self._energy(calls)
+                layers = self._layers(self.model, artifact, place)
         graph = trace(self.model, self.task.example).graph
         found = validate(self.model, self.task)
         assert found is not None, "a search is begun with a metric and validation data only"
@@ -91,6 +101,29 @@ class Evaluator:
             peak_memory_bytes=self._peak(artifact, place),
             energy_joules=bootstrap_median(used["original"]).median if used else None,
             energy_ratio=1.0 if used else None,
+            layers=layers,
+        )
+
+    def probe(self, recipe: Recipe) -> Timed:
+        """The candidate as fast as it can be made: on the first examples, without a metric, nothing kept.
+
+        How long it takes depends on its channels, and not on the numbers in it. Which channels and blocks are cut may
+        differ from what all the examples say; that is part of what a prediction is off by.
+
+        Raises:
+            LissomError: the candidate cannot be made, exported or loaded.
+        """
+        with self.quiet.working() as share, tempfile.TemporaryDirectory(dir=self._place(ORIGINAL)) as scratch:
+            work = self._work(Path(scratch) / "timed", share)
+            after = transform(self.model, _first(self.task), recipe, self.target, work=work)[-1].model
+            artifact = exported(after, self.task, self.target, Path(scratch))
+            samples, _ = self._timed(artifact, Path(scratch), share, weighed=False)
+            with share.alone():
+                layers = self._layers(after, artifact, Path(scratch))
+        return Timed(
+            latency_ms=bootstrap_median(samples["after"]).median,
+            latency_ratio=paired_ratio(samples["before"], samples["after"]).median,
+            layers=layers,
         )
 
     def __call__(self, recipe: Recipe) -> Measurement:
@@ -105,14 +138,9 @@ class Evaluator:
             after = steps[-1].model
             place = self._place(prefix_of(recipe))
             artifact = exported(after, self.task, self.target, place)
-            original = self._original(share)
+            samples, used = self._timed(artifact, place, share)
             with share.alone():
-                calls = {
-                    "before": self._call(original, self._place(ORIGINAL)),
-                    "after": self._call(artifact, place),
-                }
-                samples = interleave(calls, rounds=ROUNDS)
-                used = self._energy(calls)
+                layers = self._layers(after, artifact, place)
             ratio = paired_ratio(samples["before"], samples["after"])
             quality = steps[-1].quality
             if quality is None:
@@ -136,6 +164,7 @@ class Evaluator:
                 energy_joules=bootstrap_median(used["after"]).median if used else None,
                 energy_ratio=paired_ratio(used["before"], used["after"]).median if used else None,
                 epoch_seconds=_pace(steps),
+                layers=layers,
             )
 
     def _check_machine(self) -> None:
@@ -147,10 +176,30 @@ class Evaluator:
                 "start a search of its own on each kind of machine with the same storage."
             )
 
+    def _timed(
+        self, artifact: Artifact, place: Path, share: Shared, *, weighed: bool = True
+    ) -> tuple[Samples, Samples]:
+        """Milliseconds beside the original, and joules."""
+        original = self._original(share)
+        with share.alone():
+            calls = {"before": self._call(original, self._place(ORIGINAL)), "after": self._call(artifact, place)}
+            return interleave(calls, rounds=ROUNDS), self._energy(calls) if weighed else {}
+
+    def _layers(self, model: nn.Module, artifact: Artifact, place: Path) -> tuple[LayerTime, ...]:
+        if not self.layers:
+            return ()
+        batch = repeated(self.task.example, self.batch_size)
+        return layer_times(model, self.task, self.target, artifact, place, self.threads, batch)
+
     def _transformed(self, recipe: Recipe, share: Shared) -> list[Step]:
-        watch = Stopwatch(
-            self.model, self.task, self.target, self.threads, self.batch_size, self._place(prefix_of(recipe)) / "timed"
-        )
+        return transform(
+            self.model, self.task, recipe, self.target,
+            folder=self.stages, prefix=prefix_of(recipe), measure=True,
+            work=self._work(self._place(prefix_of(recipe)) / "timed", share),
+        )  # fmt: skip
+
+    def _work(self, place: Path, share: Shared) -> Work:
+        watch = Stopwatch(self.model, self.task, self.target, self.threads, self.batch_size, place)
 
         def faster(other: nn.Module) -> float:
             with share.alone():
@@ -160,11 +209,7 @@ class Evaluator:
             with share.alone():
                 return watch.race(modules, example)
 
-        work = Work(seed=self.seed, faster=faster, race=race, kernels=watch.kernels)
-        return transform(
-            self.model, self.task, recipe, self.target,
-            folder=self.stages, prefix=prefix_of(recipe), measure=True, work=work,
-        )  # fmt: skip
+        return Work(seed=self.seed, faster=faster, race=race, kernels=watch.kernels)
 
     def _place(self, name: str) -> Path:
         place = self.stages.state / name
@@ -201,6 +246,13 @@ class Evaluator:
             return None
         save_example(place / "example.safetensors", self.task.example)
         return peak_memory(place, artifact, self.threads, self.batch_size)
+
+
+def _first(task: Task) -> Task:
+    """With the first examples of what transforms look at, as one batch."""
+    split = next(filter(task.has, LOOKED_AT), None)
+    few = None if split is None else list(task.batches(split, limit=EXAMPLES))
+    return replace(task, train=None, calibration=few, validation=None, test=None, feed=default_feed)
 
 
 def _pace(steps: list[Step]) -> float | None:

@@ -155,7 +155,7 @@ def searched(  # noqa: PLR0913  keywords of one call site
         evaluator = Evaluator(
             model, task, target, folder.stages, Quiet(Path(tempfile.gettempdir()) / f"lissom-quiet-{study.key}"),
             place.threads, place.batch_size, place.seed, memory, here, goal.by_class,
-            goal.by_energy,
+            goal.by_energy, _by_latency(goal),
         )  # fmt: skip
         before = time.monotonic()
         original = folder.stage("search-original", Measurement, evaluator.original)
@@ -169,7 +169,7 @@ def searched(  # noqa: PLR0913  keywords of one call site
         search = Search(
             evaluator, space, study, goal, original, searchers_of(wanted.searcher),
             limits=Limits(seconds=_left(wanted.seconds, deadline, used, short)),
-            workers=workers, seed=place.seed,
+            workers=workers, seed=place.seed, probe=evaluator.probe, step=target.channel_multiple,
         )  # fmt: skip
 
         def progress(share: float, _: str) -> None:
@@ -212,6 +212,12 @@ def _workers(held: contextlib.ExitStack, wanted: Wanted, threads: int) -> tuple[
             raise
         reason = str(wrong).split(". ")[0]
         return Workers(), (f"{reason}. As asked, candidates were evaluated in one process here.",)
+
+
+def _by_latency(goal: Goal) -> bool:
+    """Whether the search goes by latency: the goal bounds it, or no cost at all."""
+    costs = [name for name in goal.model_dump(exclude_none=True) if not name.startswith(("metric", "class", "soft"))]
+    return not costs or any(name.startswith(("latency", "throughput")) for name in costs)
 
 
 def _left(seconds: float | None, deadline: float | None, used: float, short: float) -> float | None:
@@ -261,7 +267,9 @@ def _record(
         objectives=found.objectives,
         hypervolume=found.hypervolume,
         original_metric=original.metric,
-        latency_error=found.latency_error,
+        latency_error=found.latency.error,
+        latency_layers=found.latency.layers,
+        latency_candidates=found.latency.candidates,
         met=found.explanation.met,
         binding=found.explanation.binding,
         explanation=found.explanation.sentences,

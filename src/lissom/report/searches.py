@@ -201,6 +201,9 @@ def text(search: SearchRecord) -> str:
     """The search in words."""
     made, failed = done(search), sum(bool(t.failure) for t in search.trials)
     budget = f" in a budget of {search.budget_seconds:g} s" if search.budget_seconds else ""
-    error = "" if search.latency_error is None else f" Latency was foretold to {search.latency_error:.0%} on average."
+    source = f" from {plural(search.latency_layers, 'layer')}" if search.latency_layers else ""
+    error = ""
+    if search.latency_error is not None:
+        error = f" Latency was foretold{source} to {search.latency_error:.0%} on average."
     lost = f" {plural(failed, 'candidate')} could not be made." if failed else ""
     return f"{search.searcher}: {plural(len(made), 'candidate')} measured{budget}.{lost}{error}"

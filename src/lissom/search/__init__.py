@@ -4,7 +4,9 @@ from lissom.search.evaluating import Workers as Workers
 from lissom.search.evaluating import workers_of as workers_of
 from lissom.search.explaining import Explanation as Explanation
 from lissom.search.history import Failure as Failure
+from lissom.search.history import LayerTime as LayerTime
 from lissom.search.history import Measurement as Measurement
+from lissom.search.history import Timed as Timed
 from lissom.search.history import Trial as Trial
 from lissom.search.planner import Found as Found
 from lissom.search.planner import Limits as Limits

@@ -11,7 +11,7 @@ import contextlib
 import pickle
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import cast
+from typing import TypeVar, cast
 
 import cloudpickle
 
@@ -24,13 +24,14 @@ from lissom.search.history import Failure, Measurement
 Evaluate = Callable[[Recipe], Measurement]
 Outcome = tuple[Measurement | Failure, float]
 """A measurement or why there is none, and the seconds that it took."""
+T = TypeVar("T")
 
 
-def evaluated(evaluate: Evaluate, recipe: Recipe) -> Outcome:
+def evaluated(evaluate: Callable[[Recipe], T], recipe: Recipe) -> tuple[T | Failure, float]:
     """A candidate that cannot be made is an answer, not an error; an interruption is neither."""
     started = time.perf_counter()
     try:
-        outcome: Measurement | Failure = evaluate(recipe)
+        outcome: T | Failure = evaluate(recipe)
     except (VerificationError, WorkerError):  # neither a fault of ours nor of the workers is one candidate's failure
         raise
     except (LissomError, RuntimeError, MemoryError) as wrong:

@@ -14,6 +14,44 @@ from lissom.search.space import Point, Space
 from lissom.settings import Setting
 
 
+class LayerTime(Setting):
+    """A layer of a candidate and the time that it took inside the whole network, on the runtime's own clock.
+
+    What runs after it and belongs to no layer (activations, additions, reorderings, rounding) is in its time: it
+    depends on the same channels.
+    """
+
+    name: str
+    """Of its module; parts of a layer that was split have names below that of the layer."""
+    inputs: int
+    """Channels that it reads: those of the layer before it, as far as one of its outputs depends on them."""
+    outputs: int
+    """Channels that it makes."""
+    macs: int
+    """Multiply-accumulates for one example."""
+    ms: float
+    """Milliseconds a call, of the batch that was timed."""
+
+
+class Timed(Setting):
+    """A candidate timed against the original and taken apart by the runtime's profiler; no word about its metric."""
+
+    latency_ms: float
+    latency_ratio: float
+    """original / candidate, median of paired rounds."""
+    layers: tuple[LayerTime, ...]
+    """In the order in which they ran; empty for a runtime without a profiler."""
+
+
+class Probe(Setting):
+    """A candidate that was made for the table of layers alone. `timed` is None where it could not be made."""
+
+    point: Point
+    timed: Timed | None
+    failure: str = ""
+    seconds: float = 0.0
+
+
 class Measurement(Setting):
     """What a recipe made of the model, measured. Ratios are original / candidate, as in a goal."""
 
@@ -47,6 +85,8 @@ class Measurement(Setting):
     """As `latency_ratio`."""
     epoch_seconds: float | None = None
     """Of one pass over the training data, where there was training."""
+    layers: tuple[LayerTime, ...] = ()
+    """Where the runtime tells their times, and the search goes by latency."""
 
 
 class Failure(Setting):
@@ -93,6 +133,9 @@ class View:
     trials: tuple[Trial, ...]
     pending: frozenset[Point] = frozenset()
     seed: int = 0
+    probes: tuple[Probe, ...] = ()
+    step: int = 1
+    """Channels that the target computes together."""
 
     @cached_property
     def known(self) -> dict[Point, Trial]:
@@ -115,7 +158,9 @@ def view(
     *,
     pending: Iterable[Point] = (),
     seed: int = 0,
+    probes: tuple[Probe, ...] = (),
+    step: int = 1,
 ) -> View:
     """Of the trials, those without training."""
     own = sorted((t for t in trials if t.point.epochs == 0 and t.state != "running"), key=lambda t: t.number)
-    return View(space, goal, original, tuple(own), frozenset(pending), seed)
+    return View(space, goal, original, tuple(own), frozenset(pending), seed, probes, step)

@@ -1,10 +1,11 @@
 """A search that fits into the time there is: cheap looks at many candidates, training for the best few.
 
+    probe      a few candidates are timed layer by layer, on the first examples and without a metric: `search.latency`
     explore    a searcher proposes, candidates get no training: what is told apart is cost and the drop before recovery
     recover    the best few of those that keep the costs are trained, for more and more epochs, fewer of them each time
                (successive halving: Jamieson and Talwalkar 2016, arXiv:1502.07943), as far as the time allows
 
-Both in turns, one searcher after the other, until the goal holds, the time or the number of trials is used up, or
+The last two in turns, one searcher after the other, until the goal holds, time or number of trials is used up, or
 nobody has a proposal left. Times are those that were measured: no candidate is begun that would not end in time by
 the slowest of its kind so far. Every trial that is done stays, and the choice is made among all of them, so that a
 search never ends with less than it had; the model as it is, folded, is the first candidate. What was measured on
@@ -17,14 +18,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from lissom.functional.front import front, hypervolume
 from lissom.goal import Goal
-from lissom.search.evaluating import Evaluate, Workers
+from lissom.recipe import Recipe
+from lissom.search.evaluating import Evaluate, Workers, evaluated
 from lissom.search.explaining import Explanation, explain
 from lissom.search.fitness import arrived, best, bounds, loosened, loss, missed, objectives, reference, values
-from lissom.search.history import Measurement, Trial, view
-from lissom.search.latency import fit_costs
+from lissom.search.history import Failure, Measurement, Probe, Timed, Trial, view
+from lissom.search.latency import Accuracy, accuracy
+from lissom.search.probing import FORETELLING, probed
 from lissom.search.searchers import Searcher
 from lissom.search.space import Point, Space
 from lissom.search.study import Study
@@ -33,6 +37,8 @@ TRIALS = 40
 """Where neither time nor number is given."""
 EXPLORING = 0.5
 """Share of the time that is left which goes into exploring, where candidates can be trained."""
+PROBING = 0.1
+"""Share of the time, and a quarter of the number of trials, that the table of layers may take."""
 POLL = 0.1
 """Seconds between two looks at what other processes are doing."""
 RECOVERY = "recovery"
@@ -59,12 +65,18 @@ class Found:
     hypervolume: float
     """Dominated, in the drop and the shares of the costs that the goal names."""
     objectives: tuple[str, ...]
-    latency_error: float | None
-    """Of the predicted latency, relative; None before three candidates were measured."""
     chosen: Trial | None
     explanation: Explanation
     moved: Mapping[str, tuple[int, int]]
     """Other machine -> how many candidates measured there were measured here too, and how many were not."""
+    original: Measurement
+    probes: tuple[Probe, ...] = ()
+    step: int = 1
+
+    @cached_property
+    def latency(self) -> Accuracy:
+        """How well latency is foretold. Fits the model once for every candidate."""
+        return accuracy(self.original, self.trials, self.probes, self.step)
 
 
 @dataclass
@@ -80,6 +92,10 @@ class Search:
     limits: Limits = field(default_factory=Limits)
     workers: Workers = field(default_factory=Workers)
     seed: int = 0
+    probe: Callable[[Recipe], Timed] | None = None
+    """Times a candidate layer by layer."""
+    step: int = 1
+    """Channels that the target computes together."""
     progress: Callable[[float, str], None] = lambda share, text: None
     clock: Callable[[], float] = time.monotonic
 
@@ -88,6 +104,8 @@ class Search:
         self._most = TRIALS if self._end is None and self.limits.trials is None else self.limits.trials
         self._began = self.clock()
         self._carry_out([Point()], self.searchers[0].name)  # whatever the time: there is something to hand back
+        if not self._over():
+            self._probe()
         self._again()
         for stage in range(len(self.searchers)):
             self._explore(stage)
@@ -110,7 +128,6 @@ class Search:
             front=tuple(done[i][0].number for i in ahead),
             hypervolume=hypervolume([points[i] for i in ahead], reference(names)),
             objectives=names,
-            latency_error=_latency_error(done),
             chosen=best(trials, self.goal, self.original),
             explanation=explain(
                 trials,
@@ -121,6 +138,9 @@ class Search:
                 trained=max((t.point.epochs for t, _ in done), default=0),
             ),
             moved=self.study.moved(),
+            original=self.original,
+            probes=tuple(self.study.probes().values()),
+            step=self.step,
         )
 
     def _again(self) -> None:
@@ -134,6 +154,28 @@ class Search:
             longest = self._expected(0) if trial in ahead else trial.seconds
             if self._end is None or self.clock() + longest <= self._end:
                 self._carry_out([trial.point], trial.by)
+
+    def _probe(self) -> None:
+        """The table of layers, where a searcher asks it and the goal is about latency."""
+        asked = FORETELLING & {one.name for one in self.searchers} and "latency" in objectives(self.goal, self.original)
+        if self.probe is None or not asked:
+            return
+        kept = self.study.probes()
+        until = None if self._end is None else self.clock() + PROBING * (self._end - self.clock())
+        most = None if self._most is None else max(1, self._most // 4)
+        for point in probed(self.space)[:most]:
+            recipe = self.space.recipe(point)
+            slowest = max((one.seconds for one in kept.values()), default=self._expected(0))
+            if until is not None and self.clock() + slowest > until:
+                return
+            if recipe.id in kept:
+                continue
+            outcome, seconds = evaluated(self.probe, recipe)
+            failure = outcome.reason if isinstance(outcome, Failure) else ""
+            timed = None if isinstance(outcome, Failure) else outcome
+            kept[recipe.id] = Probe(point=point, timed=timed, failure=failure, seconds=seconds)
+            self.study.keep(recipe.id, kept[recipe.id])
+            self._tell(f"table of layers, {len(kept)} candidates")
 
     def _explore(self, stage: int) -> None:
         """With the searcher of this stage, up to its share of the time or of the number of trials."""
@@ -166,8 +208,12 @@ class Search:
         told = [t for t in trials if t.by in known]
         taken = [t.point for t in trials if t.by not in known or t.state == "running"]
         batch: list[Point] = []
+        probes = tuple(self.study.probes().values())
         while len(batch) < room:
-            seen = view(self.space, self._aim(), self.original, told, pending=[*taken, *batch], seed=self.seed)
+            seen = view(
+                self.space, self._aim(), self.original, told,
+                pending=[*taken, *batch], seed=self.seed, probes=probes, step=self.step,
+            )  # fmt: skip
             point = self.searchers[stage].propose(seen)
             if point is None:
                 break
@@ -252,17 +298,17 @@ class Search:
             for trial, (outcome, seconds) in zip(tuple(open_), outcomes, strict=True):
                 self.study.finish(trial, outcome, seconds)
                 open_.remove(trial)
-                self._tell(trial)
+                self._tell(f"candidate {len(self.study.trials())}, {trial.by}")
         finally:
             for trial in open_:
                 self.study.release(trial)
 
-    def _tell(self, trial: Trial) -> None:
+    def _tell(self, text: str) -> None:
         done = len(self.study.trials())
         shares = [done / self._most] if self._most else []
         if self._end is not None:
             shares.append((self.clock() - self._began) / max(self._end - self._began, 1e-9))
-        self.progress(min(max(shares, default=0.0), 1.0), f"candidate {done}, {trial.by}")
+        self.progress(min(max(shares, default=0.0), 1.0), text)
 
     def _over(self) -> bool:
         """The goal holds, the time is over, or enough was tried."""
@@ -285,10 +331,3 @@ class Search:
         plain = max((t.seconds for t in trials if t.point.epochs == 0 and t.measurement), default=0.0)
         paces = [t.measurement.epoch_seconds for t in trials if t.measurement and t.measurement.epoch_seconds]
         return plain + epochs * max(paces, default=0.0)
-
-
-def _latency_error(done: Sequence[tuple[Trial, Measurement]]) -> float | None:
-    changed = [(t.point, 1.0 / m.latency_ratio) for t, m in done if t.point.epochs == 0 and t.point != Point()]
-    if len(changed) < 3:
-        return None
-    return fit_costs("latency", [p for p, _ in changed], [share for _, share in changed]).error

@@ -21,6 +21,7 @@ ended. (Of a process on another host nothing but the time is known, see `search.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import time
 import uuid
@@ -29,7 +30,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lissom.errors import RunFolderError
-from lissom.search.history import Failure, Measurement, Trial
+from lissom.search.history import Failure, Measurement, Probe, Trial
 from lissom.search.owners import Owner
 from lissom.search.space import Point
 from lissom.search.storages import lost, reached, without_password
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 FORMAT = "2"
 OBJECTIVES = 3
 """Of the study as Optuna sees it: minus the metric, the share of the latency that is left, bytes."""
-CLAIM, RESULT, AGAIN = "lissom", "result", "again"
+CLAIM, RESULT, AGAIN, PROBE = "lissom", "result", "again", "probe"
 
 
 class Study:
@@ -168,6 +169,22 @@ class Study:
                 self._study.set_user_attr(f"{AGAIN}:{one.number}", True)
                 given_up += 1
         return given_up
+
+    def probes(self) -> dict[str, Probe]:
+        """What was made on this machine for the table of layers alone, by recipe."""
+        kept, start = self._study.user_attrs, self._probed("")
+        return {
+            name.removeprefix(start): Probe.model_validate_json(kept[name])
+            for name in sorted(kept)
+            if name.startswith(start)
+        }
+
+    def keep(self, recipe: str, probe: Probe) -> None:
+        """A probe of that recipe; of two that were made at once, the later one."""
+        self._study.set_user_attr(self._probed(recipe), probe.model_dump_json())
+
+    def _probed(self, recipe: str) -> str:
+        return f"{PROBE}:{hashlib.sha256(self._machine.encode()).hexdigest()[:8]}:{recipe}"
 
     def _close(self, trial: Trial) -> None:
         import optuna

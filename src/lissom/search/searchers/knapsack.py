@@ -1,12 +1,12 @@
 """First guesses: what the prior calls best, each dimension by itself, then what the fitted models call best.
 
-    min  predicted drop(p)     so that  predicted cost_j(p) (1 + error_j) <= bound_j   for every wish j
+    min  predicted drop(p)     so that  predicted cost_j(p) (1 + error_j(p)) <= bound_j   for every wish j
 
 A knapsack with one option per dimension and several constraints. The spaces here have some thousand points, so that it
 is solved by looking at all of them, exactly; `functional.knapsack` is for layers, which are too many for that. The
-first guess comes before anything is known, for runs that have time for little else. The models are fitted again after
-every candidate (`search.latency`), so a guess that was wrong corrects the next one. A guess that misses because of its
-drop alone is followed by milder ones, since the drop's model has learned.
+first guess comes before anything is known but the table of layers, for runs that have time for little else. The models
+are fitted again after every candidate (`search.costs`, `search.latency`), so a guess that was wrong corrects the next.
+A guess that misses because of its drop alone is followed by milder ones, since the drop's model has learned.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lissom.search.costs import fit_costs, fit_losses
 from lissom.search.fitness import COSTS, DEFAULT_DROP, SOFT, bounds, loss, objectives
 from lissom.search.history import View
-from lissom.search.latency import fit_costs, fit_losses
+from lissom.search.latency import careful, foretell
 from lissom.search.space import Point
 
 GUESSES = 8
@@ -61,12 +62,16 @@ def solve(view: View) -> Point | None:
     missed, left = np.zeros(len(points)), np.zeros(len(points))
     wanted, firm = bounds(view.goal, original), bounds(view.goal.part(soft=False), original)
     for name in objectives(view.goal, original)[1:]:
-        model = fit_costs(name, tried, [max(COSTS[name](original, m), 1e-6) for _, m in done])
-        shares = model.predict(points)
+        if name == "latency":
+            foretold = foretell(view, points)
+            shares, most = foretold.shares, careful(foretold)
+        else:
+            model = fit_costs(name, tried, [max(COSTS[name](original, m), 1e-6) for _, m in done])
+            shares = model.predict(points)
+            most = shares * (1.0 + min(model.error, 0.5))
         left += shares
         if name in wanted:
-            careful = shares * (1.0 + min(model.error, 0.5))
-            missed += (1.0 if name in firm else SOFT) * np.maximum(careful / wanted[name] - 1.0, 0.0)
+            missed += (1.0 if name in firm else SOFT) * np.maximum(most / wanted[name] - 1.0, 0.0)
     allowed = wanted["drop"]
     missed += np.maximum(losses - allowed, 0.0) / max(allowed, DEFAULT_DROP)
     order = np.lexsort((losses, left, missed)) if len(wanted) == 1 else np.lexsort((left, losses, missed))
