@@ -46,8 +46,8 @@ def energy_row(before: Side, after: Side, ratios: Ratios) -> Iterator[Row]:
     """Where the machine told it."""
     if before.energy and after.energy and ratios.energy is not None:
         low, high = ratios.energy_low or ratios.energy, ratios.energy_high or ratios.energy
-        texts = (f"{significant(1e3 * used.median)} mJ" for used in (before.energy, after.energy))
-        yield ("Energy per input", *texts, ratio_interval_text(ratios.energy, low, high))
+        was, now = (f"{significant(1e3 * used.median)} mJ" for used in (before.energy, after.energy))
+        yield ("Energy per input", was, now, ratio_interval_text(ratios.energy, low, high))
 
 
 def metric_name(metric: MetricValue | None) -> str:
