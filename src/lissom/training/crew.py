@@ -24,8 +24,9 @@ from lissom.errors import LissomError
 from lissom.task import Task
 from lissom.training.distributed import Team, joined
 
-WAIT = datetime.timedelta(days=30)
-"""Between two trainings the leader may export and measure for long. Who dies is noticed at once by `torchrun`."""
+WAIT = datetime.timedelta(days=7)
+"""Between two trainings the leader may export and measure for long. Who dies is noticed at once by `torchrun`. As
+milliseconds it fits into 32 bits."""
 
 _task: ContextVar[Task | None] = ContextVar("task of the project", default=None)
 
