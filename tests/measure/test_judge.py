@@ -6,7 +6,7 @@ from lissom.errors import GoalError
 from lissom.goal import Goal
 from lissom.measure.judge import impossible, judge, reached, written_bytes
 from lissom.measure.metric_records import ClassShares
-from lissom.measure.records import GoalItem, Latency, MetricValue, Ratios, Side
+from lissom.measure.records import EnergyUse, GoalItem, Latency, MetricValue, Ratios, Side
 
 
 def side(
@@ -226,6 +226,19 @@ def test_soft_wishes_come_last_and_decide_nothing():
     assert reached(items)
     assert not reached(judged(goal.model_copy(update={"soft": ()})))
     assert reached(judged(Goal(latency_ratio=4, soft=("latency",))))
+
+
+def test_energy_is_judged_by_its_median_and_not_without_counters():
+    goal = Goal(energy_ratio=2, energy_joules=0.005)
+    used = EnergyUse(median=0.006, low=0.0055, high=0.0065, samples=(0.006,))
+    ratios = RATIOS.model_copy(update={"energy": 2.5, "energy_low": 2.4, "energy_high": 2.6})
+    after = side().model_copy(update={"energy": used})
+    assert judged(goal, after=after, ratios=ratios) == (
+        GoalItem(wish="energy ratio >= 2.00x", figure="2.50x (2.40 to 2.60)", met=True),
+        GoalItem(wish="energy of one input at batch 64 <= 5.000 mJ", figure="6.000 mJ (5.500 to 6.500)", met=False),
+    )
+    with pytest.raises(GoalError, match="The goal limits energy, but it was not measured"):
+        judged(goal)
 
 
 def test_a_near_miss_does_not_read_like_the_wish():
