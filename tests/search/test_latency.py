@@ -82,7 +82,7 @@ def test_the_table_alone_is_exact_where_a_layer_was_measured(known):
     table = fill(exact, ORIGINAL.latency_ms, STEP, SPACE.precision)
     points = [Point(), Point(prune=2.5), Point(prune=6.0), Point(depth=0.5), Point(precision="int8", prune=2.5)]
     wanted = [sum(one.ms for one in layered.layers(p)) for p in points]
-    assert table.times(points) - table.rest_ms == pytest.approx(wanted, rel=0.02)
+    assert (table.times(points) - table.rest_ms) / table.scale == pytest.approx(wanted, rel=0.02)
 
 
 def test_more_pruned_is_never_slower_and_a_channel_less_saves_nothing_between_two_multiples(known):
@@ -99,6 +99,16 @@ def test_a_slow_moment_of_the_machine_changes_nothing(split):
     plain = fit_layers(samples([]), ORIGINAL.latency_ms, STEP).predict(split[1]).shares
     slow = fit_layers(samples([], clock=3.0), ORIGINAL.latency_ms, STEP).predict(split[1]).shares
     assert slow == pytest.approx(plain)
+
+
+def test_a_profiler_that_sees_less_than_all_is_scaled(split):
+    def half(one):
+        return one._replace(layers=tuple(layer.model_copy(update={"ms": layer.ms / 2}) for layer in one.layers))
+
+    whole, seen = samples([]), [half(one) for one in samples([])]
+    tables = [fill(known, ORIGINAL.latency_ms, STEP, SPACE.precision) for known in (whole, seen)]
+    assert tables[1].scale == pytest.approx(2 * tables[0].scale)
+    assert tables[1].times(split[1]) == pytest.approx(tables[0].times(split[1]))
 
 
 def test_leaving_out_leaves_everything_of_that_point_out(split, known):

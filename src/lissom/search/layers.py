@@ -1,6 +1,6 @@
 """A table of layers: how long each one of the original takes at other widths, precisions, ranks and depths.
 
-    time(p) = rest + sum over layers l of  there_l(depth) · split_l(rank) · t_l,precision(w_l(prune))
+    time(p) = rest + scale · sum over layers l of  there_l(depth) · split_l(rank) · t_l,precision(w_l(prune))
     w_l     = up(inputs) up(outputs) MACs / (inputs outputs),      up(c) = the next multiple of the channel step
 
 Filled from whole networks that a runtime's profiler took apart (`history.LayerTime`), so that a time holds what the
@@ -75,14 +75,14 @@ class Table:
     rows: tuple[Row, ...]
     rest_ms: float
     """Of a call, outside of all layers."""
+    scale: float
+    """What the sum of layers is multiplied by: a profiler costs time itself, and looks at the calls that nothing
+    disturbed."""
 
     def times(self, points: Sequence[Point]) -> Array:
         """Milliseconds a call."""
         columns = Points.of(points)
-        total = np.full(len(points), self.rest_ms)
-        for row in self.rows:
-            total += row.times(columns)
-        return total
+        return self.rest_ms + self.scale * sum((row.times(columns) for row in self.rows), np.zeros(len(points)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +126,18 @@ def fill(samples: Sequence[Sample], original_ms: float, step: int, precisions: I
     moved = {name: _moved(drafts, name) for name in precisions}
     names = {one.name for one in originals}
     inside = [sum(part.ms for name in names & {*parts} for part in parts[name]) for _, parts in owned]
-    rest = [s.share * original_ms - ms for s, ms in zip(samples, inside, strict=True)]
-    return Table(tuple(draft.row(moved) for draft in drafts), max(0.0, float(np.median(rest))))
+    rest, scale = _line(np.array(inside), np.array([s.share * original_ms for s in samples]))
+    return Table(tuple(draft.row(moved) for draft in drafts), rest, scale)
+
+
+def _line(inside: Array, whole: Array) -> tuple[float, float]:
+    """rest and scale of whole = rest + scale inside: least squares, neither below 0."""
+    spread = inside - inside.mean()
+    scale = float(spread @ whole / (spread @ spread)) if spread.any() else 0.0
+    rest = float(whole.mean() - scale * inside.mean())
+    if scale > 0.0 and rest >= 0.0:
+        return rest, scale
+    return 0.0, float(inside @ whole / (inside @ inside))
 
 
 def _owned(layers: Iterable[LayerTime], originals: Iterable[LayerTime]) -> dict[str, list[LayerTime]]:
