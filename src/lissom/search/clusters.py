@@ -7,6 +7,7 @@ steps that are kept in the run folder, which all machines of the cluster have to
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ class RayWorkers(Workers):
     @contextlib.contextmanager
     def ready(self, threads: int) -> Generator[Workers]:
         try:
-            import ray
+            ray = _ray()
         except ImportError as wrong:
             raise WorkerError('Ray is not installed. pip install "lissom[ray]" brings it.') from wrong
         if ray.is_initialized():
@@ -60,13 +61,12 @@ class RayWorkers(Workers):
 
     def __call__(self, evaluate: Evaluate, recipes: Sequence[Recipe]) -> Iterator[Outcome]:
         """As `Workers`."""
-        import ray
-
+        ray = _ray()
         task = ray.remote(evaluated).options(num_cpus=self._share, max_retries=RETRIES)
         try:
             with by_value(ray.cloudpickle):
                 sent = ray.put(evaluate)
-                pending = [task.remote(sent, recipe) for recipe in recipes]
+                pending: list[Any] = [task.remote(sent, recipe) for recipe in recipes]
         except (TypeError, AttributeError) as wrong:
             raise WorkerError(unsendable(wrong)) from wrong
         try:
@@ -85,3 +85,8 @@ class RayWorkers(Workers):
                 if one is not None:
                     with contextlib.suppress(Exception):
                         ray.cancel(one, force=True)
+
+
+def _ray() -> Any:
+    """An extra, whose types are its own affair."""
+    return importlib.import_module("ray")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lissom.errors import StorageError, first_line
 
@@ -29,9 +29,8 @@ def reached(held: contextlib.ExitStack, storage: str, name: str, objectives: int
         opened = optuna.storages.RDBStorage(*_engine(storage))
         held.callback(opened.engine.dispose)
         held.callback(opened.remove_session)
-        return optuna.create_study(
-            storage=opened, study_name=name, directions=["minimize"] * objectives, load_if_exists=True
-        )
+        directions: list[Literal["minimize"]] = ["minimize"] * objectives
+        return optuna.create_study(storage=opened, study_name=name, directions=directions, load_if_exists=True)
 
     try:
         try:
