@@ -81,7 +81,7 @@ def test_result_json_has_the_stable_fields(finished: lissom.Result) -> None:
         assert one["peak_memory_bytes"] > 0
         assert one["parameters"] > 0
     assert set(result["ratios"]) >= {"size", "latency", "macs", "parameters"}
-    assert [set(item) for item in result["goal"]] == [{"wish", "figure", "met"}] * 2
+    assert [set(item) for item in result["goal"]] == [{"wish", "figure", "met", "hard"}] * 2
     assert [step["transform"] for step in result["steps"]] == ["Fold", "Quantize"]
     assert all(step["seconds"] > 0 and step["metric"]["split"] == "validation" for step in result["steps"])
     assert isinstance(result["skipped"], list)

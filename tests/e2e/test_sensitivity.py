@@ -23,13 +23,14 @@ def found() -> Sensitivity:
     return sensitivity(tiny.tiny(), tiny.task(loss=F.cross_entropy))
 
 
+@torch.no_grad()
 def scores(model: tiny.Tiny, group: str) -> Tensor:
-    """Magnitude, written out: mean squares of what makes a channel and of what reads it, each over its own mean."""
-    conv, after = model.features[0].weight, model.features[3].weight
-    parts = [conv.square().sum((1, 2, 3)), after.square().sum((0, 2, 3))]
-    if group == SECOND:
-        parts = [after.square().sum((1, 2, 3)), model.head.weight.square().sum(0)]
-    return torch.stack([part / part.mean() for part in parts]).mean(0)
+    """Energy, written out: mean squares of what is read times the squared weights that read it."""
+    task = tiny.task()
+    x = torch.cat([batch.args[0] for batch in task.batches("train", limit=512)])
+    if group == FIRST:
+        return model.features[:3](x).square().mean((0, 2, 3)) * model.features[3].weight.square().sum((0, 2, 3))
+    return model.features(x).mean((2, 3)).square().mean(0) * model.head.weight.square().sum(0)
 
 
 def without(group: str, count: int) -> nn.Module:
