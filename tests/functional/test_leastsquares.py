@@ -56,7 +56,10 @@ def test_with_ridge_it_is_numpys_least_squares_with_rows_for_the_pull(problem, r
     pull = torch.diag((ridge * len(x) * x.var(0, correction=0)).sqrt())
     rows, right = torch.cat([centred, pull]), torch.cat([wanted, pull @ start.T])
     found, *_ = np.linalg.lstsq(rows.numpy(), right.numpy(), rcond=None)
-    scale = max(1.0, float(np.linalg.cond(rows.numpy())) ** 2) * 1e-13
+    # Means are taken out of sums of squares here: what that costs is in the condition of the rows with their mean.
+    design = np.hstack([x.numpy(), np.ones((len(x), 1))])
+    worst = max(float(np.linalg.cond(matrix)) for matrix in (rows.numpy(), design))
+    scale = max(1.0, worst**2) * max(1.0, float(np.abs(found).max())) * 1e-13
     np.testing.assert_allclose(weights.numpy(), found.T, rtol=0, atol=scale)
     torch.testing.assert_close(bias, y.mean(0) - weights @ x.mean(0), rtol=0, atol=1e-9)
 
