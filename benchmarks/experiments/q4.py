@@ -9,7 +9,6 @@ layer behind it multiplies integers. Control: the float network on the same runt
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,14 +18,13 @@ from torch import Tensor, nn
 import lissom
 from benchmarks import peers
 from benchmarks.context import Context
+from benchmarks.dense import trained_once
 from benchmarks.experiments import s3
 from benchmarks.protocol import Contender, Samples, accuracy, compressed, exported, faster, key, race
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
-from lissom.files import load_tensors, save_tensors
 from lissom.graph.trace import torch_threads
 from lissom.recipe import Recipe
 from lissom.task import Task
-from lissom.training.finetune import finetune
 from lissom.training.settings import Training
 
 TITLE = "Dynamic int8 of an LSTM on spoken digits (part of Q4)"
@@ -75,18 +73,10 @@ def run(context: Context) -> Outcome:
 
 def trained(context: Context, task: Task, training: Training, width: int = 128) -> nn.Module:
     """Trained once; a killed training goes on."""
-    file = context.kept / "float.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Listener(width)
-    if not file.is_file():
-        context.say("training")
-        context.kept.mkdir(parents=True, exist_ok=True)
-        alone = replace(task, validation=None)
-        made = finetune(model, alone, training, folder=context.kept / "training", seed=0)
-        save_tensors(file, made.model.state_dict())
-    model.load_state_dict(load_tensors(file))
-    return model.eval()
+    return trained_once(context, model, task, training)
 
 
 def compared(context: Context, model: nn.Module, task: Task) -> Outcome:

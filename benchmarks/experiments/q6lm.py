@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,13 @@ from torch import Tensor, nn
 
 import lissom
 from benchmarks.context import Context, remembered
+from benchmarks.dense import trained_once
 from benchmarks.protocol import Contender, compressed, exported, faster, key, race
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
-from lissom.files import load_tensors, save_tensors
 from lissom.graph.trace import torch_threads
 from lissom.measure.artifacts import predictor, structure_of
 from lissom.recipe import Recipe
 from lissom.task import Task
-from lissom.training.finetune import finetune
 from lissom.training.settings import Training
 
 TITLE = "Stored weights of 4 bits: a language model of letters, trained on the reviews of SST-2 (part of Q6)"
@@ -139,18 +137,10 @@ def foretold(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def trained(context: Context, task: Task, training: Training, **shape: int) -> nn.Module:
     """Trained once; a killed training goes on."""
-    file = context.kept / "float.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Writer(**shape)
-    if not file.is_file():
-        context.say("training")
-        context.kept.mkdir(parents=True, exist_ok=True)
-        alone = replace(task, validation=None)
-        made = finetune(model, alone, training, folder=context.kept / "training", seed=0)
-        save_tensors(file, made.model.state_dict())
-    model.load_state_dict(load_tensors(file))
-    return model.eval()
+    return trained_once(context, model, task, training)
 
 
 def compared(context: Context, model: nn.Module, task: Task) -> Outcome:

@@ -11,19 +11,14 @@ without factors.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
-
-from torch import nn
 
 import lissom
 from benchmarks.cifar import PROJECT, project
 from benchmarks.context import Context
+from benchmarks.dense import trained_once
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
-from lissom.files import load_tensors, save_tensors
 from lissom.recipe import Recipe
-from lissom.task import Task
-from lissom.training.finetune import finetune
 from lissom.training.settings import Training
 
 TITLE = "A speech model by low rank and int8: 15 times smaller (part of S3)"
@@ -51,7 +46,7 @@ def goal() -> Goal:
 def run(context: Context) -> Outcome:
     task = speech.task(context.folder("data", "fsdd"))
     context.kept.mkdir(parents=True, exist_ok=True)
-    dense = trained(context, task)
+    dense = trained_once(context, speech.seeded(), task, DENSE, "dense")
     found: dict[str, dict[str, Any]] = {}
     steps: dict[str, list[Any]] = {"int8 alone": [lissom.Fold(), lissom.Quantize()]}
     for times in TRIED:
@@ -109,15 +104,3 @@ def chosen_of(found: dict[str, dict[str, Any]]) -> str:
     if good:
         return min(good, key=lambda name: split[name]["bytes"])
     return max(split, key=lambda name: split[name]["validation %"])
-
-
-def trained(context: Context, task: Task) -> nn.Module:
-    file = context.kept / "dense.safetensors"
-    model = speech.seeded()
-    if not file.is_file():
-        context.say("dense")
-        alone = replace(task, validation=None)
-        made = finetune(model, alone, DENSE, folder=context.kept / "dense", seed=0)
-        save_tensors(file, made.model.state_dict())
-    model.load_state_dict(load_tensors(file))
-    return model.eval()
