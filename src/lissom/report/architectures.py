@@ -20,8 +20,9 @@ from lissom.report.plotting import (
     axis_of,
     figure_of,
     hover_of,
+    layer_rows,
+    row_bars,
     safe,
-    tail_of,
 )
 from lissom.report.tables import Column, Table
 from lissom.report.units import count_text, metric_value_text, percent_factor, plural, significant
@@ -200,7 +201,9 @@ def drawing(layers: Sequence[ShapeRecord]) -> go.Figure:
     gone = [at for at in rows if not layers[at].after]
     traces: list[Json] = [
         {
-            **_bar("whole network", kept, [layers[at].before for at in kept], [hovers[at] for at in kept]),
+            **row_bars(
+                "whole network", kept, [layers[at].before for at in kept], [hovers[at] for at in kept], BEFORE_COLOUR
+            ),
             "width": 0.74,
             "marker": {"color": BEFORE_COLOUR, "opacity": 0.55},
             "text": [_label(layers[at]) for at in kept],
@@ -208,15 +211,18 @@ def drawing(layers: Sequence[ShapeRecord]) -> go.Figure:
             "cliponaxis": False,
         },
         {
-            **_bar("chosen subnet", kept, [layers[at].after for at in kept], [hovers[at] for at in kept]),
+            **row_bars(
+                "chosen subnet", kept, [layers[at].after for at in kept], [hovers[at] for at in kept], AFTER_COLOUR
+            ),
             "width": 0.4,
-            "marker": {"color": AFTER_COLOUR},
         },
     ]
     if gone:
         traces.append(
             {
-                **_bar("left out", gone, [layers[at].before for at in gone], [hovers[at] for at in gone]),
+                **row_bars(
+                    "left out", gone, [layers[at].before for at in gone], [hovers[at] for at in gone], VERMILION
+                ),
                 "width": 0.74,
                 "marker": {
                     "color": "rgba(213,94,0,0.12)",
@@ -228,31 +234,8 @@ def drawing(layers: Sequence[ShapeRecord]) -> go.Figure:
                 "cliponaxis": False,
             }
         )
-    labels: Json = {
-        "tickmode": "array",
-        "tickvals": rows,
-        "ticktext": [safe(tail_of(one.layer, 20)) for one in layers],
-        "showgrid": False,
-    }
-    layout: Json = {
-        "height": height(layers),
-        "barmode": "overlay",
-        "xaxis": axis_of("Output channels", range=[0, 2.2 * most]),
-        "yaxis": axis_of("", range=[len(layers) - 0.5, -0.5], **labels),
-    }
+    layout = layer_rows([one.layer for one in layers], 20, height(layers), 2.2 * most)
     return figure_of(traces, layout)
-
-
-def _bar(name: str, rows: list[int], values: list[int], hovers: list[str]) -> Json:
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "name": name,
-        "y": rows,
-        "x": values,
-        "hovertext": hovers,
-        "hovertemplate": "%{hovertext}<extra></extra>",
-    }
 
 
 def _arrow(before: object, after: object) -> str:

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from plotly import graph_objects as go  # pyright: ignore[reportMissingTypeStubs]
 
 from lissom.measure.records import ChannelRecord
-from lissom.report.plotting import AFTER_COLOUR, BEFORE_COLOUR, Json, axis_of, figure_of, hover_of, safe, tail_of
+from lissom.report.plotting import (
+    AFTER_COLOUR,
+    BEFORE_COLOUR,
+    Json,
+    figure_of,
+    hover_of,
+    layer_rows,
+    row_bars,
+)
 from lissom.report.tables import Column, Table
 from lissom.report.units import plural
 
@@ -72,7 +80,7 @@ def bars(channels: Channels) -> go.Figure:
     most = max((one.before for one in channels), default=1)
     traces: list[Json] = [
         {
-            **_bar("before", rows, [one.before for one in channels], hovers, BEFORE_COLOUR),
+            **row_bars("before", rows, [one.before for one in channels], hovers, BEFORE_COLOUR),
             "width": 0.74,
             # of the bar alone: its label stays readable
             "marker": {"color": BEFORE_COLOUR, "opacity": 0.55},
@@ -80,35 +88,10 @@ def bars(channels: Channels) -> go.Figure:
             "textposition": "outside",
             "cliponaxis": False,
         },
-        {**_bar("after", rows, [one.after for one in channels], hovers, AFTER_COLOUR), "width": 0.4},
+        {**row_bars("after", rows, [one.after for one in channels], hovers, AFTER_COLOUR), "width": 0.4},
     ]
-    # rows are numbered, not named: two long names may look alike
-    labels: Json = {
-        "tickmode": "array",
-        "tickvals": rows,
-        "ticktext": [safe(tail_of(one.layer, 22)) for one in channels],
-        "showgrid": False,
-    }
-    layout: Json = {
-        "height": height(channels),
-        "barmode": "overlay",
-        "xaxis": axis_of("Output channels", range=[0, 1.3 * most]),
-        "yaxis": axis_of("", range=[len(channels) - 0.5, -0.5], **labels),
-    }
+    layout = layer_rows([one.layer for one in channels], 22, height(channels), 1.3 * most)
     return figure_of(traces, layout)
-
-
-def _bar(name: str, rows: list[int], values: list[int], hovers: list[str], colour: str) -> Json:
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "name": name,
-        "y": rows,
-        "x": values,
-        "marker": {"color": colour},
-        "hovertext": hovers,
-        "hovertemplate": "%{hovertext}<extra></extra>",
-    }
 
 
 def _label(one: ChannelRecord) -> str:

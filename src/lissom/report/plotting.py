@@ -46,6 +46,39 @@ def axis_of(title: str, **more: object) -> Json:
     }
 
 
+def layer_rows(layers: Sequence[str], letters: int, height: int, reach: float) -> Json:
+    """The layout of overlaid horizontal bars of output channels, one row a layer, the first on top.
+
+    Rows are numbered, not named: two long names, of which the last `letters` are shown, may look alike.
+    """
+    labels: Json = {
+        "tickmode": "array",
+        "tickvals": list(range(len(layers))),
+        "ticktext": [safe(tail_of(one, letters)) for one in layers],
+        "showgrid": False,
+    }
+    return {
+        "height": height,
+        "barmode": "overlay",
+        "xaxis": axis_of("Output channels", range=[0, reach]),
+        "yaxis": axis_of("", range=[len(layers) - 0.5, -0.5], **labels),
+    }
+
+
+def row_bars(name: str, rows: list[int], values: list[int], hovers: list[str], colour: str) -> Json:
+    """Horizontal bars in these rows."""
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": name,
+        "y": rows,
+        "x": values,
+        "marker": {"color": colour},
+        "hovertext": hovers,
+        "hovertemplate": "%{hovertext}<extra></extra>",
+    }
+
+
 def figure_of(data: Sequence[Json], layout: Json, top: int = 24) -> go.Figure:
     whole: Json = {
         **layout,
