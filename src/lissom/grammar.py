@@ -84,12 +84,7 @@ def parse_drop(text: str, *, option: str = "--drop") -> float:
     Raises:
         GoalError: not understood, not above zero, or 100 % and more.
     """
-    number, unit = _split(text, option)
-    drop = number * _unit(DROP_UNITS | SHARE_UNITS, unit, text, option)
-    _positive(drop, text, option)
-    if drop >= 1.0:
-        raise GoalError(f"{option} {text} is {100 * drop:g} %: any model would do. Write {EXAMPLES['--drop']}.")
-    return drop
+    return _drop(text, DROP_UNITS | SHARE_UNITS, option)
 
 
 def parse_class_drop(text: str, *, option: str = "--class-drop") -> float:
@@ -98,12 +93,7 @@ def parse_class_drop(text: str, *, option: str = "--class-drop") -> float:
     Raises:
         GoalError: as `parse_drop`.
     """
-    number, unit = _split(text, option)
-    drop = number * _unit(DROP_UNITS, unit, text, option)
-    _positive(drop, text, option)
-    if drop >= 1.0:
-        raise GoalError(f"{option} {text} is {100 * drop:g} %: any model would do. Write {_examples(option)}.")
-    return drop
+    return _drop(text, DROP_UNITS, option)
 
 
 def parse_floor(text: str, *, option: str = "--class-floor") -> float:
@@ -207,6 +197,15 @@ def parse_bytes(text: str, *, option: str = "--memory") -> int:
     size = number * _unit(BYTE_UNITS, unit, text, option)
     _positive(math.floor(size), text, option)
     return math.floor(size)
+
+
+def _drop(text: str, units: Mapping[str, float], option: str) -> float:
+    number, unit = _split(text, option)
+    drop = number * _unit(units, unit, text, option)
+    _positive(drop, text, option)
+    if drop >= 1.0:
+        raise GoalError(f"{option} {text} is {100 * drop:g} %: any model would do. Write {_examples(option)}.")
+    return drop
 
 
 def _split(text: str, option: str) -> _Text:

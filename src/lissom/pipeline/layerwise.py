@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lissom.functional.importance import magnitude
 from lissom.functional.svd import factors
 from lissom.functional.weightgrid import grid
 from lissom.graph.graph import Graph
@@ -46,7 +47,7 @@ def layers_seconds(budget: float | None) -> float:
 
 def half_pruned(weight: Tensor) -> Tensor:
     """`(rows, n)` without the half of its rows, rounded down, that are smallest."""
-    kept = weight.norm(dim=1).argsort(descending=True, stable=True)[: weight.shape[0] - weight.shape[0] // 2]
+    kept = magnitude(weight, 2).argsort(descending=True, stable=True)[: weight.shape[0] - weight.shape[0] // 2]
     made = torch.zeros_like(weight)
     made[kept] = weight[kept]
     return made

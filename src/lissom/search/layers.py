@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from lissom.search.history import LayerTime
 from lissom.search.space import Point, Precision
 
 Array = npt.NDArray[np.float64]
+C = TypeVar("C", int, npt.NDArray[np.float64])
 SLOPE = 0.7
 """Of log time over log work, where a layer was measured at one width only."""
 CURVED = 3
@@ -108,7 +109,7 @@ class Row:
         works = np.interp(points.prune, *self.density)
         for size, cut in zip(self.channels, self.cut, strict=True):
             left = np.maximum(np.rint(size * np.exp(-cut(points.prune))), 1.0)
-            works += np.log(_raised(left, self.step))
+            works += np.log(up(left, self.step))
         found = np.zeros(len(works))
         for precision in np.unique(points.precision):
             chosen = points.precision == precision
@@ -236,13 +237,9 @@ def _density(one: LayerTime) -> float:
     return math.log(max(one.macs, 1) / (inputs * outputs))
 
 
-def up(channels: int, step: int) -> int:
+def up(channels: C, step: int) -> C:
     """The next multiple of the step."""
     return -(-channels // step) * step
-
-
-def _raised(channels: Array, step: int) -> Array:
-    return np.ceil(channels / step) * step
 
 
 def _moved(drafts: Iterable[_Draft], precision: Precision) -> float:
