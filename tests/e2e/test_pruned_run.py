@@ -32,7 +32,7 @@ def test_every_step_says_what_it_did(record: RunRecord) -> None:
         "Fold", "Prune(macs_ratio=1.5, scope=local)", "Finetune(epochs=1)", "Quantize(mode=static)",
     ]  # fmt: skip
     assert fold.did == "2 x fold-norm"
-    assert prune.did == "2 groups of channels cut, in 3 layers"
+    assert prune.did == "2 groups of channels cut, in 3 layers, by reconstruction"
     assert tune.did.startswith(f"{tune.parameters:,} parameters trained in ")
     assert [step.module for step in record.steps] == ["own class", "own class", "own class", "exported graph"]
     assert fold.macs == record.before.macs

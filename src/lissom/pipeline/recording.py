@@ -61,7 +61,7 @@ def step_records(steps: Sequence[Step], made_up: Sequence[str] = ()) -> tuple[St
             metric=step.metric,
             metrics=step.quality.further if step.quality else (),
             title=title_of(step.transform),
-            did=done_text(step.plan),
+            did=_did(step),
             macs=step.plan.predicted.macs,
             parameters=step.plan.predicted.parameters,
             module="exported graph" if isinstance(step.model, GraphModule) else "own class",
@@ -147,6 +147,12 @@ def channel_records(steps: Sequence[Step]) -> tuple[ChannelRecord, ...]:
                 one = one.model_copy(update={"before": first.before, "inputs_before": first.inputs_before})
             found[one.layer] = one if one.before == one.after else one.model_copy(update={"reason": ""})
     return tuple(found.values())
+
+
+def _did(step: Step) -> str:
+    """With the criterion that was taken, where the recipe left it open."""
+    criterion = step.notes.get("criterion")
+    return done_text(step.plan) + (f", by {criterion}" if criterion else "")
 
 
 def done_text(plan: Plan) -> str:
