@@ -201,7 +201,7 @@ def test_the_model_that_the_recipe_was_given_teaches_and_the_step_says_how_well(
     assert [one["name"] for one in found["answerers"]] == ["student", "original"]
     for one, each in zip(found["answerers"], (tuned.model, model), strict=True):
         assert one["metric"] == pytest.approx(transforming.validate(each, task()).metric.value)
-    assert "distillation" not in pruned.notes
+    assert pruned.notes == {"criterion": "reconstruction"}
 
 
 def test_the_control_is_the_same_training_without_a_teacher_and_is_not_kept(model: nn.Module, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from lissom.recipe import Recipe
 from lissom.target import Target, load_target
 from lissom.task import Task
 from lissom.training.synthesis.settings import Synthesis
-from lissom.transforms.base import Transform
+from lissom.transforms.base import Transform, has_data
 from lissom.transforms.lowrank import Factorize
 from lissom.transforms.pruning import Prune, PruneDepth
 from lissom.transforms.quantization import Quantize
@@ -139,8 +139,8 @@ def _counted(found: Recommendation, model: nn.Module, task: Task) -> Recommendat
     if "mixed-precision" in found.methods_used:
         return found.model_copy(update={"counted": ("The search for bits has to be run: its bytes are not counted.",)})
     steps = _counting(found)
-    # Ranges do not change costs: the example stands for the data. Blocks are judged on real ones.
-    judged = "prune-depth" in found.methods_used
+    # Ranges do not change costs: the example stands for the data. Channels and blocks are judged on real ones.
+    judged = "prune-depth" in found.methods_used or ("prune" in found.methods_used and has_data(task))
     plain = task if judged else replace(task, train=None, calibration=[task.example], feed=lambda batch: batch)
     try:
         *_, last = dry_run(model, plain, Recipe(steps), load_target(found.target))
