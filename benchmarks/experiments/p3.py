@@ -1,15 +1,16 @@
-"""P3: 40 % of the channels of ResNet-56 cut by the scale of their normalization, then the training of P4."""
+"""P3: 40 % of the channels of ResNet-56 cut by the scale of their normalization, then 15 epochs."""
 
 from __future__ import annotations
 
 import lissom
 from benchmarks.cifar import trained
 from benchmarks.context import Context, remembered
-from benchmarks.experiments.p4 import EPOCHS, TRAINING
 from benchmarks.protocol import recorded
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
 from lissom.recipe import Recipe
 
+EPOCHS = 15
+TRAINING = lissom.Finetune(epochs=EPOCHS, learning_rate=0.02, teacher="original", temperature=4.0)
 TITLE = f"40 % of the channels of ResNet-56 by the scale of their normalization, {EPOCHS} epochs"
 NEEDS = ("data", "weights")
 DROP_PT = 0.5

@@ -188,6 +188,15 @@ def test_scopes_share_out_differently():
     assert found["global"] != found["local"]
 
 
+@pytest.mark.parametrize(("criterion", "usual", "other"), [("bn_scale", "max", "mean"), ("l1", "mean", "max")])
+def test_the_usual_normalization_is_that_of_the_criterion(criterion, usual, other):
+    def chosen(normalization):
+        return planned(Prune(ratio=0.4, criterion=criterion, normalization=normalization)).actions
+
+    assert chosen("auto") == chosen(usual)
+    assert chosen("auto") != chosen(other)
+
+
 @pytest.mark.parametrize("multiple", [4, 8])
 def test_round_to_keeps_multiples(multiple):
     plan = planned(Prune(ratio=0.4, scope="local", round_to=multiple))

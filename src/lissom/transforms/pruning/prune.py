@@ -103,7 +103,8 @@ class Prune(Transform):
 
     `criterion` "auto" is "reconstruction" where the task has calibration or training data, and "magnitude" without;
     `criterion` with `reduction` over the members of a group and `normalization` inside it give the ranking, `scope`
-    says who competes: the channels of one group, of all, or of groups of the same structure.
+    says who competes: the channels of one group, of all, or of groups of the same structure. `normalization` "auto"
+    is "max" for "bn_scale" (few scales stand far out of weights that were not trained for it) and "mean" otherwise.
 
     `recovery` fits the layers that lost inputs again to what they computed, from `samples` unlabelled examples:
     "auto" does so where the task has calibration or training data; without, "constants" moves what cut channels that
@@ -120,7 +121,7 @@ class Prune(Transform):
     latency_ratio: Times | None = None
     criterion: Literal["auto", Criterion] = "auto"
     reduction: Reduction = "mean"
-    normalization: Normalization = "mean"
+    normalization: Literal["auto", Normalization] = "auto"
     scope: Scope = "global"
     max_ratio: Share = 0.9
     round_to: Annotated[int, pydantic.Field(ge=1)] | None = None
@@ -162,7 +163,9 @@ class Prune(Transform):
         criterion = self.criterion_for(task)
         if criterion != self.criterion:
             work.note("criterion", criterion)
-        reading = Reading(criterion, self.reduction, self.normalization, self.seed)
+        usual: Normalization = "max" if criterion == "bn_scale" else "mean"
+        normalization = usual if self.normalization == "auto" else self.normalization
+        reading = Reading(criterion, self.reduction, normalization, self.seed)
         found = score(trace, channels, groups, reading, lambda: self._batches(task), task.loss)
         work.tick(0.3)
         study = Study(channels, narrowed(trace, channels), found, ties_of(model, trace, channels))
