@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import lissom
 from benchmarks.cifar import trained
 from benchmarks.context import Context
 from benchmarks.experiments.d1 import percent
