@@ -135,11 +135,14 @@ def space(
     widths: tuple[float, ...] = (0.75, 0.5, 0.25),
     depth: float = 0.7,
     bits: tuple[int, ...] = (),
+    resolutions: tuple[float, ...] = (),
     exclude: tuple[str, ...] = (),
     target: str = "torch",
 ) -> Space:
-    traced = trace(model, task(8).example)
-    found = derived(model, traced, load_target(target), Bounds(widths, depth, True, exclude, None, bits))
+    example = task(8).example
+    traced = trace(model, example)
+    bounds = Bounds(widths, depth, True, exclude, None, bits, resolutions)
+    found = derived(model, traced, example, load_target(target), bounds)
     names = {name for axis in found.axes if axis.kind == "width" for name in axis.members}
     groups = [group for group in found.channels.groups if group.name in names]
     scores = score(traced, found.channels, groups, Reading("magnitude", "mean", "mean"), lambda: (), None)

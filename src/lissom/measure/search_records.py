@@ -129,7 +129,7 @@ class AxisRecord(Setting):
     """What of the network a subnet may have less of."""
 
     axis: str
-    """`width`, `depth`, `kernel`, `bits`."""
+    """`width`, `depth`, `kernel`, `bits`, `resolution`."""
     members: tuple[str, ...]
     choices: tuple[int, ...]
     chosen: int

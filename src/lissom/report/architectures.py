@@ -149,8 +149,14 @@ def text(record: ArchitectureRecord) -> str:
     subnets = "1 subnet" if record.subnets == "1" else f"{_many(record.subnets)} subnets"
     return (
         f"{plural(len(record.trials), 'candidate')} of {subnets}, wish {significant(1 / record.goal)}x. The chosen one "
-        f"has {record.metric} {said(pick)}{against}, all with the supernet's weights on validation data. {beside}"
+        f"has {record.metric} {said(pick)}{against}, all with the supernet's weights on validation data."
+        f"{_image(record)} {beside}"
     )
+
+
+def _image(record: ArchitectureRecord) -> str:
+    sizes = [(one.chosen, one.choices[0]) for one in record.axes if one.axis == "resolution"]
+    return "".join(f" It reads images {chosen} pixels high, of {whole}." for chosen, whole in sizes)
 
 
 def _many(count: str) -> str:

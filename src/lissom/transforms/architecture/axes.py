@@ -4,6 +4,7 @@
     depth     residual blocks of a chain: the first k
     kernel    side of a square odd kernel above 3: the middle
     bits      of the weights of a residual block, or of a layer in none: 32 (float), 8, 4
+    resolution  height of the image that the network sees (`resolutions`)
 
 The order of the channels is made once, from the weights at the start, so that a narrower subnet's channels are always
 among a wider one's ("sorted channels": Cai et al. 2020, "Once-for-All" (arXiv:1908.09791), section 3.3). Chains and
@@ -34,23 +35,24 @@ from lissom.transforms.quantization.choosing import choose
 from lissom.transforms.quantization.operators import KINDS
 from lissom.transforms.quantization.precision import FLOAT
 
-Kind = Literal["width", "depth", "kernel", "bits"]
+Kind = Literal["width", "depth", "kernel", "bits", "resolution"]
 LEAST_KERNEL = 3
 
 
 @dataclass(frozen=True)
 class Axis:
     """`choices` are the sizes, largest first: channels of the first of `members`, blocks that stay, side of a kernel,
-    bits.
+    bits, height of the image.
 
-    `members` are groups, block modules in order, the one weight of a kernel, or all weights that have the same bits.
+    `members` are groups, block modules in order, the one weight of a kernel, all weights that have the same bits, or
+    the input.
     """
 
     kind: Kind
     members: tuple[str, ...]
     choices: tuple[int, ...]
     whole: tuple[int, ...]
-    """Size of each member; 1 for blocks, 32 for bits."""
+    """Size of each member; 1 for blocks, 32 for bits; height and width of the image."""
 
     @property
     def name(self) -> str:

@@ -18,7 +18,9 @@ from lissom.graph.resize import Kept
 from lissom.graph.select import select as match
 from lissom.graph.trace import Trace
 from lissom.target import Target
+from lissom.task import Batch
 from lissom.transforms.architecture.axes import Axis, Kind, depths, kernels, order_of, precisions, widths
+from lissom.transforms.architecture.resolutions import Scales, resolutions
 from lissom.transforms.architecture.space import Orders, Space, Subnet
 from lissom.transforms.base import Action, Plan, SetBits, Skip
 from lissom.transforms.pruning.multiples import suited
@@ -30,7 +32,7 @@ from lissom.transforms.quantization.precision import FLOAT, Precision
 class Choose(Action):
     """One axis of the space: of `choices`, largest first, `chosen` stays; `members` are cut together.
 
-    Channels of the first member of a width, blocks that stay of a chain, side of a kernel, bits.
+    Channels of the first member of a width, blocks that stay of a chain, side of a kernel, bits, height of the image.
     """
 
     kind: Literal["choose"] = "choose"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen
@@ -43,7 +45,7 @@ class Choose(Action):
 @dataclass(frozen=True)
 class Bounds:
     """What may be left out: shares of channels that may stay, share of blocks that may go, whether kernels shrink, to
-    how many bits weights may go."""
+    how many bits weights may go, to which shares of its height and width the image."""
 
     widths: Sequence[float]
     depth: float
@@ -51,6 +53,7 @@ class Bounds:
     exclude: tuple[str, ...]
     round_to: int | None
     bits: tuple[int, ...] = ()
+    resolutions: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +64,13 @@ class Derived:
     costs: Narrowed
     axes: tuple[Axis, ...]
     skipped: tuple[Skip, ...]
+    scales: Scales
 
 
-def derived(model: nn.Module, trace: Trace, target: Target, bounds: Bounds) -> Derived:
+def derived(model: nn.Module, trace: Trace, example: Batch, target: Target, bounds: Bounds) -> Derived:
     """
     Raises:
-        RecipeError: an `exclude` pattern matches nothing, or nothing can be left out.
+        RecipeError: an `exclude` pattern matches nothing, nothing can be left out, or no smaller image goes through.
     """
     channels = find_channels(trace)
     costs, ties, blocks = narrowed(trace, channels), ties_of(model, trace, channels), find_blocks(trace)
@@ -85,7 +89,9 @@ def derived(model: nn.Module, trace: Trace, target: Target, bounds: Bounds) -> D
     shrinking = kernels(trace) if bounds.kernels else ()
     held = [bits for bits in bounds.bits if target.weights.stored(bits) == bits]  # pyright: ignore[reportArgumentType]
     rounded = precisions(trace.graph, target, blocks, held, excluded) if held else ()
-    axes = (*wide, *deep, *(a for a in shrinking if a.members[0].rpartition(".")[0] not in excluded), *rounded)
+    smaller = resolutions(model, trace, example, bounds.resolutions)
+    small = (axis for axis in shrinking if axis.members[0].rpartition(".")[0] not in excluded)
+    axes = (*wide, *deep, *small, *rounded, *smaller.axes)
     if not any(len(axis.choices) > 1 for axis in axes):
         raise RecipeError(
             "Supernet finds nothing to leave out: no channels that can be cut, no chain of residual blocks, no square "
@@ -94,21 +100,24 @@ def derived(model: nn.Module, trace: Trace, target: Target, bounds: Bounds) -> D
         )
     varied = {name for axis in wide for name in axis.members}
     whole |= {name: "no other width is a multiple that may stay" for name in free if name not in varied}
-    return Derived(channels, costs, axes, tuple(dict.fromkeys(_skips(channels, whole))))
+    skips = (*_skips(channels, whole), *(Skip(layer=f"image of {side}", reason=why) for side, why in smaller.refused))
+    return Derived(channels, costs, axes, tuple(dict.fromkeys(skips)), smaller.scales)
 
 
 def space_of(trace: Trace, found: Derived, orders: Orders) -> Space:
-    return Space(trace, found.channels, found.costs, find_blocks(trace), found.axes, orders)
+    return Space(trace, found.channels, found.costs, find_blocks(trace), found.axes, orders, found.scales)
 
 
-def axes_of(plan: Plan, channels: Channels) -> tuple[Axis, ...]:
+def axes_of(plan: Plan, trace: Trace, channels: Channels) -> tuple[Axis, ...]:
     """The axes that a plan chose from."""
     sizes = {group.name: group.size for group in channels.groups}
+    images = dict(zip(trace.graph.inputs, trace.graph.input_shapes, strict=True))
     whole = {
         "width": lambda one: tuple(sizes[name] for name in one.members),
         "depth": lambda one: (1,) * len(one.members),
         "kernel": lambda one: (one.choices[0],),
         "bits": lambda one: (FLOAT,) * len(one.members),
+        "resolution": lambda one: tuple(map(int, images[one.members[0]][2:])),
     }
     return tuple(Axis(one.axis, one.members, one.choices, whole[one.axis](one)) for one in plan.of(Choose))
 
@@ -120,7 +129,7 @@ def subnet_of(plan: Plan) -> Subnet:
 def replayed(plan: Plan, trace: Trace) -> Space:
     """A space in whose orders the channels that the plan keeps come first: enough for the plan's own subnet."""
     channels = find_channels(trace)
-    axes, kept = axes_of(plan, channels), kept_by(plan, channels)
+    axes, kept = axes_of(plan, trace, channels), kept_by(plan, channels)
     names = {name for axis in axes if axis.kind == "width" for name in axis.members}
     orders = {g.name: _first(g, kept) for g in channels.groups if g.name in names}
     return Space(trace, channels, narrowed(trace, channels), find_blocks(trace), axes, orders)
@@ -128,7 +137,8 @@ def replayed(plan: Plan, trace: Trace) -> Space:
 
 def actions_of(space: Space, subnet: Subnet) -> Iterator[Action]:
     for axis, choice in zip(space.axes, subnet, strict=True):
-        layer = axis.members[0] if axis.kind == "depth" else axis.members[0].rpartition(".")[0]
+        named = axis.kind in ("depth", "resolution")
+        layer = axis.members[0] if named else axis.members[0].rpartition(".")[0]
         yield Choose(
             layer=layer, axis=axis.kind, members=axis.members, choices=axis.choices, chosen=axis.choices[choice]
         )

@@ -1,8 +1,8 @@
 """A subnet as a plain module: the user's own class where its trace proves it, else the exported graph.
 
 Channels are cut by `pruning.surgery`, which checks the smaller network against the masked original; then blocks are
-replaced by the identity and kernels cropped. The result has to compute the supernet's own program of that subnet,
-operator by operator for the user's class, and number by number on the example in any case.
+replaced by the identity, kernels cropped, and a hook brings images down. The result has to compute the supernet's own
+program of that subnet, operator by operator for the user's class, and number by number on the example in any case.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from lissom.graph.agreement import ALLOWED_GAP, apart, outputs, tensors_in
 from lissom.graph.trace import Trace
 from lissom.task import Batch, contiguous
 from lissom.transforms.architecture.programs import Program, Programs, Statistics, tensors_of
+from lissom.transforms.architecture.resolutions import hook_
 from lissom.transforms.architecture.space import Space, Subnet
 from lissom.transforms.base import clone
 from lissom.transforms.pruning.own_class import unlike
@@ -73,6 +74,8 @@ def _own(
         if not isinstance(layer, nn.Conv2d) or isinstance(layer.padding, str):
             return None, f"the kernel of {weight} is not that of an nn.Conv2d"
         crop_(layer, before, after)
+    if (image := space.image(subnet)) is not None:
+        hook_(smaller, image[1])
     reason = unlike(smaller, wanted, example)
     return (None, reason) if reason else (smaller, "")
 

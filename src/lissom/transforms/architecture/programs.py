@@ -32,6 +32,7 @@ from lissom.graph.resize import Sizes, resize_
 from lissom.graph.trace import quiet
 from lissom.task import Batch
 from lissom.transforms.architecture.axes import cropped_padding
+from lissom.transforms.architecture.resolutions import shrink_
 from lissom.transforms.architecture.space import Space, Subnet
 from lissom.transforms.pruning.depth import bypass_
 
@@ -143,6 +144,8 @@ class Programs:
                 if own is not None:
                     pad_(node, *own)
         bypass_(module, space.gone(subnet))
+        if (image := space.image(subnet)) is not None:
+            shrink_(module, *image)
         slices: dict[str, Slices] = {}
         for node in module.graph.nodes:
             if node.op != "get_attr" or (listed := names.get(str(node.target))) is None:

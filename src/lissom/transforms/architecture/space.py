@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil, prod
 from typing import Any
@@ -18,6 +18,7 @@ from lissom.graph.narrowed import Narrowed
 from lissom.graph.resize import Kept, Sizes
 from lissom.graph.trace import Trace
 from lissom.transforms.architecture.axes import Axis
+from lissom.transforms.architecture.resolutions import Scales, Size, size_of
 from lissom.transforms.base import Cost
 from lissom.transforms.quantization.precision import FLOAT
 
@@ -29,7 +30,8 @@ Orders = Mapping[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """What may be left out of one traced network; `orders` has every group of a width."""
+    """What may be left out of one traced network; `orders` has every group of a width, `scales` what operators cost
+    at every smaller resolution."""
 
     trace: Trace
     channels: Channels
@@ -37,6 +39,7 @@ class Space:
     blocks: tuple[Block, ...]
     axes: tuple[Axis, ...]
     orders: Orders
+    scales: Scales = field(default_factory=dict[int, Mapping[str, float]])
 
     @property
     def largest(self) -> Subnet:
@@ -86,6 +89,13 @@ class Space:
             if axis.kind == "kernel" and choice
         }
 
+    def image(self, subnet: Subnet) -> tuple[str, Size] | None:
+        """The input and the size that it is brought down to; None where it stays."""
+        for axis, choice in zip(self.axes, subnet, strict=True):
+            if axis.kind == "resolution" and choice:
+                return axis.members[0], size_of(axis, choice)
+        return None
+
     def bits(self, subnet: Subnet) -> dict[str, int]:
         """Weight to its bits, without those that have no such axis or lie in a block that is left out."""
         lost = {name for block in self.gone(subnet) for name in block.parameters}
@@ -106,8 +116,10 @@ class Space:
         lost = {name for block in blocks for name in block.parameters}
         inside = tuple(f"{block.module}." for block in blocks)
         factor = {name: (after / before) ** 2 for name, (before, after) in sides.items()}
+        image = self.image(subnet)
+        scales = self.scales[image[1][0]] if image else {}
         macs = sum(
-            value * factor.get(self._weights.get(node, ""), 1.0)
+            value * factor.get(self._weights.get(node, ""), 1.0) * scales.get(node, 1.0)
             for node, value in self.costs.macs_by_node(counts).items()
             if node not in nodes
         )

@@ -51,6 +51,7 @@ from lissom.transforms.architecture.deriving import (
 )
 from lissom.transforms.architecture.extracting import extracted
 from lissom.transforms.architecture.programs import Programs, Trained, tensors_of
+from lissom.transforms.architecture.resolutions import scales_of
 from lissom.transforms.architecture.rounding import rounded
 from lissom.transforms.architecture.sandwich import Sandwich
 from lissom.transforms.architecture.space import Orders, Space, Subnet
@@ -68,6 +69,8 @@ STEPS = 64
 """Uniform subnets that a dry run looks at."""
 Times = Annotated[float, pydantic.Field(ge=1.0)]
 Share = Annotated[float, pydantic.Field(gt=0.0, le=1.0)]
+Side = Annotated[float, pydantic.Field(ge=0.5, lt=1.0)]
+"""Below a half, bilinear interpolation would pass over pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +87,8 @@ class Supernet(Transform):
     How much smaller is given by one of `macs_ratio`, `parameters_ratio`, `size_ratio` (before / after; the last in
     bytes of weights) and `latency_ratio`, measured on the target for every candidate by `lissom.compress`. `training`
     says how the supernet is trained, `widths`, `depth` and `kernels` what may be left out, `bits` what weights of a
-    block may be rounded to; `search` proposes `candidates` subnets.
+    block may be rounded to, `resolutions` to which shares of its height and width the image may shrink behind the
+    input; `search` proposes `candidates` subnets.
     """
 
     stage: ClassVar[Stage] = "structure"
@@ -100,6 +104,7 @@ class Supernet(Transform):
     depth: Annotated[float, pydantic.Field(ge=0.0, le=1.0)] = 0.5
     kernels: bool = True
     bits: Annotated[tuple[Literal[8, 4], ...], pydantic.Field(exclude_if=lambda value: value == ())] = ()
+    resolutions: Annotated[tuple[Side, ...], pydantic.Field(exclude_if=lambda value: value == ())] = ()
     exclude: tuple[str, ...] = ()
     criterion: Criterion = "magnitude"
     round_to: Annotated[int, pydantic.Field(ge=1)] | None = None
@@ -127,6 +132,11 @@ class Supernet(Transform):
                 f"bits={list(self.bits)} save bytes and time, and {self._wished} counts neither. Wish for size_ratio "
                 "or latency_ratio, or leave bits out"
             )
+        if self.resolutions and self._wished in ("parameters_ratio", "size_ratio"):
+            raise ValueError(
+                f"resolutions={list(self.resolutions)} save multiplications and time, and {self._wished} counts "
+                "neither. Wish for macs_ratio or latency_ratio, or leave resolutions out"
+            )
         return self
 
     @property
@@ -148,8 +158,8 @@ class Supernet(Transform):
         """
         Raises:
             DataError: there is no metric, or the batch size of the model is fixed.
-            RecipeError: an `exclude` pattern matches nothing, nothing can be left out, or the model is an exported
-                graph.
+            RecipeError: an `exclude` pattern matches nothing, nothing can be left out, no smaller image goes through,
+                or the model is an exported graph.
         """
         if isinstance(model, GraphModule):
             raise RecipeError(
@@ -165,12 +175,12 @@ class Supernet(Transform):
             )
         if task.loss is None:
             raise DataError("Supernet trains, and the task has no loss. Give Task(loss=...).")
-        found = self._derived(model, trace, target)
+        found = self._derived(model, trace, task, target)
         return Study(space_of(trace, found, self._orders(trace, found.channels, found.axes, task)), found.skipped)
 
-    def _derived(self, model: nn.Module, trace: Trace, target: Target) -> Derived:
-        bounds = Bounds(self.widths, self.depth, self.kernels, self.exclude, self.round_to, self.bits)
-        return derived(model, trace, target, bounds)
+    def _derived(self, model: nn.Module, trace: Trace, task: Task, target: Target) -> Derived:
+        bounds = Bounds(self.widths, self.depth, self.kernels, self.exclude, self.round_to, self.bits, self.resolutions)
+        return derived(model, trace, task.example, target, bounds)
 
     def _orders(self, trace: Trace, channels: Channels, axes: Sequence[Axis], task: Task) -> Orders:
         names = {name for axis in axes if axis.kind == "width" for name in axis.members}
@@ -205,9 +215,9 @@ class Supernet(Transform):
                 "which."
             )
         channels, blocks = find_channels(trace), find_blocks(trace)
-        axes = axes_of(plan, channels)
-        orders = self._orders(trace, channels, axes, task)
-        study = Study(Space(trace, channels, narrowed(trace, channels), blocks, axes, orders), plan.skipped)
+        axes = axes_of(plan, trace, channels)
+        orders, scales = self._orders(trace, channels, axes, task), scales_of(model, trace, task.example, axes)
+        study = Study(Space(trace, channels, narrowed(trace, channels), blocks, axes, orders, scales), plan.skipped)
         programs = Programs(study.space)
         training = self.training
         if training.channels_last == "auto":
