@@ -120,7 +120,7 @@ class Folded(nn.Module):
 @pytest.mark.parametrize("model", [Flat(), net("attention")])
 def test_a_network_that_knows_its_places_is_refused_with_the_reason(model: nn.Module) -> None:
     with pytest.raises(RecipeError, match=r"no smaller image goes through this network: at 6 x 6"):
-        dry_run(model, task(8), lissom.Recipe([settings(macs_ratio=1.5)]), load_target("torch"))
+        list(dry_run(model, task(8), lissom.Recipe([settings(macs_ratio=1.5)]), load_target("torch")))
 
 
 def test_a_size_that_does_not_go_is_left_out_and_named() -> None:
@@ -175,4 +175,4 @@ def test_inputs_without_an_image_are_refused() -> None:
     )  # fmt: skip
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4))
     with pytest.raises(RecipeError, match=r"needs one input of images.*got 0 among inputs of shape"):
-        dry_run(model, given, lissom.Recipe([settings(macs_ratio=1.5)]), load_target("torch"))
+        list(dry_run(model, given, lissom.Recipe([settings(macs_ratio=1.5)]), load_target("torch")))
