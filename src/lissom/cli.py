@@ -14,6 +14,7 @@ import typer
 from lissom._version import __version__
 from lissom.commands import lifelong
 from lissom.commands.compress import compress
+from lissom.commands.plan import plan
 from lissom.commands.recommend import recommend
 from lissom.commands.shared import (
     AsJson,
@@ -197,52 +198,7 @@ def inspect(  # noqa: PLR0913  one option per wish
         typer.echo(f"\nPage: {page}")
 
 
-@app.command(short_help="Dry run: what would change, what is skipped and why.")
-def plan(
-    project: Project,
-    recipe: RecipeFile = None,
-    target: TargetName = "onnxruntime",
-    data_free: DataFree = None,
-    data: DataFolder = None,
-    weights: WeightsFile = None,
-    settings: Setting = None,
-    as_json: AsJson = False,
-) -> None:
-    """Dry run: what would change, what is skipped and why, predicted cost."""
-    import lissom
-    from lissom.errors import TargetError
-    from lissom.pipeline import foresee, recipes_for, supplied
-    from lissom.target import load_target
-    from lissom.terminal import collapse_of, quiet_native, show_plans
-
-    if target == "auto":
-        raise TargetError("plan shows what one runtime would get; auto is for compress. Give --target onnxruntime.")
-    chosen = load_target(target)
-    wanted = lissom.Recipe.read(recipe) if recipe else None
-    with work(as_json):
-        model, task = opened(project, settings_of(settings, data, weights), as_json=as_json)
-        making = making_of(model, task, wanted, data_free)
-        with quiet_native():
-            graph = lissom.analyze(model, task)
-            task, made = supplied(model, task, making, seed=0)
-            wanted = (making.recipe if making else wanted) or recipes_for(graph, task)[0]
-            steps = foresee(model, task, wanted, chosen)
-    if as_json:
-        print_json(
-            {
-                "recipe": wanted.to_data(),
-                "target": chosen.name,
-                "notes": task.notes,
-                "plans": [step.plan.model_dump(mode="json") for step in steps],
-                "outlook": [step.model_dump(mode="json", exclude={"plan"}) for step in steps],
-                **({"data_free": list(making.why)} if making else {}),
-                **({"synthesis": made.model_dump(mode="json")} if made else {}),
-            }
-        )
-    else:
-        show_plans(graph, steps, chosen, (*(making.why if making else ()), *collapse_of(made)))
-
-
+app.command(short_help="Dry run: what would change, what is skipped and why.")(plan)
 app.command(short_help="Compress a model for a target and a goal, and prove it.")(compress)
 
 

@@ -5,6 +5,7 @@
     │   ├── ProjectError           the project file or what its `build()` returned
     │   ├── RecipeError            an unknown or illegal recipe, transform or field
     │   ├── GoalError              a goal that cannot be parsed or never be met
+    │   │   └── OutOfReachError    an amount that this model cannot reach; says which it can
     │   ├── TargetError            an unknown runtime, or one that is not installed
     │   ├── StorageError           a search's database that cannot be reached
     │   └── WorkerError            workers that are not there, or that a search cannot use
@@ -42,6 +43,14 @@ class RecipeError(UsageError):
 
 class GoalError(UsageError):
     """A goal that cannot be parsed, or that no model could meet."""
+
+
+class OutOfReachError(GoalError):
+    """How many times smaller a step is to make the model, and cannot; `most` is what it can."""
+
+    def __init__(self, text: str, most: float = 1.0) -> None:
+        super().__init__(text)  # one argument alone: errors travel between processes, which make them again from it
+        self.most = most
 
 
 class TargetError(UsageError):

@@ -13,7 +13,8 @@ import lissom
 from lissom.advise import SCENARIOS, Recommendation, load_evidence, scenario_of, to_yaml
 from lissom.advise.evidence import Evidence, of_method
 from lissom.advise.recommendation import NOT_MEASURED, counted_text, measured_text
-from lissom.errors import DataError, TargetError, UsageError
+from lissom.advise.steps import Step, lowered
+from lissom.errors import DataError, OutOfReachError, TargetError, UsageError
 from lissom.pipeline.recommending import begin
 from lissom.recipe import Recipe
 
@@ -181,3 +182,58 @@ def test_a_method_that_nobody_measured_is_said_to_be_so() -> None:
     text = to_yaml(found, "p.py", "r.yaml")
     assert ("sparsify-2:4" in measured) != (f"sparsify-2:4, measured: {NOT_MEASURED}" in text)
     assert yaml.safe_load(text) == [step.data for step in found.steps]
+
+
+class Pinched(torch.nn.Module):
+    """`(b, 3, 8, 8)` to `(b, 4)`: most products are between channels that cannot be cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow = torch.nn.Conv2d(3, 16, 3, padding=1)
+        self.wide = torch.nn.Conv2d(16, 3, 3, padding=1)
+        self.head = torch.nn.Conv2d(3, 256, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x + self.wide(torch.relu(self.narrow(x)))).flatten(1)
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_an_amount_out_of_reach_is_lowered_to_the_nearest_and_said(trains: bool) -> None:
+    data = {} if trains else {"train": None, "loss": None}
+    _, task = models.convolutional(**data)
+    model = Pinched().eval()
+    wanted = scenario_of("mobile").parameters_ratio if trains else 1.25
+    asked = lissom.Prune(parameters_ratio=wanted)
+    with pytest.raises(OutOfReachError, match="out of reach") as refused:
+        lissom.plan(model, task, Recipe([asked]), "onnxruntime")
+    found = lissom.recommend(model, task, "mobile", target="onnxruntime")
+    ((name, settings),) = found.steps[0].data.items()
+    amount = (settings["prune"] if name == "Progressive" else settings)["parameters_ratio"]
+    assert 1.0 < amount <= refused.value.most < amount + 0.01
+    assert found.after is not None
+    assert found.before.parameters / found.after.parameters >= amount
+    assert f"{amount:g} times fewer parameters" in found.steps[0].comment
+    (said,) = found.lowered
+    assert f"{wanted:g} times is out of reach for this model" in said
+    assert said in " ".join(to_yaml(found, "p.py", "r.yaml").replace("\n# ", " ").split())
+    assert len(lissom.plan(model, task, found.recipe, "onnxruntime")) == len(found.recipe.steps)
+    begun = begin(model, task, "mobile", target="onnxruntime", recipe=None, sought=None, data_free=None)
+    assert begun.recipe == found.recipe
+
+
+def test_an_amount_within_reach_stays_as_the_scenario_has_it() -> None:
+    found = lissom.recommend(*models.convolutional(), "mobile", target="onnxruntime")
+    assert found.lowered == ()
+    assert found.steps[0].data["Progressive"]["prune"] == {"parameters_ratio": 3.5}
+
+
+def test_ranks_out_of_reach_are_lowered_too() -> None:
+    step = Step(methods=("low-rank",), data={"Factorize": {"parameters_ratio": 4.5}}, comment="4.5 times fewer")
+    other = lowered(step, 2.349)
+    assert other is not None
+    assert other.data == {"Factorize": {"parameters_ratio": 2.34}}
+    assert other.comment == "2.34 times fewer; 4.5 times is out of reach for this model"
+    assert lowered(step, 4.5) is None
+    assert lowered(Step(methods=("fold",), data={"Fold": {}}, comment=""), 1.1) is None
+    split = lissom.recommend(*models.convolutional(train=None, loss=None), "edge", target="onnxruntime")
+    assert len(split.lowered) <= 1

@@ -24,6 +24,7 @@ from lissom.measure.search_records import LayerEffect, LayerSensitivity, Moved, 
 from lissom.measure.synthesis import Signs, SynthesisPoint, SynthesisRecord
 from lissom.pipeline import DataFree
 from lissom.runfolder import Manifest, Source
+from lissom.search import Foreseen
 from lissom.sources.settings import SourceSettings
 from lissom.target import Dynamic, Integers
 from lissom.task import Task
@@ -286,6 +287,7 @@ DESCRIBED: list[tuple[str, type[pydantic.BaseModel]]] = [
         )
     ),
     ("plan.md", Outlook),
+    ("plan.md", Foreseen),
     ("sources.md", SourceSettings),
     ("architecture-search.md", Supernet),
     ("distill.md", DataFree),

@@ -89,6 +89,9 @@ def test_version_and_help(call) -> None:
         (["compress", PROJECT, "-o", "r", "-t", "onnxruntime", "--size", "10B"], "less than an empty model file"),
         (["compress", "none.py", "-o", "r"], "There is no project file none.py"),
         (["plan", PROJECT, "-t", "auto"], "auto is for compress"),
+        (["plan", PROJECT, "--macs", "2x", "-r", "r.yaml"], "and --recipe r.yaml is given as well"),
+        (["plan", PROJECT, "--macs", "2x", "--data-free", "auto"], "and --data-free auto is given as well"),
+        (["plan", PROJECT, "--size", "0.5x"], "would make the model larger"),
         (["inspect", "none.py"], "There is no project file none.py"),
     ],
 )
@@ -185,6 +188,36 @@ def test_plan(call, tmp_path: Path) -> None:
     assert shown.code == 0
     assert "Fold" in shown.out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["r.yaml"]
+
+
+def test_plan_for_a_goal_is_where_a_search_would_start(call, tmp_path: Path) -> None:
+    (tmp_path / "goal.yaml").write_text("macs: 2x\ndrop: 5%\n")
+    found = json.loads(call("plan", PROJECT, "--goal", "goal.yaml", "--size", "6x", "--json").out)
+    assert found["goal"] == {"metric_drop": 0.05, "macs_ratio": 2.0, "size_ratio": 6.0}
+    names = [next(iter(step)) for step in found["recipe"]]
+    assert "Prune" in names
+    assert "Quantize" in names
+    assert [plan["transform"] for plan in found["plans"]] == names
+    seen = {one["wish"]: one for one in found["foreseen"]}
+    macs = seen["MACs ratio >= 2x"]
+    assert macs["basis"] == "counted"
+    assert macs["figure"] == found["plans"][-1]["predicted"]["macs"] / 23104
+    assert macs["kept"] is (macs["figure"] <= 0.5)
+    assert seen["metric drop <= 0.05"]["basis"] == "prior"
+    assert any("Foreseen, not measured" in note for note in found["start"])
+    shown = call("plan", PROJECT, "--macs", "2x", "--drop", "5%")
+    assert shown.code == 0
+    for words in ("Foreseen for the goal", "MACs ratio >= 2x", "counted", "- Prune:"):
+        assert words in shown.out
+    assert [p.name for p in tmp_path.iterdir()] == ["goal.yaml"]
+
+
+def test_plan_measures_the_original_for_wishes_in_units(call) -> None:
+    found = json.loads(call("plan", PROJECT, "--latency", "1000ms", "--json").out)
+    seen = {one["wish"]: one for one in found["foreseen"]}
+    assert seen["latency <= 1000 ms"]["kept"] is True
+    assert seen["latency <= 1000 ms"]["bound"] > 1
+    assert any("times layers on the target" in note for note in found["start"])
 
 
 def test_export_writes_for_a_runtime_that_is_not_here(call, tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
-"""Pareto fronts and their volume against counting."""
+"""Pareto fronts and their volume against counting, against drawing and against Optuna's."""
 
 from __future__ import annotations
 
 from itertools import combinations
 
+import numpy as np
+import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,3 +61,24 @@ def test_one_more_point_never_lowers_the_volume_and_the_front_has_all_of_it(poin
 def test_two_known_volumes():
     assert hypervolume([(1.0, 2.0), (2.0, 1.0)], (3.0, 3.0)) == 3.0
     assert hypervolume([(3.0, 0.0)], (3.0, 3.0)) == 0.0
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_volume_is_the_share_of_drawn_places_that_some_point_dominates(size):
+    draws = np.random.default_rng(size)
+    points = draws.random((12, size))
+    places = draws.random((20_000, size))
+    share = (places[:, None] >= points).all(2).any(1).mean()
+    # Four standard deviations of a share of so many draws.
+    assert hypervolume(points.tolist(), (1.0,) * size) == pytest.approx(share, abs=4 * 0.5 / len(places) ** 0.5)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_volume_is_the_one_that_optuna_shows(size):
+    points = np.random.default_rng(10 + size).random((9, size))
+    study = optuna.create_study(directions=["minimize"] * size)
+    study.add_trials([optuna.trial.create_trial(values=list(point)) for point in points])
+    seen = optuna.visualization.plot_hypervolume_history(study, [0.9] * size).data[0].y
+    for count in range(1, len(points) + 1):
+        assert hypervolume(points[:count].tolist(), (0.9,) * size) == pytest.approx(seen[count - 1])

@@ -8,6 +8,7 @@ from lissom.advise.methods import DYNAMIC_SHARE as DYNAMIC_SHARE
 from lissom.advise.recommendation import Recommendation as Recommendation
 from lissom.advise.recommendation import recommended as recommended
 from lissom.advise.recommendation import to_yaml as to_yaml
+from lissom.advise.recommendation import within_reach as within_reach
 from lissom.advise.scenarios import SCENARIOS as SCENARIOS
 from lissom.advise.scenarios import Scenario as Scenario
 from lissom.advise.scenarios import scenario_of as scenario_of

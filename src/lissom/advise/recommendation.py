@@ -10,7 +10,7 @@ from lissom.advise.evidence import Evidence, of_method, of_methods
 from lissom.advise.facts import Facts
 from lissom.advise.methods import METHODS, Verdict, verdict
 from lissom.advise.scenarios import ROUNDINGS, SCENARIOS, Method, Scenario
-from lissom.advise.steps import Step, steps_of
+from lissom.advise.steps import Step, lowered, steps_of
 from lissom.errors import DataError
 from lissom.recipe import Recipe
 from lissom.settings import Setting
@@ -50,6 +50,8 @@ class Recommendation(Setting):
     """Counted after the recipe without its training; None: not counted."""
     counted: tuple[str, ...] = ()
     """What was left out of the count, and why it was not made."""
+    lowered: tuple[str, ...] = ()
+    """Amounts of the scenario that are out of reach for this model, and what the recipe has instead."""
     evidence: tuple[Evidence, ...]
     """Our own runs of exactly the recipe's methods together, the same kind of model first."""
 
@@ -119,6 +121,17 @@ def recommended(
         before=Cost(macs=facts.macs, parameters=facts.parameters, bytes=facts.bytes),
         evidence=of_methods(evidence, set(chosen) - {"fold"}, facts.kind, target.name),
     )
+
+
+def within_reach(found: Recommendation, index: int, most: float) -> Recommendation | None:
+    """The same with `most` times fewer at one of its steps, which its dry run has refused; None if that is no less."""
+    step = found.steps[index]
+    other = lowered(step, most)
+    if other is None:
+        return None
+    steps = (*found.steps[:index], other, *found.steps[index + 1 :])
+    said = f"{other.comment[0].upper()}{other.comment[1:]}."
+    return found.model_copy(update={"steps": steps, "lowered": (*found.lowered, said)})
 
 
 def _chosen(scenario: Scenario, facts: Facts, fitting: Sequence[Method]) -> tuple[Method, ...]:

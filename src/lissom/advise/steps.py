@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -71,6 +72,25 @@ def steps_of(scenario: Scenario, chosen: Collection[Method], facts: Facts, targe
     if rounding:
         found.append(_rounding(rounding, facts, target))
     return tuple(found)
+
+
+def lowered(step: Step, most: float) -> Step | None:
+    """The step with the nearest amount that a model can reach, which is `most` times fewer; None if that is no less."""
+    ((name, settings),) = step.data.items()
+    inner: dict[str, Any] = settings["prune"] if name == "Progressive" else settings
+    wish = next((one for one in ("parameters_ratio", "macs_ratio") if one in inner), None)
+    # Rounded down: what is offered has to be within reach.
+    amount = math.floor(most * 100) / 100
+    if wish is None or amount >= inner[wish]:
+        return None
+    changed = {**inner, wish: max(amount, 1.0)}
+    wanted, reached = f"{inner[wish]:g} times", f"{changed[wish]:g} times"
+    return step.model_copy(
+        update={
+            "data": {name: {**settings, "prune": changed} if name == "Progressive" else changed},
+            "comment": f"{step.comment.replace(wanted, reached, 1)}; {wanted} is out of reach for this model",
+        }
+    )
 
 
 def _training(facts: Facts, epochs: int) -> dict[str, Any]:

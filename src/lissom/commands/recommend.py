@@ -105,7 +105,7 @@ def _show(found: Recommendation, project: Path, out: Path | None) -> None:
     console.print(f"All of it together: {evidence_text(together) if together else 'not measured yet on such a model'}.")
     if found.after is not None:
         console.print(counted_text(found))
-    for note in found.counted:
+    for note in (*found.lowered, *found.counted):
         console.print(note)
     console.print("Latency and loss of this model: not measured; the command below measures both.")
     console.print(Text.assemble("\n", ("Recipe", "bold")), end="")

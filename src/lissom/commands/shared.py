@@ -58,6 +58,28 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the runtime
 BatchSize = Annotated[int | None, typer.Option("--batch", min=1, help="Batch that latency is measured at.")]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", "-r", help="YAML or JSON recipe.")]
 
+Drop = Annotated[
+    list[str] | None,
+    typer.Option(help="Largest metric drop: 1%, 0.5pt, 0.01; 1%rel of the original's; f1=1% of a further metric."),
+]
+ClassFloor = Annotated[str | None, typer.Option(help="Least accuracy of every single class: 80%.")]
+ClassDrop = Annotated[str | None, typer.Option(help="Largest accuracy drop of any single class: 3%.")]
+Latency = Annotated[str | None, typer.Option(help="4x faster, or at most 2.5ms.")]
+LatencyP95 = Annotated[str | None, typer.Option(help="At most this 95th percentile: 5ms.")]
+Throughput = Annotated[str | None, typer.Option(help="At least so many examples a second: 500/s.")]
+Size = Annotated[str | None, typer.Option(help="8x smaller, or at most 300KB.")]
+Macs = Annotated[str | None, typer.Option(help="2x fewer multiply-accumulates.")]
+Memory = Annotated[str | None, typer.Option(help="At most this peak memory: 200MB.")]
+Energy = Annotated[str | None, typer.Option(help="2x less energy per input, or at most 5mJ.")]
+Parameters = Annotated[str | None, typer.Option(help="2x fewer parameters.")]
+Soft = Annotated[
+    list[str] | None,
+    typer.Option(metavar="WISH", help="A wish that orders and does not decide: latency, drop.f1, ..."),
+]
+GoalFile = Annotated[
+    Path | None, typer.Option("--goal", metavar="FILE", help="YAML or JSON with wishes: latency: 4x, soft: size.")
+]
+
 
 @contextlib.contextmanager
 def work(as_json: bool) -> Generator[None]:

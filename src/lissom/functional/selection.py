@@ -32,7 +32,7 @@ from typing import Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from lissom.errors import GoalError
+from lissom.errors import OutOfReachError
 
 T = TypeVar("T", int, float, str)
 
@@ -102,7 +102,7 @@ def select_to_budget(
     `what` names the cost in the error.
 
     Raises:
-        GoalError: with every group at its floor the cost is still above the budget; says the least reachable value.
+        OutOfReachError: with every group at its floor the cost is still above the budget; says the least there is.
         ValueError: as `select`.
     """
     rankings = _rankings(scores, scope, classes, floors, round_to)
@@ -122,10 +122,11 @@ def select_to_budget(
     if found == len(ratios):
         least = costs.get(ratios[-1])
         least = cost({name: counts_at(ratios[-1])[name] for name in scores}) if least is None else least
-        raise GoalError(
+        uncut = cost({name: len(scores[name]) for name in scores})
+        raise OutOfReachError(
             f"A {what} of {budget:g} is out of reach: with every group of channels at its smallest it is {least:g}, "
-            f"uncut {cost({name: len(scores[name]) for name in scores}):g}. Wish for at least {least:g}, lower the "
-            "floors, or let more layers be pruned."
+            f"uncut {uncut:g}. Wish for at least {least:g}, lower the floors, or let more layers be pruned.",
+            uncut / least if least else 1.0,
         )
     counts, reached = counts_at(ratios[found]), costs[ratios[found]]
     if any(one.coarse for one in rankings):

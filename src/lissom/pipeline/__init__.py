@@ -19,4 +19,6 @@ from lissom.pipeline.reload import remeasure as remeasure
 from lissom.pipeline.result import Result as Result
 from lissom.pipeline.saturation import saturation as saturation
 from lissom.pipeline.sensitivity import sensitivity as sensitivity
+from lissom.pipeline.starting import Start as Start
+from lissom.pipeline.starting import start_for as start_for
 from lissom.pipeline.transforming import plan as plan

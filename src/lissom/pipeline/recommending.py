@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from torch import nn
 
-from lissom.advise import Recommendation, Scenario, facts_of, load_evidence, recommended, scenario_of
-from lissom.errors import LissomError, TargetError, UsageError
+from lissom.advise import Recommendation, Scenario, facts_of, load_evidence, recommended, scenario_of, within_reach
+from lissom.advise.scenarios import Method
+from lissom.errors import LissomError, OutOfReachError, TargetError, UsageError
 from lissom.export.catalogue import runtime_of
 from lissom.graph.blocks import find_blocks
 from lissom.graph.groups import with_groups
@@ -22,13 +23,16 @@ from lissom.recipe import Recipe
 from lissom.target import Target, load_target
 from lissom.task import Task
 from lissom.training.synthesis.settings import Synthesis
-from lissom.transforms.base import Transform, has_data
+from lissom.transforms.base import Cost, Transform, has_data
 from lissom.transforms.lowrank import Factorize
 from lissom.transforms.pruning import Prune, PruneDepth
 from lissom.transforms.quantization import Quantize
 
 FEW = 32
 """Examples that are looked at for the count: of blocks taken out, which ones hardly changes it."""
+
+AMOUNTS: tuple[Method, ...] = ("prune", "low-rank", "tables")
+"""Methods whose steps say how many times fewer there are to be."""
 
 
 class Begun(NamedTuple):
@@ -43,8 +47,9 @@ class Begun(NamedTuple):
 def recommend(model: nn.Module, task: Task, scenario: str, *, target: str | None = None) -> Recommendation:
     """Which methods fit this model, its task and a target, which do not, why, and a recipe to start from.
 
-    Costs after the recipe are counted on a dry run of it without training; nothing is trained or timed. The model is
-    not changed. The target need not be installed.
+    Costs after the recipe are counted on a dry run of it without training; nothing is trained or timed. An amount that
+    this run cannot reach is replaced by the nearest that it can. The model is not changed. The target need not be
+    installed.
 
     Args:
         scenario: a name of `lissom.advise.SCENARIOS`.
@@ -93,6 +98,8 @@ def begin(
     made_up = found.data_free if data_free is None else data_free
     if sought is not None:
         return Begun(targets, None, made_up, replace(sought, scenario=wanted))
+    if set(AMOUNTS) & set(found.methods_used):
+        found, _, _ = _tried(found, model, task)
     return Begun(targets, found.recipe, made_up, None)
 
 
@@ -132,28 +139,44 @@ def _recommended(traced: Trace, task: Task, scenario: Scenario, target: Target) 
 
 
 def _counted(found: Recommendation, model: nn.Module, task: Task) -> Recommendation:
-    """With the cost after the recipe, counted on the task's example inputs.
-
-    What costs nothing to change is left out of the count: training, corrections, refitting, more than one cut.
-    """
+    """With amounts that are within reach, and the cost after the recipe, counted on the task's example inputs."""
+    found, after, refused = _tried(found, model, task)
+    if refused:
+        return found.model_copy(update={"counted": (f"Not counted: {refused}",)})
     if "mixed-precision" in found.methods_used:
         return found.model_copy(update={"counted": ("The search for bits has to be run: its bytes are not counted.",)})
-    steps = _counting(found)
+    return found.model_copy(update={"after": after, "counted": _left_out(found)})
+
+
+def _tried(found: Recommendation, model: nn.Module, task: Task) -> tuple[Recommendation, Cost | None, str]:
+    """A dry run; a step whose amount is out of reach gets the nearest that is not. The cost after it, or why there is
+    none.
+
+    What costs nothing to change is left out: training, corrections, refitting, more than one cut.
+    """
     # Ranges do not change costs: the example stands for the data. Channels and blocks are judged on real ones.
     judged = "prune-depth" in found.methods_used or ("prune" in found.methods_used and has_data(task))
     plain = task if judged else replace(task, train=None, calibration=[task.example], feed=lambda batch: batch)
-    try:
-        *_, last = dry_run(model, plain, Recipe(steps), load_target(found.target))
-    except LissomError as wrong:
-        return found.model_copy(update={"counted": (f"Not counted: {wrong}",)})
-    predicted = last.plan.predicted
-    return found.model_copy(update={"after": predicted, "counted": _left_out(found)})
+    while True:
+        steps, done, after = _counting(found), 0, None
+        try:
+            for planned in dry_run(model, plain, Recipe([one for _, one in steps]), load_target(found.target)):
+                done, after = done + 1, planned.plan.predicted
+        except OutOfReachError as wrong:
+            other = within_reach(found, steps[done][0], wrong.most)
+            if other is None:
+                return found, None, str(wrong)
+            found = other
+        except LissomError as wrong:
+            return found, None, str(wrong)
+        else:
+            return found, after, ""
 
 
-def _counting(found: Recommendation) -> Sequence[Transform]:
-    """The recipe's steps, as short as their costs allow."""
-    steps: list[Transform] = []
-    for step in found.steps:
+def _counting(found: Recommendation) -> Sequence[tuple[int, Transform]]:
+    """The recipe's steps, as short as their costs allow, each with its place in the recipe file."""
+    steps: list[tuple[int, Transform]] = []
+    for index, step in enumerate(found.steps):
         ((name, settings),) = step.data.items()
         if name == "Finetune":
             continue
@@ -164,10 +187,12 @@ def _counting(found: Recommendation) -> Sequence[Transform]:
         if isinstance(one, PruneDepth):
             one = one.model_copy(update={"recovery": "none", "samples": FEW})
         if isinstance(one, Quantize):
+            if one.precision == "auto":
+                continue
             one = one.model_copy(update={"corrections": (), "calibration": "minmax", "samples": FEW})
         if isinstance(one, Factorize):
             one = one.model_copy(update={"recovery": "none", "data_aware": False})
-        steps.append(one)
+        steps.append((index, one))
     return steps
 
 

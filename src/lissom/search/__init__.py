@@ -15,5 +15,8 @@ from lissom.search.searchers import NAMES as NAMES
 from lissom.search.searchers import searchers_of as searchers_of
 from lissom.search.space import Point as Point
 from lissom.search.space import Space as Space
+from lissom.search.starting import Foreseen as Foreseen
+from lissom.search.starting import foresee_wishes as foresee_wishes
+from lissom.search.starting import start as start
 from lissom.search.study import Study as Study
 from lissom.search.study import opened as opened

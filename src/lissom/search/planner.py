@@ -25,12 +25,13 @@ from lissom.goal import Goal
 from lissom.recipe import Recipe
 from lissom.search.evaluating import Evaluate, Workers, evaluated
 from lissom.search.explaining import Explanation, explain
-from lissom.search.fitness import arrived, best, bounds, loosened, loss, missed, objectives, reference, values
+from lissom.search.fitness import arrived, best, bounds, loss, missed, objectives, reference, values
 from lissom.search.history import Failure, Measurement, Probe, Timed, Trial, view
 from lissom.search.latency import Accuracy, accuracy
 from lissom.search.probing import FORETELLING, probed
 from lissom.search.searchers import Searcher
 from lissom.search.space import Point, Space
+from lissom.search.starting import aim_of
 from lissom.search.study import Study
 
 TRIALS = 40
@@ -42,8 +43,6 @@ PROBING = 0.1
 POLL = 0.1
 """Seconds between two looks at what other processes are doing."""
 RECOVERY = "recovery"
-RECOVERABLE = 0.15
-"""Share of the metric that a candidate may have lost, beyond the goal's drop, before it is trained."""
 FEW = 4
 """Candidates that training begins with; half of them get more of it each time."""
 
@@ -226,10 +225,7 @@ class Search:
         return len(bounds(self.goal, self.original)) > 1
 
     def _aim(self) -> Goal:
-        """What candidates without training are judged by: where training follows, they may have lost more."""
-        if len(self.space.epochs) == 1:
-            return self.goal
-        return loosened(self.goal, self.original, RECOVERABLE)
+        return aim_of(self.space, self.goal, self.original)
 
     def _recover(self, stage: int) -> None:
         """The best few with the fewest epochs, half of them with more, and so on."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from lissom.errors import GoalError
+from lissom.errors import OutOfReachError
 from lissom.functional.allocation import Option, allocate
 from lissom.graph.graph import Graph
 from lissom.transforms.lowrank.breakeven import Timing, slow, told
@@ -72,7 +72,7 @@ class Wish:
     def ranked(self, graph: Graph, layers: Sequence[Layer]) -> Ranked:
         """
         Raises:
-            GoalError: the budget is below what is left when every layer is at its least rank.
+            OutOfReachError: the budget is below what is left when every layer is at its least rank.
         """
         return self._each(layers) if self.budget is None else self._budgeted(graph, layers, self.budget)
 
@@ -100,10 +100,11 @@ class Wish:
             least = fixed + sum(min(o.cost for o in own) for own in options.values())
             timed = sum(told(layer, self.timings) is not None for layer in layers if layer.name in whole)
             slower = f" and {timed} layers whole that are no slower than their parts" if timed else ""
-            raise GoalError(
+            raise OutOfReachError(
                 f"Factorize cannot reach {total / ratio:,.0f} {what}: with every layer at its least rank{slower} the "
                 f"model still has {least:,.0f} of {total:,}. Wish for at most {total / least:.4g} times fewer, lower "
-                "round_to, exclude less, or cut channels with Prune as well."
+                "round_to, exclude less, or cut channels with Prune as well.",
+                total / least,
             )
         chosen: dict[str, Choice] = {}
         for name, index in found.items():

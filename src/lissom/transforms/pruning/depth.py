@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter
 from torch.fx import Node as FxNode
 
-from lissom.errors import GoalError, VerificationError
+from lissom.errors import OutOfReachError, VerificationError
 from lissom.graph.agreement import ALLOWED_GAP, apart, outputs, tensors_in
 from lissom.graph.blocks import Block, find_blocks
 from lissom.graph.channels import find_channels
@@ -111,7 +111,7 @@ class PruneDepth(Transform):
         """
         Raises:
             RecipeError: an `exclude` pattern matches no block.
-            GoalError: more is wished for than all blocks hold.
+            OutOfReachError: more is wished for than all blocks hold.
         """
         kept = match([b.module for b in study.blocks], self.exclude, "PruneDepth(exclude=...)")
         numbers = _numbers(graph, study.blocks)
@@ -147,7 +147,7 @@ class PruneDepth(Transform):
 
         Raises:
             RecipeError: an `exclude` pattern matches no block.
-            GoalError: more is wished for than all blocks hold.
+            OutOfReachError: more is wished for than all blocks hold.
         """
         free = self.free(study)
         return free[: _count(self, graph, free, _numbers(graph, free))]
@@ -212,10 +212,11 @@ def _count(wish: PruneDepth, graph: Graph, free: Sequence[Block], numbers: Mappi
             return count
         left -= block.macs if by_macs else numbers[block.module]
     if left > limit:
-        raise GoalError(
+        raise OutOfReachError(
             f"PruneDepth cannot reach {limit:,.0f} {'MACs' if by_macs else 'parameters'}: without all of its "
             f"{len(free)} residual blocks the model still has {left:,.0f} of {whole:,}. Wish for less, or cut channels "
-            "with Prune as well."
+            "with Prune as well.",
+            whole / left if left else 1.0,
         )
     return len(free)
 
