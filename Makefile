@@ -4,13 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help env demo test check test-slow zoo bench docs clean
+.PHONY: help env demo test check test-slow fuzz zoo bench docs clean
 
 help:
 	@echo "make demo       the whole story on bundled real data, offline, about two minutes"
 	@echo "make test       lint, types, import contracts, tests"
 	@echo "make check      lint, types and import contracts only"
 	@echo "make test-slow  the tests that take minutes: kill and resume, the built wheel, the browser"
+	@echo "make fuzz       recipes, goals, project files and run folders of any content, 5,000 each"
 	@echo "make zoo        quantize and prune a zoo of architectures, run the results (needs the bench requirements)"
 	@echo "make bench      every benchmark; DATA=folder WEIGHTS=folder"
 	@echo "make docs       the documentation, into site/"
@@ -42,6 +43,9 @@ test-slow: $(STAMP)
 $(VENV)/.bench: $(STAMP) requirements-bench.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	touch $@
+
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --hypothesis-profile=long --timeout=7200 tests/test_fuzz.py
 
 zoo: $(VENV)/.bench
 	$(BIN)/python -m benchmarks zoo

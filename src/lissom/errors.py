@@ -99,8 +99,20 @@ def shown(value: object) -> str:
     short = reprlib.Repr()
     short.maxlevel, short.maxlist, short.maxtuple, short.maxdict = 3, 8, 8, 8
     short.maxstring = short.maxother = 200
-    text = short.repr(value)
-    return text if len(text) <= 300 else f"{text[:297]}..."
+    return cut(short.repr(value))
+
+
+def cut(text: str, most: int = 300) -> str:
+    """Text of others that may be of any length, in an error of ours."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def words_of(wrong: BaseException) -> str:
+    """What an error of a user's own code says, in one line, cut; nothing where it fails to say anything."""
+    try:
+        return cut(" ".join(str(wrong).split()), 1_000)
+    except Exception:  # noqa: BLE001  its class may be anybody's
+        return ""
 
 
 def first_line(wrong: BaseException) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Self, cast
 
 import pydantic
 
-from lissom.errors import GoalError, nearest, shown
+from lissom.errors import GoalError, cut, nearest, shown
 from lissom.grammar import (
     GROWTH,
     is_share,
@@ -120,7 +120,7 @@ class Goal(Setting):
             given = dict(cast(Mapping[str, object], data))
             for name, value in given.items():
                 if name not in cls.model_fields:
-                    raise GoalError(f"Goal: unknown field {name!r}. {nearest(name, cls.model_fields)}")
+                    raise GoalError(f"Goal: unknown field {shown(name)}. {nearest(name, cls.model_fields)}")
                 if value is not None and name != "soft":
                     _check_field(name, value)
             return {**given, "soft": _soft(given)}
@@ -253,10 +253,10 @@ class Goal(Setting):
                 fields[option] = value
             elif option.replace("_", "-") in (*WISHES, "soft"):
                 if option in options:
-                    raise GoalError(f"{where} says {key!r} twice. Leave one of them out.")
+                    raise GoalError(f"{where} says {shown(key)} twice. Leave one of them out.")
                 options[option] = _texts(str(key), value, where)
             else:
-                raise GoalError(f"{where}: unknown wish {key!r}. {nearest(str(key), [*WISHES, 'soft'])}")
+                raise GoalError(f"{where}: unknown wish {shown(key)}. {nearest(cut(str(key), 60), [*WISHES, 'soft'])}")
         made = cls.from_options(**options)
         said = [name for name in fields if getattr(made, name) is not None]
         if said:
@@ -315,16 +315,16 @@ def _soft(given: Mapping[str, object]) -> tuple[str, ...]:
     value = given.get("soft") or ()
     names: object = (value,) if isinstance(value, str) else value
     if not isinstance(names, (tuple, list)) or not all(isinstance(n, str) for n in cast(Sequence[object], names)):
-        raise GoalError(f"Goal(soft=...) must be names of wishes, got {value!r}. Write soft=('latency',).")
+        raise GoalError(f"Goal(soft=...) must be names of wishes, got {shown(value)}. Write soft=('latency',).")
     wished, found = _wished(given), dict[str, None]()
     for name in cast(Sequence[str], names):
         wish = name if name.startswith(NAMED) else name.replace("_", "-")
         if wish not in WISHES and not name.startswith(NAMED):
-            raise GoalError(f"soft names {name!r}, which is no wish. {nearest(wish, {*WISHES, *wished})}")
+            known = {*WISHES, *(cut(one, 60) for one in wished)}
+            raise GoalError(f"soft names {shown(name)}, which is no wish. {nearest(cut(wish, 60), known)}")
         if wish not in wished:
-            raise GoalError(
-                f"soft names {name!r}, and the goal holds no such wish. Held: {', '.join(sorted(wished)) or 'none'}."
-            )
+            held = cut(", ".join(sorted(wished))) or "none"
+            raise GoalError(f"soft names {shown(name)}, and the goal holds no such wish. Held: {held}.")
         found[wish] = None
     return tuple(found)
 
@@ -334,7 +334,7 @@ def _drops(texts: Sequence[str]) -> dict[str, object]:
     found: dict[str, dict[str | None, float]] = {}
     for text in texts:
         name, bound = named(text)
-        option = "--drop" if name is None else f"--drop {name}"
+        option = "--drop" if name is None else f"--drop {cut(name, 60)}"
         field = "metric_drop_share" if is_share(bound, option=option) else "metric_drop"
         held = found.setdefault(field if name is None else f"{field}s", {})
         if name in held:
@@ -353,33 +353,39 @@ def _check_field(name: str, value: object) -> None:
     _check_number(f"Goal({name}=...)", value, example, share=unit == "share")
     assert isinstance(value, (int, float))
     if name == "class_drop" and value >= 1:
-        raise GoalError(f"Goal({name}={value!r}) is all of it: any model would do. {example}")
+        raise GoalError(f"Goal({name}={shown(value)}) is all of it: any model would do. {example}")
     if name == "class_floor" and value > 1:
-        raise GoalError(f"Goal({name}={value!r}) is above 1, which is 100 %. {example}")
+        raise GoalError(f"Goal({name}={shown(value)}) is above 1, which is 100 %. {example}")
     if unit == "ratio" and value < 1:
-        raise GoalError(
-            f"Goal({name}={value!r}) would make the model {GROWTH[kind]}: a ratio is original / compressed. {example}"
-        )
+        wrong = f"Goal({name}={shown(value)}) would make the model {GROWTH[kind]}"
+        raise GoalError(f"{wrong}: a ratio is original / compressed. {example}")
     if unit == "bytes" and value != int(value):
-        raise GoalError(f"Goal({name}={value!r}) must be a whole number of bytes. {example}")
+        raise GoalError(f"Goal({name}={shown(value)}) must be a whole number of bytes. {example}")
 
 
 def _check_number(where: str, value: object, example: str, *, share: bool) -> None:
     """A finite number above zero, and below one where it is a share."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise GoalError(f"{where} must be a number, got {value!r}. {example}")
-    where = where.replace("...", repr(value))
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _finite(value):
+        raise GoalError(f"{where} must be a number, got {shown(value)}. {example}")
+    where = where.replace("...", shown(value))
     if value <= 0:
         raise GoalError(f"{where} must be above zero. {example}")
     if share and value >= 1:
         raise GoalError(f"{where} is all of the metric: any model would do. {example}")
 
 
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
+
+
 def _check_by_name(name: str, value: object) -> None:
     example = f"Write {name}={_FIELD_EXAMPLES[name]}."
     if not isinstance(value, Mapping) or not value:
-        raise GoalError(f"Goal({name}=...) must be a bound for each name of a metric, got {value!r}. {example}")
+        raise GoalError(f"Goal({name}=...) must be a bound for each name of a metric, got {shown(value)}. {example}")
     for metric, bound in cast(Mapping[object, object], value).items():
         if not isinstance(metric, str) or not metric:
-            raise GoalError(f"Goal({name}=...) names metrics by text, got {metric!r}. {example}")
-        _check_number(f"Goal({name}={{{metric!r}: ...}})", bound, example, share=name == "metric_drop_shares")
+            raise GoalError(f"Goal({name}=...) names metrics by text, got {shown(metric)}. {example}")
+        _check_number(f"Goal({name}={{{shown(metric)}: ...}})", bound, example, share=name == "metric_drop_shares")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from lissom.errors import GoalError
+from lissom.errors import GoalError, shown
 
 
 class _Text(NamedTuple):
@@ -65,7 +65,9 @@ def named(text: str, *, option: str = "--drop") -> tuple[str | None, str]:
     """
     name, sign, bound = text.rpartition("=")
     if sign and not name.strip():
-        raise GoalError(f"{option} {text!r} names no metric before '='. Write f1=1%, or 1% for the task's own metric.")
+        raise GoalError(
+            f"{option} {shown(text)} names no metric before '='. Write f1=1%, or 1% for the task's own metric."
+        )
     return (name.strip(), bound) if sign else (None, bound)
 
 
@@ -211,14 +213,14 @@ def _drop(text: str, units: Mapping[str, float], option: str) -> float:
 def _split(text: str, option: str) -> _Text:
     found = NUMBER.fullmatch(text.strip())
     if found is None or not math.isfinite(float(found["number"])):
-        raise GoalError(f"{option} {text!r} is not understood. Write {_examples(option)}.")
+        raise GoalError(f"{option} {shown(text)} is not understood. Write {_examples(option)}.")
     return _Text(float(found["number"]), found["unit"].lower())
 
 
 def _unit(units: Mapping[str, float], unit: str, text: str, option: str) -> float:
     if unit not in units:
-        what = f"{unit!r} is not a unit of it" if unit else "it needs a unit"
-        raise GoalError(f"{option} {text!r} is not understood: {what}. Write {_examples(option)}.")
+        what = f"{shown(unit)} is not a unit of it" if unit else "it needs a unit"
+        raise GoalError(f"{option} {shown(text)} is not understood: {what}. Write {_examples(option)}.")
     return units[unit]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from lissom.errors import LissomError, ProjectError, UsageError, nearest
+from lissom.errors import LissomError, ProjectError, UsageError, cut, nearest, shown, words_of
 from lissom.recipe import Recipe
 from lissom.sources import KINDS, is_source, source
 from lissom.task import Task
@@ -119,14 +119,16 @@ def _explained(what: str, path: Path) -> Generator[None]:
     except LissomError:
         raise
     except SystemExit as wrong:
-        raise ProjectError(f"{what}{_place(wrong, path)}: it called sys.exit({wrong.code!r}).") from wrong
+        raise ProjectError(f"{what}{_place(wrong, path)}: it called sys.exit({shown(wrong.code)}).") from wrong
     except Exception as wrong:
-        reason = " ".join(str(wrong).split())
-        raise ProjectError(f"{what}{_place(wrong, path)}: {type(wrong).__name__}: {reason}") from wrong
+        raise ProjectError(f"{what}{_place(wrong, path)}: {type(wrong).__name__}: {words_of(wrong)}") from wrong
 
 
 def _check_settings(path: Path, build: Callable[..., Any], settings: Mapping[str, str]) -> None:
-    parameters = inspect.signature(build).parameters
+    try:
+        parameters = inspect.signature(build).parameters
+    except ValueError:  # a class of Python's own: what it takes shows when it is called
+        return
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for name in settings:
         if name not in parameters and not open_ended:
@@ -139,7 +141,7 @@ def _check_settings(path: Path, build: Callable[..., Any], settings: Mapping[str
 
 def _place(wrong: BaseException, path: Path) -> str:
     frames = [f for f in traceback.extract_tb(wrong.__traceback__) if Path(f.filename).name == path.name]
-    return f" at line {frames[-1].lineno} (`{frames[-1].line}`)" if frames else ""
+    return f" at line {frames[-1].lineno} (`{cut(frames[-1].line or '', 200)}`)" if frames else ""
 
 
 def _shown(value: object) -> str:

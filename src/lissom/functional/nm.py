@@ -36,7 +36,7 @@ class Pattern:
         if not found or not 0 < int(found[1]) < int(found[2]):
             raise ValueError(
                 f"{text!r} is no pattern: write 'N:M', of every M inputs N stay, with 0 < N < M; '2:4' is what sparse "
-                "tensor cores take"
+                "tensor cores take. Blocks of outputs by inputs are written '4x1'"
             )
         return cls(int(found[1]), int(found[2]))
 

@@ -90,7 +90,7 @@ def sparse_gpt(weight: Tensor, moments: Tensor, zeros: int, *, block: int = 128,
     def keep(cost: Tensor, start: int) -> Tensor:
         return keep_largest(cost, zeros * (start + cost.shape[1]) // n - zeros * start // n)
 
-    return _swept(weight, moments, keep, span=block, block=block, damping=damping)
+    return swept(weight, moments, keep, span=block, block=block, damping=damping)
 
 
 def sparse_gpt_pattern(
@@ -103,10 +103,10 @@ def sparse_gpt_pattern(
         return keep_n_of_m(cost, pattern)
 
     whole = max(1, block // pattern.m) * pattern.m
-    return _swept(weight, moments, keep, span=pattern.m, block=whole, damping=damping)
+    return swept(weight, moments, keep, span=pattern.m, block=whole, damping=damping)
 
 
-def _swept(
+def swept(
     weight: Tensor,
     moments: Tensor,
     keep: Callable[[Tensor, int], Tensor],

@@ -238,7 +238,7 @@ class LayerRecord(Setting):
     zeros: float = 0.0
     """Share of its weights that `Sparsify` made zero and that still are, before rounding."""
     pattern: str = ""
-    """The N:M pattern that they have; empty where none was asked for or it is lost."""
+    """The N:M pattern or the block that they have; empty where none was asked for or it is lost."""
 
 
 class Parity(Setting):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from lissom.functional.nm import Pattern
+from lissom.functional.blocks import Block, pattern_of
 from lissom.graph.lockstep import attribute
 from lissom.graph.trace import Trace
 from lissom.pipeline.transforming import Step
@@ -32,10 +32,18 @@ def zero_shares(steps: Sequence[Step], after: Trace) -> dict[str, tuple[float, s
         for action in step.plan.of(ZeroWeights):
             if action.parameter in trace.graph.tensor_by_name:
                 weight = _weight(trace, action.parameter)
-                held = action.pattern is not None and Pattern.parse(action.pattern).held_by(weight)
+                held = _held(action, weight)
                 share = 1 - int(weight.count_nonzero()) / weight.numel()
                 found[action.layer] = (share, action.pattern or "" if held else "")
     return found
+
+
+def _held(action: ZeroWeights, weight: Tensor) -> bool:
+    """Whether the weight has the pattern that was asked for, if one was."""
+    if action.pattern is None:
+        return False
+    pattern = pattern_of(action.pattern)
+    return pattern.held_by(weight, action.zeros) if isinstance(pattern, Block) else pattern.held_by(weight)
 
 
 def _weight(trace: Trace, name: str) -> Tensor:

@@ -13,8 +13,8 @@ from lissom.transforms.base import Action
 class ZeroWeights(Action):
     """Set `zeros` of the `size` weights of `parameter` to zero; `nodes` multiply by it.
 
-    With a `pattern`, so many of every M inputs; `order_kept` says why the inputs stay in the order that they have,
-    where they do; `skips_zeros`, whether the target has kernels for the pattern.
+    With a `pattern` N:M, so many of every M inputs; `order_kept` says why the inputs stay in the order that they have,
+    where they do. With a block, in whole blocks. `skips_zeros`: whether the target has kernels for the pattern.
     """
 
     kind: Literal["zero-weights"] = "zero-weights"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen

@@ -1,4 +1,4 @@
-"""One weight made sparse, from what its criterion knows. Formulas: `lissom.functional.sparsity`, `.nm`."""
+"""One weight made sparse, from what its criterion knows. Formulas: `lissom.functional.sparsity`, `.nm`, `.blocks`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lissom.functional import blocks as tiled
 from lissom.functional import sparsity as maths
+from lissom.functional.blocks import Block
 from lissom.functional.nm import Pattern, as_weight, by_inputs, keep_n_of_m, kernel_first
 
 Criterion = Literal["magnitude", "gradient", "wanda", "sparsegpt"]
@@ -61,6 +63,25 @@ def patterned(weight: Tensor, criterion: Criterion, seen: Tensor | None, pattern
         return torch.cat(made)[:, order.argsort()].reshape(weight.shape).to(weight.dtype)
     mask = keep_n_of_m(by_inputs(scores_of(weight, criterion, seen)), pattern)
     return weight * as_weight(mask, tuple(weight.shape))
+
+
+def blocked(weight: Tensor, criterion: Criterion, seen: Tensor | None, block: Block, zeros: int) -> Tensor:
+    """The weight with `zeros` zeros in whole blocks; for "wanda" as many in each row of them. `seen`: see `sparse`."""
+    shape, gone = tuple(weight.shape), zeros // block.area
+    if criterion == "sparsegpt" and seen is not None:
+        order = kernel_first(shape)
+        due = [gone * i // len(seen) for i in range(len(seen) + 1)]
+        made = [
+            tiled.sparse_gpt_blocks(part[:, order], own[order][:, order], block, stop - start)
+            for part, own, (start, stop) in zip(_rows(weight, seen), seen, itertools.pairwise(due), strict=True)
+        ]
+        return tiled.as_weight(torch.cat(made), shape).to(weight.dtype)
+    scores = tiled.by_positions(scores_of(weight, criterion, seen))
+    if criterion == "wanda":
+        mask = tiled.keep_blocks_in_rows(scores, block, gone * block.rows // len(weight))
+    else:
+        mask = tiled.keep_blocks(scores, block, gone)
+    return weight * tiled.as_weight(mask, shape)
 
 
 def _rows(weight: Tensor, seen: Tensor) -> tuple[Tensor, ...]:

@@ -3,7 +3,7 @@
 The result is the user's own class with the shapes it had: zeros are stored and multiplied like any other number, so
 file, memory and latency stay what they were, except on a runtime that skips them: sparse tensor cores do for the
 pattern 2:4. `Finetune` keeps the zeros. Formulas: `lissom.functional.sparsity`, `lissom.functional.nm`,
-`lissom.functional.permutation`.
+`lissom.functional.permutation`, `lissom.functional.blocks`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lissom.errors import DataError, RecipeError
 from lissom.functional import sparsity as maths
+from lissom.functional.blocks import Block, by_positions, pattern_of, tiles
 from lissom.functional.nm import Pattern
 from lissom.graph.graph import Graph, Node
 from lissom.graph.moments import PRODUCTS, READABLE
@@ -28,7 +29,7 @@ from lissom.task import Split, Task
 from lissom.transforms.base import ALONE, Action, Cost, Plan, Skip, Stage, Transform, Work, calibration_split, clone
 from lissom.transforms.sparsity.actions import PermuteChannels, Study, ZeroWeights
 from lissom.transforms.sparsity.evidence import gradient_scores, moments_by_parameter
-from lissom.transforms.sparsity.masking import BY_INPUTS, Criterion, patterned, scores_of, sparse
+from lissom.transforms.sparsity.masking import BY_INPUTS, Criterion, blocked, patterned, scores_of, sparse
 from lissom.transforms.sparsity.permuting import find_orders, permuted
 from lissom.transforms.sparsity.racing import time_layers
 
@@ -39,6 +40,8 @@ HALF = 0.5
 
 class Sparsify(Transform):
     """Single weights become zero: the share `ratio` of them (by default one half), or all but N of every M inputs.
+
+    `pattern="4x1"`, or any other RxC, lets the share `ratio` go in whole blocks of R outputs by C inputs.
 
     `pattern="2:4"`, or any other N:M, is counted along the inputs of every row, for a convolution at every position of
     its kernel. `permute` first puts channels in an order in which the pattern keeps more; the model computes what it
@@ -67,16 +70,16 @@ class Sparsify(Transform):
     @pydantic.field_validator("pattern")
     @classmethod
     def _is_a_pattern(cls, pattern: str | None) -> str | None:
-        return None if pattern is None else str(Pattern.parse(pattern))
+        return None if pattern is None else str(pattern_of(pattern))
 
     @pydantic.model_validator(mode="after")
     def _comparable(self) -> Sparsify:
-        if self.pattern is not None and self.ratio is not None:
+        if self._nm() is not None and self.ratio is not None:
             raise ValueError(
                 f"Sparsify(pattern={self.pattern!r}, ratio={self.ratio:g}) says twice how many weights go. Leave ratio "
                 "out: the pattern says it"
             )
-        if self.pattern is not None and self.scope == "global":
+        if self._nm() is not None and self.scope == "global":
             raise ValueError(
                 f"Sparsify(pattern={self.pattern!r}, scope='global') leaves nothing to rank: every group loses as "
                 "many. Leave scope out"
@@ -104,12 +107,11 @@ class Sparsify(Transform):
         if self.criterion != "magnitude":
             self._split(task)
         chosen, _ = self._chosen(trace.graph)
-        pattern = self._pattern()
+        pattern = self._nm()
         if pattern is None:
             if self.scope == "local" or not chosen:
                 return Study()
-            scores = self._scores(trace, task, chosen, work)
-            return Study(zeros=maths.zeros_by_layer(scores, self._share(), max(MOST, self._share())))
+            return Study(zeros=self._ranked(self._scores(trace, task, chosen, work)))
         timed = {}
         if work.race is not None and self.pattern in target.patterns:
             timed = time_layers(model, trace.graph, chosen, pattern, work.race)
@@ -176,12 +178,14 @@ class Sparsify(Transform):
             return made
         nodes = {a.parameter: [trace.graph.by_name[n] for n in a.nodes] for a in actions}
         seen = self._evidence(trace, task, nodes, work, full=True)
-        pattern = self._pattern()
+        pattern = None if self.pattern is None else pattern_of(self.pattern)
         for action in actions:
             weight, own = made.get_parameter(action.parameter), seen.pop(action.parameter, None)
             with torch.no_grad():
                 if pattern is None:
                     weight.copy_(sparse(weight, self.criterion, own, action.zeros))
+                elif isinstance(pattern, Block):
+                    weight.copy_(blocked(weight, self.criterion, own, pattern, action.zeros))
                 else:
                     weight.copy_(patterned(weight, self.criterion, own, pattern))
         work.tick(1.0)
@@ -198,22 +202,34 @@ class Sparsify(Transform):
         made = permuted(model, before, orders, task.example)
         return made, trace(made, task.example) if self.criterion != "magnitude" else before
 
-    def _pattern(self) -> Pattern | None:
-        return None if self.pattern is None else Pattern.parse(self.pattern)
+    def _nm(self) -> Pattern | None:
+        pattern = None if self.pattern is None else pattern_of(self.pattern)
+        return pattern if isinstance(pattern, Pattern) else None
+
+    def _block(self) -> Block:
+        """What goes at a time: one weight where nothing else is said."""
+        pattern = None if self.pattern is None else pattern_of(self.pattern)
+        return pattern if isinstance(pattern, Block) else Block(1, 1)
 
     def _share(self) -> float:
         return HALF if self.ratio is None else self.ratio
 
     def _zeros(self, shape: tuple[int, ...], ranked: int) -> int:
         """How many weights go; `ranked` is what the global ranking says."""
-        size, pattern = math.prod(shape), self._pattern()
+        size, pattern, block = math.prod(shape), self._nm(), self._block()
         if pattern is not None:
             return pattern.zeros(size)
         if self.scope == "global":
             return ranked
-        if self.criterion == "wanda":
-            return shape[0] * maths.zeros_of(self._share(), size // shape[0])
-        return maths.zeros_of(self._share(), size)
+        rows = shape[0] // block.rows if self.criterion == "wanda" else 1
+        return rows * maths.zeros_of(self._share(), size // block.area // rows) * block.area
+
+    def _ranked(self, scores: Mapping[str, Tensor]) -> dict[str, int]:
+        """How many weights each layer loses in one ranking of all blocks."""
+        block = self._block()
+        summed = {name: tiles(by_positions(own), block) for name, own in scores.items()}
+        found = maths.zeros_by_layer(summed, self._share(), max(MOST, self._share()))
+        return {name: blocks * block.area for name, blocks in found.items()}
 
     def _scores(self, trace: Trace, task: Task, weights: Mapping[str, list[Node]], work: Work) -> dict[str, Tensor]:
         seen = self._evidence(trace, task, weights, work, full=False)
@@ -285,16 +301,26 @@ class Sparsify(Transform):
             return f"its weight is also read by {others[0].layer or others[0].name!r} ({others[0].op})"
         if any(r.layer in excluded or r.name in excluded for r in readers):
             return "it shares its weight with an excluded layer"
-        return self._misfit(node, weight.shape)
+        return self._misfit(graph, node, weight.shape)
 
-    def _misfit(self, node: Node, shape: tuple[int, ...]) -> str | None:
+    def _misfit(self, graph: Graph, node: Node, shape: tuple[int, ...]) -> str | None:
         if node.op not in READABLE and self.criterion in BY_INPUTS:
             return f"{self.criterion} has no rows to compare in a transposed convolution; magnitude and gradient do"
-        pattern = self._pattern()
-        if pattern is None:
+        if self.pattern is None:
             return None
         if node.op not in READABLE:
             return "no kernel takes a pattern of zeros in a transposed convolution"
-        if shape[1] % pattern.m:
-            return f"its {shape[1]} inputs per group are no multiple of {pattern.m}"
+        pattern, block = self._nm(), self._block()
+        columns = block.columns if pattern is None else pattern.m
+        if shape[1] % columns:
+            return f"its {shape[1]} inputs per group are no multiple of {columns}"
+        outputs = shape[0] // _groups(graph, node, shape)
+        if outputs % block.rows:
+            return f"its {outputs} outputs per group are no multiple of {block.rows}"
         return None
+
+
+def _groups(graph: Graph, node: Node, shape: tuple[int, ...]) -> int:
+    """Of a convolution with this weight: the input's channels lie before the sizes that the kernel has."""
+    channels = graph.shape_of(node.values[0])[1 - len(shape)]
+    return channels // shape[1] if isinstance(channels, int) else 1
