@@ -37,7 +37,7 @@ def names_of(contender: Contender) -> list[str]:
 
 def nncf_static(base: Contender, task: Task, *, preset: str | None = None, transformer: bool = False) -> Contender:
     """`nncf.quantize` on the OpenVINO model converted from the float ONNX."""
-    with _quiet():
+    with quiet():
         import nncf
         import openvino
 
@@ -74,7 +74,7 @@ def ort_static(base: Contender, task: Task) -> Contender:
     started = time.perf_counter()
     source, prepared = base.folder / base.artifact.files[0], base.folder / "ort-prepared.onnx"
     path = base.folder / "ort-static.onnx"
-    with _quiet():
+    with quiet():
         quant_pre_process(str(source), str(prepared))
         quantize_static(
             str(prepared),
@@ -95,7 +95,7 @@ def ort_dynamic(base: Contender) -> Contender:
 
     started = time.perf_counter()
     path = base.folder / "ort-dynamic.onnx"
-    with _quiet():
+    with quiet():
         quantize_dynamic(
             str(base.folder / base.artifact.files[0]), str(path), weight_type=QuantType.QInt8, per_channel=True
         )
@@ -114,7 +114,7 @@ def random_batches(shape: tuple[int, ...], count: int, seed: int, *, vocabulary:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Progress bars and advice of the tools, which print to both streams and the root logger."""
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)

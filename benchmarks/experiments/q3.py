@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 
 from benchmarks.cifar import project, trained
 from benchmarks.context import Context
-from benchmarks.peers import _quiet as quiet
+from benchmarks.peers import quiet
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run, Wish
 from lissom.functional.calibration import Grid, by_entropy
 from lissom.functional.histogram import Histogram, Tally
