@@ -151,15 +151,6 @@ def loop(model: nn.Module, train: Batches, epochs: int) -> nn.Module:
     return model.eval()
 
 
-def lissom_bare_pruning(model: nn.Module, x: Tensor, folder: Path) -> Path:
-    import lissom
-
-    task = lissom.Task(example_inputs=(x,))
-    recipe = lissom.Recipe([lissom.Prune(macs_ratio=2.1, criterion="magnitude", recovery="none", round_to=1)])
-    lissom.compress(model, task, target="onnxruntime", recipe=recipe, out=folder)
-    return folder
-
-
 def lissom_pruning(model: nn.Module, x: Tensor, calibration: Batches, folder: Path) -> Path:
     import lissom
 
@@ -245,16 +236,6 @@ def tensorly_tucker(model: nn.Module, names: list[str], rank: int) -> nn.Module:
     return model
 
 
-def lissom_plain_tucker(model: nn.Module, x: Tensor, names: list[str], rank: int, folder: Path) -> Path:
-    import lissom
-
-    task = lissom.Task(example_inputs=(x,))
-    others = tuple(n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and n not in names)
-    factorize = lissom.Factorize(method="tucker", rank=rank, exclude=others, break_even="macs")
-    lissom.compress(model, task, target="onnxruntime", recipe=lissom.Recipe([factorize]), out=folder)
-    return folder
-
-
 def lissom_tucker(model: nn.Module, x: Tensor, calibration: Batches, names: list[str], rank: int, folder: Path) -> Path:
     import lissom
 
@@ -262,28 +243,4 @@ def lissom_tucker(model: nn.Module, x: Tensor, calibration: Batches, names: list
     others = tuple(n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and n not in names)
     factorize = lissom.Factorize(method="tucker", rank=rank, exclude=others, break_even="macs")
     lissom.compress(model, task, target="onnxruntime", recipe=lissom.Recipe([factorize]), out=folder)
-    return folder
-
-
-# A transformer ----------------------------------------------------------------------------------------------
-
-
-def ort_dynamic(model: nn.Module, x: Tensor, folder: Path) -> Path:
-    """What optimum's `ORTQuantizer` calls for dynamic int8."""
-    import torch
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    batch = {0: torch.export.Dim("batch")}
-    torch.onnx.export(model, (x,), folder / "float.onnx", input_names=["ids"], dynamic_shapes=(batch,), dynamo=True)
-    path = folder / "ort-dynamic.onnx"
-    quantize_dynamic(folder / "float.onnx", path, weight_type=QuantType.QInt8, per_channel=True)
-    return path
-
-
-def lissom_dynamic(model: nn.Module, x: Tensor, folder: Path, target: str) -> Path:
-    import lissom
-
-    task = lissom.Task(example_inputs=(x,))
-    recipe = lissom.Recipe([lissom.Quantize(mode="dynamic")])
-    lissom.compress(model, task, target=target, recipe=recipe, out=folder)
     return folder

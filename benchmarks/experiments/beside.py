@@ -13,12 +13,12 @@ the runtime computes; latency at batch 1 on one thread, all contenders of a sect
 - Distillation of that pruned network by its original: the formula of torchdistill's `KDLoss` in a loop, since the
   package is not among those of the benchmarks. Control: the same training without a teacher.
 - Tucker-2 of five kernels at rank `RANK`, no training: tensorly, rebuilt by hand.
-- MiniLM on SST-2, fine-tuned on `SENTENCES` sentences, dynamic int8: `quantize_dynamic`, which optimum calls.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import os
 import statistics
@@ -36,13 +36,11 @@ import lissom.data
 from benchmarks import usercode
 from benchmarks.cifar import trained
 from benchmarks.context import Context, remembered
-from benchmarks.experiments import l1text
 from benchmarks.peers import quiet
 from benchmarks.protocol import Contender, accuracy, compressed, exported, faster, folded, foreign, key, race, retarget
 from benchmarks.results import Beside, Figure, Goal, Outcome, Run
 from lissom.data import Batches
 from lissom.export.base import Artifact
-from lissom.files import load_tensors, save_tensors
 from lissom.graph.trace import torch_threads, trace
 from lissom.pipeline.transforming import transform
 from lissom.recipe import Recipe
@@ -52,11 +50,10 @@ from lissom.transforms.base import Transform
 
 TITLE = "Side by side with NNCF, ONNX Runtime, Torch-Pruning, a distillation loss and tensorly"
 NEEDS = ("data", "weights")
-IMAGES, EPOCHS, BATCH = 10_000, 1, 64
+IMAGES, EPOCHS, BATCH = 6_000, 1, 64
 RANK = 32
 TUCKER = [f"layer3.{block}.{conv}" for block in range(3) for conv in ("conv1", "conv2")][1:]
 """Kernels of 64 by 64 channels."""
-SENTENCES = 1000
 COLUMNS = {
     "accuracy": "%",
     "size": "bytes",
@@ -85,7 +82,7 @@ def run(context: Context) -> Outcome:
     value: dict[str, Figure] = {}
     runs: list[Run] = []
     with torch_threads(1):
-        for section in (int8, channels, distilled, tucker, dynamic):
+        for section in (int8, channels, distilled, tucker):
             part = section.__name__
             context.say(part)
             found = remembered(context.kept / part, lambda _, one=section: one(context))
@@ -104,7 +101,7 @@ def run(context: Context) -> Outcome:
 
 
 def int8(context: Context) -> dict[str, Any]:
-    model, task = trained(context, 20)
+    model, task = network(context)
     given = {"x": task.example.args[0], "calibration": task.calibration}
     base = folded(model, task, "openvino", context.scratch / "float")
     arms = [Arm(replace(retarget(base, target), name="original")) for target in ("openvino", "onnxruntime")]
@@ -122,7 +119,7 @@ def int8(context: Context) -> dict[str, Any]:
 
 
 def channels(context: Context) -> dict[str, Any]:
-    model, task = trained(context, 20)
+    model, task = network(context)
     x, train = task.example.args[0], some_images(task)
     base = exported(model, task, "onnxruntime", context.scratch, name="original")
     arms = [Arm(base)]
@@ -135,9 +132,7 @@ def channels(context: Context) -> dict[str, Any]:
         made, more = clocked(usercode.loop, model=cut, train=train, epochs=EPOCHS)
         arms.append(module_of(context, f"{name}, trained", made, task, seconds + more, snippet, usercode.loop))
         context.say(f"{name}: trained")
-    given: dict[str, Any] = {"model": model, "x": x, "folder": None}
-    arms.append(ours(context, "Lissom without data, right after", usercode.lissom_bare_pruning, **given))
-    given["calibration"] = task.calibration
+    given: dict[str, Any] = {"model": model, "x": x, "calibration": task.calibration}
     arms.append(ours(context, "Lissom, right after", usercode.lissom_pruning, **given))
     given |= {"train": train, "epochs": EPOCHS}
     arms.append(ours(context, "Lissom, trained", usercode.lissom_pruning_and_training, **given))
@@ -149,7 +144,7 @@ def channels(context: Context) -> dict[str, Any]:
 
 
 def distilled(context: Context) -> dict[str, Any]:
-    model, task = trained(context, 20)
+    model, task = network(context)
     x, train = task.example.args[0], some_images(task)
     student = cut_by_magnitude(model, task)
     arms = [
@@ -168,67 +163,28 @@ def distilled(context: Context) -> dict[str, Any]:
 
 
 def tucker(context: Context) -> dict[str, Any]:
-    model, task = trained(context, 20)
+    model, task = network(context)
     base = exported(model, task, "onnxruntime", context.scratch, name="original")
     given: dict[str, Any] = {"names": TUCKER, "rank": RANK}
     made, seconds = clocked(usercode.tensorly_tucker, model=copy.deepcopy(model), **given)
     arms = [Arm(base), module_of(context, "tensorly", made, task, seconds, usercode.tensorly_tucker)]
     given |= {"model": model, "x": task.example.args[0]}
-    for name, snippet, data in (
-        ("Lissom without data", usercode.lissom_plain_tucker, {}),
-        ("Lissom", usercode.lissom_tucker, {"calibration": task.calibration}),
-    ):
-        own = ours(context, name, snippet, **given, **data)
-        others = tuple(layer.layer for layer in trace(model, task.example).graph.layers if layer.layer not in TUCKER)
-        steps = [lissom.Factorize(method="tucker", rank=RANK, exclude=others, break_even="macs")]
-        bare = task if data else Task(example_inputs=task.example_inputs)
-        arms.append(replace(own, making=making(context, model, bare, steps, "onnxruntime")))
-    ratios = {f"speed of Lissom beside {who}": (f"onnxruntime/{who}", "onnxruntime/Lissom") for who in ("tensorly",)}
+    own = ours(context, "Lissom", usercode.lissom_tucker, calibration=task.calibration, **given)
+    others = tuple(layer.layer for layer in trace(model, task.example).graph.layers if layer.layer not in TUCKER)
+    for name, data in (("Lissom without data", Task(example_inputs=task.example_inputs)), ("Lissom", task)):
+        step = lissom.Factorize(method="tucker", rank=RANK, exclude=others, break_even="macs")
+        place = place_for(context, name)
+        contender, seconds = clocked(
+            compressed, model=model, task=data, recipe=Recipe([step]), target="onnxruntime", folder=place, name=name
+        )
+        arms.append(replace(own, making=seconds) if data is task else Arm(contender, making=seconds))
+    ratios = {"speed beside tensorly": ("onnxruntime/tensorly", "onnxruntime/Lissom")}
     return judged(context, arms, model, task, ratios)
 
 
-def dynamic(context: Context) -> dict[str, Any]:
-    model, task = minilm(context)
-    base = exported(model, task, "onnxruntime", context.scratch, name="original")
-    given: dict[str, Any] = {"x": task.example.args[0]}
-    arms = [
-        Arm(base),
-        Arm(retarget(base, "openvino")),
-        file_of(
-            context,
-            "ONNX Runtime's tool",
-            "onnxruntime",
-            base,
-            usercode.ort_dynamic,
-            model=copy.deepcopy(model),
-            **given,
-        ),
-    ]
-    for target in ("onnxruntime", "openvino"):
-        own = ours(context, "Lissom", usercode.lissom_dynamic, model=model, target=target, **given)
-        arms.append(replace(own, making=making(context, model, task, [lissom.Quantize(mode="dynamic")], target)))
-    who = "ONNX Runtime's tool"
-    return judged(context, arms, model, task, {f"speed beside {who}": (f"onnxruntime/{who}", "onnxruntime/Lissom")})
-
-
-def minilm(context: Context) -> tuple[nn.Module, Task]:
-    """The network of the example, fine-tuned on a part of the sentences, and kept."""
-    checkpoint, folder = context.folder("weights", "minilm"), context.folder("data", "sst2")
-    read = l1text.tokens(checkpoint)
-    train, test = (l1text.sentences(folder / f"{split}.tsv", read) for split in ("train", "test"))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        encoder = l1text.encoder(checkpoint)
-        model = l1text.Sentiment(encoder, encoder.config.hidden_size)
-        file = context.kept / "minilm.safetensors"
-        if not file.is_file():
-            some = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(0))[:SENTENCES]
-            l1text.finetuned_(model, l1text.Sentences(train.ids[some], train.labels[some]), context)
-            context.kept.mkdir(parents=True, exist_ok=True)
-            save_tensors(file, model.state_dict())
-    model.load_state_dict(load_tensors(file))
-    tested = Batches((test.ids, test.labels), batch_size=65)
-    return model.eval(), Task(example_inputs=(test.ids[:1],), test=tested, metric=lissom.metrics.accuracy)
+@functools.cache
+def network(context: Context) -> tuple[nn.Module, Task]:
+    return trained(context, 20)
 
 
 def some_images(task: Task) -> Batches:
@@ -286,7 +242,7 @@ def module_of(
 ) -> Arm:
     """A tool that hands back a module; it is exported as all are."""
     contender = exported(model, task, "onnxruntime", place_for(context, name), name=name)
-    whole, now = (trace(one, task.example).graph.macs for one in (trained(context, 20)[0], model))
+    whole, now = (trace(one, task.example).graph.macs for one in (network(context)[0], model))
     return Arm(contender, seconds, usercode.lines_of(*snippets), whole / now)
 
 
