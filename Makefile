@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help env demo test check test-slow fuzz zoo bench docs clean
+.PHONY: help env demo test check test-slow fuzz release-check zoo bench docs clean
 
 help:
 	@echo "make demo       the whole story on bundled real data, offline, about two minutes"
@@ -12,6 +12,7 @@ help:
 	@echo "make check      lint, types and import contracts only"
 	@echo "make test-slow  the tests that take minutes: kill and resume, the built wheel, the browser"
 	@echo "make fuzz       recipes, goals, project files and run folders of any content, 5,000 each"
+	@echo "make release-check  wheel and source archive in clean environments, on every supported Python found"
 	@echo "make zoo        quantize and prune a zoo of architectures, run the results (needs the bench requirements)"
 	@echo "make bench      every benchmark; DATA=folder WEIGHTS=folder"
 	@echo "make docs       the documentation, into site/"
@@ -46,6 +47,9 @@ $(VENV)/.bench: $(STAMP) requirements-bench.txt
 
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --hypothesis-profile=long --timeout=7200 tests/test_fuzz.py
+
+release-check: $(STAMP)
+	$(BIN)/python scripts/release_check.py
 
 zoo: $(VENV)/.bench
 	$(BIN)/python -m benchmarks zoo
