@@ -1,4 +1,4 @@
-"""What the comparisons of BESIDE and BESIDETRAIN share: contenders, clocks, one table for each section."""
+"""What the comparisons of BESIDE and BESIDECUT share: contenders, clocks, one table for each section."""
 
 from __future__ import annotations
 

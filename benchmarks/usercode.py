@@ -1,4 +1,4 @@
-"""What a user of each tool writes for the comparisons BESIDE and BESIDETRAIN, as the tool's own documentation does it.
+"""What a user of each tool writes for the comparisons BESIDE and BESIDECUT, as the tool's own documentation does it.
 
 Every function is one snippet: it is carried out as it stands, and the lines of its body are what the table counts
 (`lines_of`), formatted by the project's own formatter. What all have alike is given: the model, an example `x`, batches

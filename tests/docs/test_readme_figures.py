@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ ROW = re.compile(r"^\| .* \| (?P<shown>-?[\d.]+) \| (?P<id>[A-Z0-9]+), `(?P<figu
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DOCS = ROOT / "docs"
 PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
+WIDE = re.compile(r"^<!-- (?P<id>[A-Z0-9]+) (?P<part>\w+) -->\n\n(?P<table>(?:\|.*\|\n)+)", re.MULTILINE)
+"""A table of one result: a row for each contender, a column for each kind of figure."""
 METHODS = (
     "fold",
     "pruning",
@@ -27,6 +30,26 @@ METHODS = (
 )
 PARTS = ("When to use it", "When it fails", "Measured")
 ROWS = [match.groupdict() for page in PAGES for match in ROW.finditer(page.read_text(encoding="utf-8"))]
+
+
+def wide_cells() -> Iterator[tuple[str, str, str]]:
+    """Result, figure and what is shown of it; nothing where the result has no such figure."""
+    for page in PAGES:
+        for match in WIDE.finditer(page.read_text(encoding="utf-8")):
+            head, _, *rows = ([c.strip() for c in row.strip("|").split("|")] for row in match["table"].splitlines())
+            for name, *cells in rows:
+                for column, shown in zip(head[1:], cells, strict=True):
+                    yield match["id"], f"{match['part']}, {name}: {column.partition(', ')[0]}", shown
+
+
+def test_wide_tables_show_every_figure_as_committed() -> None:
+    found = list(wide_cells())
+    assert len(found) >= 20
+    for name, figure, shown in found:
+        value = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))["value"]
+        digits = len(shown.partition(".")[2])
+        committed = f"{value[figure]['value']:,.{digits}f}" if figure in value else ""
+        assert committed == shown, figure
 
 
 def test_there_are_rows() -> None:

@@ -1,4 +1,4 @@
-"""BESIDETRAIN: as BESIDE, for what trains: channels cut beside Torch-Pruning, distillation beside a loss in a loop.
+"""BESIDECUT: as BESIDE, for channels beside Torch-Pruning, a distillation loss in a loop, factors beside tensorly.
 
 The snippets are those of `benchmarks.usercode`, carried out as they stand; "lines" counts them. "seconds" is processor
 time of the whole snippet on one thread, so that neighbours on the machine count on neither side; those of Lissom hold
@@ -12,6 +12,7 @@ thread, all contenders of a section interleaved. One seed.
   numbers.
 - Distillation of that pruned network by its original: the formula of torchdistill's `KDLoss` in a loop, since the
   package is not among those of the benchmarks. Control: the same training without a teacher.
+- Tucker-2 of five kernels of the same network at rank `RANK`, no training: tensorly, rebuilt by hand.
 """
 
 from __future__ import annotations
@@ -26,23 +27,26 @@ import lissom
 import lissom.data
 from benchmarks import usercode
 from benchmarks.context import Context
-from benchmarks.protocol import exported, key
+from benchmarks.protocol import compressed, exported, key
 from benchmarks.results import Goal, Outcome
-from benchmarks.sidebyside import Arm, clocked, judged, module_of, network, ours, side_by_side
+from benchmarks.sidebyside import Arm, clocked, judged, module_of, network, ours, place_for, side_by_side
 from lissom.data import Batches
 from lissom.pipeline.transforming import transform
 from lissom.recipe import Recipe
 from lissom.target import load_target
 from lissom.task import Task
 
-TITLE = "Side by side with Torch-Pruning and a distillation loss, one epoch"
+TITLE = "Side by side with Torch-Pruning, a distillation loss in a loop, and tensorly"
 NEEDS = ("data", "weights")
 IMAGES, EPOCHS, BATCH = 6_000, 1, 64
+RANK = 32
+TUCKER = [f"layer3.{block}.{conv}" for block in range(3) for conv in ("conv1", "conv2")][1:]
+"""Kernels of 64 by 64 channels."""
 GOAL = Goal(text="a record: accuracy, size, latency, processor time and lines of user code, side by side")
 
 
 def run(context: Context) -> Outcome:
-    return side_by_side(context, GOAL, (channels, distilled))
+    return side_by_side(context, GOAL, (channels, distilled, tucker))
 
 
 def channels(context: Context) -> dict[str, Any]:
@@ -87,6 +91,26 @@ def distilled(context: Context) -> dict[str, Any]:
     context.say("KDLoss: trained")
     arms.append(ours(context, "Lissom", usercode.lissom_taught, model=student, x=x, **given))
     return judged(context, arms, model, task, {})
+
+
+def tucker(context: Context) -> dict[str, Any]:
+    model, task = network(context)
+    base = exported(model, task, "onnxruntime", context.scratch, name="original")
+    given: dict[str, Any] = {"names": TUCKER, "rank": RANK}
+    made, seconds = clocked(usercode.tensorly_tucker, model=copy.deepcopy(model), **given)
+    arms = [Arm(base), module_of(context, "tensorly", made, task, seconds, usercode.tensorly_tucker)]
+    given |= {"model": model, "x": task.example.args[0]}
+    own = ours(context, "Lissom", usercode.lissom_tucker, calibration=task.calibration, **given)
+    others = tuple(n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and n not in TUCKER)
+    for name, data in (("Lissom without data", Task(example_inputs=task.example_inputs)), ("Lissom", task)):
+        step = lissom.Factorize(method="tucker", rank=RANK, exclude=others, break_even="macs")
+        place = place_for(context, name)
+        contender, seconds = clocked(
+            compressed, model=model, task=data, recipe=Recipe([step]), target="onnxruntime", folder=place, name=name
+        )
+        arms.append(replace(own, making=seconds) if data is task else Arm(contender, making=seconds))
+    ratios = {"speed beside tensorly": ("onnxruntime/tensorly", "onnxruntime/Lissom")}
+    return judged(context, arms, model, task, ratios)
 
 
 def some_images(task: Task) -> Batches:
