@@ -67,6 +67,7 @@ WISHES: dict[str, tuple[str, ...]] = {
     "energy": ("energy_ratio", "energy_joules"),
 }
 """What a wish is called on the command line, in files and in `soft`, and its fields."""
+MOST_BYTES = 2**63
 BY_NAME = ("metric_drops", "metric_drop_shares")
 NAMED = "drop."
 """`drop.f1` is the bound on the drop of f1."""
@@ -359,6 +360,8 @@ def _check_field(name: str, value: object) -> None:
     if unit == "ratio" and value < 1:
         wrong = f"Goal({name}={shown(value)}) would make the model {GROWTH[kind]}"
         raise GoalError(f"{wrong}: a ratio is original / compressed. {example}")
+    if unit == "bytes" and value >= MOST_BYTES:
+        raise GoalError(f"Goal({name}={shown(value)}) is more than any file or memory holds. {example}")
     if unit == "bytes" and value != int(value):
         raise GoalError(f"Goal({name}={shown(value)}) must be a whole number of bytes. {example}")
 
