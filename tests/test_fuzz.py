@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -82,6 +82,9 @@ VALUES = TEXTS | ODD | WORDS | st.lists(TEXTS | WORDS, max_size=3) | st.dictiona
 
 
 @given(st.dictionaries(WORDS | st.text(max_size=4) | st.integers(), VALUES, max_size=4) | VALUES)
+@example({"size_bytes": 1e308})
+@example({"metric_drop": 10**400})
+@example({"soft": ["x" * 5_000]})
 def test_any_data_is_a_goal_or_an_error(data: object) -> None:
     goal = told(lambda: Goal.from_data(data))
     if goal is None:
@@ -142,14 +145,14 @@ LINES = st.sampled_from(
         "x = (",
     ]
 )
+ODD_ERROR = ["class Odd(Exception):", "    def __str__(self): raise RuntimeError('no words')"]
 TOP = LINES.filter(lambda line: not line.startswith(" "))
 INNER = LINES.filter(lambda line: line.startswith(" "))
 WHOLE = st.tuples(TOP.filter(lambda line: line.endswith(":")), st.lists(INNER, min_size=1, max_size=2), TOP).map(
     lambda parts: [
         "import lissom, torch",
         "from torch import nn",
-        "class Odd(Exception):",
-        "    def __str__(self): raise RuntimeError('no words')",
+        *ODD_ERROR,
         parts[0],
         *parts[1],
         parts[2],
@@ -160,6 +163,9 @@ SET = st.dictionaries(st.sampled_from(["x", "y", "z", "self", "", "rest"]), st.t
 
 
 @given(st.lists(LINES, max_size=7) | WHOLE, SET)
+@example(["build = int"], {})
+@example(["def build():", "    raise ValueError('long ' * 10_000)"], {})
+@example([*ODD_ERROR, "def build():", "    raise Odd()"], {})
 def test_any_project_file_is_a_model_or_an_error(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], settings: dict[str, str]
 ) -> None:
