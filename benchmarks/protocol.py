@@ -21,7 +21,7 @@ from lissom.export.catalogue import runtime_of
 from lissom.measure.artifacts import predictor, structure_of
 from lissom.measure.environment import environment, versions
 from lissom.measure.latency import interleave, paired_ratio
-from lissom.measure.quality import evaluate
+from lissom.measure.quality import Predict, evaluate, scores
 from lissom.measure.records import Environment
 from lissom.metrics import as_metric
 from lissom.pipeline.candidates import caller
@@ -134,9 +134,21 @@ def faster(samples: Mapping[str, Sequence[float]], slow: str, fast: str, note: s
 
 def accuracy(contender: Contender, model: nn.Module, task: Task, threads: int) -> float:
     """Per cent of the test split, of the outputs that the runtime itself computes."""
-    predict = predictor(contender.load(threads), contender.artifact, structure_of(model, task.example))
-    found = evaluate(predict, task.batches("test"), as_metric(task.metric), split="test")
+    found = evaluate(
+        _predict(contender, model, task, threads), task.batches("test"), as_metric(task.metric), split="test"
+    )
     return 100 * found.value
+
+
+def answers(contender: Contender, model: nn.Module, task: Task, threads: int) -> list[int]:
+    """1 for every example of the test split whose class the runtime finds, else 0."""
+    found = scores(_predict(contender, model, task, threads), task.batches("test"), as_metric(task.metric))
+    assert found is not None, "accuracy is a score of each example"
+    return found.int().tolist()
+
+
+def _predict(contender: Contender, model: nn.Module, task: Task, threads: int) -> Predict:
+    return predictor(contender.load(threads), contender.artifact, structure_of(model, task.example))
 
 
 def outputs(contender: Contender, inputs: Sequence[Batch], threads: int) -> np.ndarray:

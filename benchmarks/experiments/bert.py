@@ -59,7 +59,7 @@ def run(context: Context) -> Outcome:
     context.say("latency")
     samples = race(entrants, job.example, 1, rounds=context.rounds, threads=context.threads, block_ms=200)
     context.say("what bounds it")
-    bound = _bound(entrants, job, context)
+    bound = bounded(entrants, job, context)
     return judged(entrants, samples, errors, bound)
 
 
@@ -81,7 +81,7 @@ def contenders(model: BertEncoder, job: Task, context: Context) -> list[Contende
     return [*found, peers.nncf_static(base, job, transformer=True), peers.ort_dynamic(base)]
 
 
-def _bound(entrants: Sequence[Contender], job: Task, context: Context) -> dict[str, Figure]:
+def bounded(entrants: Sequence[Contender], job: Task, context: Context) -> dict[str, Figure]:
     """Amdahl's law with figures of this machine.
 
     speed-up <= 1 / (share / ratio + 1 - share)    if only the fully connected layers get faster

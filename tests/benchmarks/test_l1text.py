@@ -10,6 +10,7 @@ from benchmarks.answers import difference, percent
 from benchmarks.context import Context
 from benchmarks.experiments import l1text
 
+from benchmarks import minilm
 from lissom.graph.trace import trace
 from lissom.task import Batch
 
@@ -18,7 +19,7 @@ WORDS = ("good", "bad", "film", "a", "very", "the", "not", "plot")
 
 def checkpoint(folder: Path) -> None:
     pytest.importorskip("transformers")
-    l1text._ready()
+    minilm._ready()
     from transformers import BertConfig, BertModel
 
     folder.mkdir(parents=True)
@@ -31,7 +32,7 @@ def checkpoint(folder: Path) -> None:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=32,
-        max_position_embeddings=l1text.LENGTH,
+        max_position_embeddings=minilm.LENGTH,
     )
     torch.manual_seed(0)
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
@@ -50,13 +51,13 @@ def sentences(folder: Path) -> None:
 
 def test_it_trains_once_and_compares_at_equal_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(l1text, "RATIOS", (0.3,))
-    monkeypatch.setattr(l1text, "BATCH", 8)
+    monkeypatch.setattr(minilm, "BATCH", 8)
     checkpoint(tmp_path / "weights" / "minilm")
     sentences(tmp_path / "data" / "sst2")
     said: list[str] = []
     context = Context(
         scratch=tmp_path,
-        kept=tmp_path / "kept",
+        kept=tmp_path / "kept" / "L1TEXT",
         threads=1,
         rounds=1,
         data=tmp_path / "data",
@@ -69,15 +70,15 @@ def test_it_trains_once_and_compares_at_equal_ranks(tmp_path: Path, monkeypatch:
     assert [run.name for run in found.runs] == ["original", *kinds]
     splits = {run.figures["layers split"] for run in found.runs[1:]}
     assert splits == {12}
-    once = (tmp_path / "kept" / "original.safetensors").stat().st_mtime_ns
+    once = (tmp_path / "kept" / "MINILM" / "original.safetensors").stat().st_mtime_ns
     again = l1text.run(context)
-    assert (tmp_path / "kept" / "original.safetensors").stat().st_mtime_ns == once
+    assert (tmp_path / "kept" / "MINILM" / "original.safetensors").stat().st_mtime_ns == once
     assert again.value == found.value
 
 
 def test_padding_changes_nothing(tmp_path: Path):
     checkpoint(tmp_path / "minilm")
-    model = l1text.Sentiment(l1text.encoder(tmp_path / "minilm"), 16).eval()
+    model = minilm.Sentiment(minilm.encoder(tmp_path / "minilm"), 16).eval()
     ids = torch.tensor([[2, 5, 7, 3], [2, 6, 8, 3]])
     padded = torch.nn.functional.pad(ids, (0, 5))
     torch.testing.assert_close(model(padded), model(ids), rtol=1e-4, atol=1e-5)
@@ -86,7 +87,7 @@ def test_padding_changes_nothing(tmp_path: Path):
 
 def test_batches_hold_every_sentence_once_and_little_padding():
     ids = torch.tensor([[2, 5, 3, 0, 0], [2, 5, 6, 7, 3], [2, 3, 0, 0, 0], [2, 6, 3, 0, 0]])
-    read = l1text.Sentences(ids, torch.tensor([0, 1, 2, 3]))
+    read = minilm.Sentences(ids, torch.tensor([0, 1, 2, 3]))
     batches = read.batches(2)
     assert [tuple(x.shape) for x, _ in batches] == [(2, 3), (2, 5)]
     assert sorted(torch.cat([y for _, y in batches]).tolist()) == [0, 1, 2, 3]
