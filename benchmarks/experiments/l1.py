@@ -1,8 +1,8 @@
 """L1: a VGG-16 for CIFAR-10 with 85 % fewer parameters, and data-aware against plain SVD before any training.
 
 The network has the thirteen convolutions and three linear layers of configuration D (Simonyan and Zisserman 2015), an
-eighth to a quarter as wide, with batch normalization. It is trained here from a seed for `DENSE.epochs`: a quarter of
-an hour of one core, and some points below what two hundred epochs give; everything goes on where it was killed. Every
+eighth to a quarter as wide, with batch normalization. It is trained here from a seed for `DENSE.epochs`: some ten
+minutes of one core, and some points below what two hundred epochs give; everything goes on where it was killed. Every
 factorization leaves 15 % of the parameters, first and last layer included in the count and left whole. `svd` alone is
 compared plain and data-aware at the same ranks, without recovery; the product's own choice (`auto`, data-aware, fitted
 again) is then fine-tuned with the dense network as its teacher.
@@ -44,8 +44,8 @@ LEFT = 0.15
 DROP_PT = 0.5
 FASTER = 2.5
 """MACs before / after of the network that is factorized for speed."""
-DENSE = Training(epochs=12, learning_rate=0.1, weight_decay=5e-4, precision="float32")
-AFTER = Training(epochs=4, learning_rate=0.005, weight_decay=5e-4, clip_norm=1.0, precision="float32")
+DENSE = Training(epochs=8, learning_rate=0.1, weight_decay=5e-4, precision="float32")
+AFTER = Training(epochs=3, learning_rate=0.005, weight_decay=5e-4, clip_norm=1.0, precision="float32")
 TAUGHT: dict[str, Any] = {"teacher": "original", "temperature": 4.0}
 ENDS = ("features.0", "classifier.6")
 TITLE = f"85 % of the parameters of a VGG-16 for CIFAR-10 factorized away, {AFTER.epochs} epochs"
