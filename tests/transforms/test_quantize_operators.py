@@ -18,7 +18,7 @@ from lissom.pipeline.naming import by_planned_name
 from lissom.target import load_target
 from lissom.task import Batch, Task
 from lissom.transforms.base import Plan, clone
-from lissom.transforms.quantization import QAT, Quantize, planned_precision
+from lissom.transforms.quantization import QAT, Quantize, placement, planned_precision
 from lissom.transforms.quantization.actions import MultiplyActivations, RoundActivation, RoundBias, StoreWeight
 from lissom.transforms.quantization.attention import take_apart_
 from lissom.transforms.quantization.concat import NEGATIVE, Family, families
@@ -401,3 +401,40 @@ def test_no_joined_value_is_further_than_half_a_step(spreads, seed):
     (joined, _), (wanted, _) = applied(made, plan)(*inputs), made.module(*inputs)
     (step,) = {a.numbers.scale for a in plan.of(RoundActivation) if ("cat", 0) in a.readers}
     assert float((joined - wanted).abs().max()) <= step * 0.5001
+
+
+# Sums
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.RMSNorm(8)])
+def test_sums_that_a_normalization_over_features_reads_stay_in_float(norm: nn.Module):
+    x, parts = drawn(2, 4, 8), {"a": nn.Linear(8, 8), "b": nn.Linear(8, 8), "c": nn.Linear(8, 8)}
+
+    def wire(m, x: Tensor) -> Tensor:
+        first = m.a(x) + x.relu()  # read by the next sum, and so by the normalization
+        second = first + m.b(first)
+        return m.c(m.norm(second.transpose(0, 1))) + m.c(x).transpose(0, 1)
+
+    plan = planned(wired(wire, x, norm=norm, **parts), x)
+    told = {layer: why for layer, why in reasons(plan).items() if layer.startswith("add")}
+    assert told == {"add": placement.NORMALIZED, "add_1": placement.NORMALIZED}
+    assert "add_2" in {node for action in plan.of(RoundActivation) for node, _ in action.readers}
+
+
+def test_one_large_feature_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch):
+    """A residual stream with one feature a hundred times the rest, as those of transformers have."""
+    large = torch.ones(8)
+    large[3] = 100.0
+    x = drawn(64, 4, 8)
+    parts = {"a": nn.Linear(8, 8), "norm": nn.LayerNorm(8), "head": nn.Linear(8, 4), "large": large}
+    made = wired(lambda m, x: m.head(m.norm((m.a(x) + x) * m.large + x)), x, **parts)
+
+    def lost() -> float:
+        with torch.no_grad():
+            wanted = made.module(x)
+            return float((applied(made, planned(made, x))(x) - wanted).norm() / wanted.norm())
+
+    spared = lost()
+    monkeypatch.setattr(placement, "OVER_FEATURES", frozenset())
+    assert spared < 0.02
+    assert lost() > 5 * spared

@@ -44,6 +44,9 @@ OUTPUT = "output"
 
 EXCLUDED = "excluded by the recipe"
 
+OVER_FEATURES = frozenset({"layer_norm", "rms_norm"})
+NORMALIZED = "a normalization over features reads this sum: a few outweigh the others, which one scale would lose"
+
 UNSUPPORTED = {
     "einsum": "einsum stays in float: write the product as matmul",
     "rnn_tanh": "plain recurrent layers stay in float",
@@ -178,7 +181,23 @@ def _refuse_add(graph: Graph, node: Node) -> str | None:
     if {graph.shape_of(left), graph.shape_of(right)} != {node.shape}:
         return "its two inputs have different shapes (broadcast)"
     alpha = node.constants.get("alpha", 1.0)
-    return None if alpha == 1.0 else f"it multiplies an operand by {alpha:g}: integer kernels only add"
+    if alpha != 1.0:
+        return f"it multiplies an operand by {alpha:g}: integer kernels only add"
+    return NORMALIZED if _is_normalized(graph, node.name) else None
+
+
+def _is_normalized(graph: Graph, value: str) -> bool:
+    """Whether a normalization over features reads it, at once or after more sums."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        for name in graph.consumers[value]:
+            op = graph.by_name[name].op
+            if op in OVER_FEATURES:
+                return True
+            if op == "add" or moved_from(graph, name) == value:
+                waiting.append(name)
+    return False
 
 
 def moved_from(graph: Graph, value: str) -> str | None:
