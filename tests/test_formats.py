@@ -26,7 +26,14 @@ from lissom.runfolder import read_manifest, verify
 
 DATA = Path(__file__).parent / "data" / "format-1"
 RECIPES = {
-    "pruned": Recipe([Fold(), Prune(ratio=0.25, criterion="magnitude"), Finetune(epochs=1), Quantize(samples=32)]),
+    "pruned": Recipe(
+        [
+            Fold(),
+            Prune(ratio=0.25, criterion="magnitude", normalization="mean"),
+            Finetune(epochs=1),
+            Quantize(samples=32),
+        ]
+    ),
     "factorized": Recipe(
         [Fold(), Factorize(rank=2, round_to=1, break_even="parameters"), Sparsify(), Quantize(mode="dynamic")]
     ),
