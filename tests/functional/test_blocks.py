@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lissom.functional.blocks import (
     Block,
-    as_weight,
     by_positions,
     keep_blocks,
     keep_blocks_in_rows,
@@ -18,7 +17,7 @@ from lissom.functional.blocks import (
     sparse_gpt_blocks,
     tiles,
 )
-from lissom.functional.nm import Pattern
+from lissom.functional.nm import Pattern, as_weight
 from lissom.functional.sparsity import sparse_gpt
 
 quick = settings(max_examples=25, deadline=None)

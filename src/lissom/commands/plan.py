@@ -35,11 +35,15 @@ from lissom.commands.shared import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from lissom.goal import Goal
     from lissom.pipeline import Start
+    from lissom.pipeline.foresight import Foresight
+    from lissom.recipe import Recipe
     from lissom.target import Target
+    from lissom.task import Task
 
 
 def plan(  # noqa: PLR0913  one option per wish
@@ -78,19 +82,18 @@ def plan(  # noqa: PLR0913  one option per wish
         goal_file, drop=drop, class_floor=class_floor, class_drop=class_drop, latency=latency, latency_p95=latency_p95,
         throughput=throughput, size=size, macs=macs, memory=memory, energy=energy, parameters=parameters, soft=soft,
     )  # fmt: skip
-    chosen = load_target(target)
+    chosen, own = load_target(target), settings_of(settings, data, weights)
     if goal != lissom.Goal():
         for option, given in (("--recipe", recipe), ("--data-free", data_free)):
             if given is not None:
                 raise UsageError(
                     f"plan shows a recipe for the goal, and {option} {given} is given as well. Leave one of them out."
                 )
-    wanted = lissom.Recipe.read(recipe) if recipe else None
-    if goal != lissom.Goal():
-        _towards(project, settings_of(settings, data, weights), goal, chosen, as_json=as_json)
+        _towards(project, own, goal, chosen, as_json=as_json)
         return
+    wanted = lissom.Recipe.read(recipe) if recipe else None
     with work(as_json):
-        model, task = opened(project, settings_of(settings, data, weights), as_json=as_json)
+        model, task = opened(project, own, as_json=as_json)
         making = making_of(model, task, wanted, data_free)
         with quiet_native():
             graph = lissom.analyze(model, task)
@@ -100,11 +103,7 @@ def plan(  # noqa: PLR0913  one option per wish
     if as_json:
         print_json(
             {
-                "recipe": wanted.to_data(),
-                "target": chosen.name,
-                "notes": task.notes,
-                "plans": [step.plan.model_dump(mode="json") for step in steps],
-                "outlook": [step.model_dump(mode="json", exclude={"plan"}) for step in steps],
+                **_as_data(wanted, chosen, task, steps),
                 **({"data_free": list(making.why)} if making else {}),
                 **({"synthesis": made.model_dump(mode="json")} if made else {}),
             }
@@ -129,16 +128,22 @@ def _towards(project: Path, settings: dict[str, str], goal: Goal, target: Target
         return
     print_json(
         {
-            "recipe": found.recipe.to_data(),
-            "target": target.name,
-            "notes": task.notes,
-            "plans": [step.plan.model_dump(mode="json") for step in found.steps],
-            "outlook": [step.model_dump(mode="json", exclude={"plan"}) for step in found.steps],
+            **_as_data(found.recipe, target, task, found.steps),
             "goal": goal.model_dump(mode="json", exclude_defaults=True),
             "foreseen": [{**one.model_dump(mode="json"), "kept": one.kept} for one in found.wishes],
             "start": found.notes,
         }
     )
+
+
+def _as_data(recipe: Recipe, target: Target, task: Task, steps: Sequence[Foresight]) -> dict[str, object]:
+    return {
+        "recipe": recipe.to_data(),
+        "target": target.name,
+        "notes": task.notes,
+        "plans": [step.plan.model_dump(mode="json") for step in steps],
+        "outlook": [step.model_dump(mode="json", exclude={"plan"}) for step in steps],
+    }
 
 
 def _show(found: Start) -> None:

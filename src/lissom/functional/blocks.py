@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lissom.functional.nm import Pattern, kernel_first
+from lissom.functional.nm import Pattern, by_inputs
 from lissom.functional.sparsity import keep_largest, keep_largest_in_rows, swept
 
 FORM = re.compile(r"(\d+)x(\d+)")
@@ -59,13 +59,8 @@ def pattern_of(text: str) -> Pattern | Block:
 
 
 def by_positions(weight: Tensor) -> Tensor:
-    """(out, in, *kernel) as (out, kernel * in)."""
-    return weight.flatten(1)[:, kernel_first(tuple(weight.shape))]
-
-
-def as_weight(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The way back from `by_positions`."""
-    return rows[:, kernel_first(shape).argsort()].reshape(shape)
+    """(out, in, *kernel) as (out, kernel * in); `nm.as_weight` is the way back."""
+    return by_inputs(weight).reshape(len(weight), -1)
 
 
 def tiles(scores: Tensor, block: Block) -> Tensor:

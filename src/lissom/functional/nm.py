@@ -61,7 +61,7 @@ def by_inputs(weight: Tensor) -> Tensor:
 
 
 def as_weight(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The way back from `by_inputs`."""
+    """The way back from `by_inputs`, also with the positions of an output in one row."""
     return rows.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
 
 

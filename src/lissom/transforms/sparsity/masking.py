@@ -75,13 +75,13 @@ def blocked(weight: Tensor, criterion: Criterion, seen: Tensor | None, block: Bl
             tiled.sparse_gpt_blocks(part[:, order], own[order][:, order], block, stop - start)
             for part, own, (start, stop) in zip(_rows(weight, seen), seen, itertools.pairwise(due), strict=True)
         ]
-        return tiled.as_weight(torch.cat(made), shape).to(weight.dtype)
+        return as_weight(torch.cat(made), shape).to(weight.dtype)
     scores = tiled.by_positions(scores_of(weight, criterion, seen))
     if criterion == "wanda":
         mask = tiled.keep_blocks_in_rows(scores, block, gone * block.rows // len(weight))
     else:
         mask = tiled.keep_blocks(scores, block, gone)
-    return weight * tiled.as_weight(mask, shape)
+    return weight * as_weight(mask, shape)
 
 
 def _rows(weight: Tensor, seen: Tensor) -> tuple[Tensor, ...]:
