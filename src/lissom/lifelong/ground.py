@@ -57,7 +57,7 @@ class Ground:
             self.task,
             training.model_copy(update={"keep_zeros": False}),
             folder=self.folder / stage,
-            tick=lambda share: self.tick(share, stage.replace("/", ", ")),
+            tick=lambda share: self.tick(share, stage.replace("/", ", ").replace("-", " ")),
             seed=seed_of("lifelong", self.seed, self.index, stage),
             objective=objective,
             penalty=penalty,
