@@ -1,9 +1,10 @@
 """P3: 40 % of the channels of ResNet-56 cut by the scale of their normalization, then trained for some epochs.
 
 Scales are compared as they are, over the whole network (`normalization="none"`), as network slimming does (Liu et al.
-2017). At a number of channels this spares the early stages, whose channels cost most: fewer multiplications go than
-with scales divided by the largest of their group, the default, which is ahead at a number of multiplications (P2).
-Both are shown right after surgery. Scales and images for the choice between them: the validation split.
+2017), and a channel that several normalizations scale, as those of residual streams, counts by the largest
+(`reduction="max"`). At a number of channels this spares the streams and early stages, whose channels cost most: fewer
+multiplications go than with scales divided by the largest of their group, the default, which is ahead at a number of
+multiplications (P2). Both are shown right after surgery; between them the validation split chose.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ TRAINING = lissom.Finetune(epochs=EPOCHS, learning_rate=0.01, teacher="original"
 TITLE = f"40 % of the channels of ResNet-56 by the scale of their normalization, {EPOCHS} epochs"
 NEEDS = ("data", "weights")
 DROP_PT = 0.5
-PRUNED = lissom.Prune(ratio=0.4, criterion="bn_scale", normalization="none", round_to=1)
-DIVIDED = PRUNED.model_copy(update={"normalization": "max"})
+PRUNED = lissom.Prune(ratio=0.4, criterion="bn_scale", normalization="none", reduction="max", round_to=1)
+DIVIDED = PRUNED.model_copy(update={"normalization": "max", "reduction": "mean"})
 
 
 def goal() -> Goal:
