@@ -25,6 +25,9 @@ class Integers(Setting):
     """Type of an activation that can be negative."""
     symmetric: bool
     """Signed activations have zero point 0 (int8) or 128 (uint8) instead of a free one."""
+    shifts: tuple[OpKind, ...] = ()
+    """Kinds that a `symmetric` target computes with a free zero point at hardly any cost. What only they read, and what
+    lies mostly on one side of zero, gets one in the type of values that are never negative."""
     needs_output: tuple[OpKind, ...]
     """Kinds whose kernel also produces integers: their output must be quantized, or they run in float."""
     fused: tuple[str, ...]

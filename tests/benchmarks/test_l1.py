@@ -41,12 +41,6 @@ def test_every_factorization_leaves_what_the_goal_says():
         assert trace(split, task().example).graph.parameters == plan.predicted.parameters
 
 
-def test_only_the_first_images_are_taken():
-    pixels, labels = l1.first(images(5, 1), 3)
-    assert torch.equal(pixels, images(5, 1).pixels[:3])
-    assert labels.tolist() == [0, 1, 2]
-
-
 def test_what_was_timed_for_speed_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
     model = l1.Vgg16().eval()

@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 RUNTIMES = ("onnxruntime", "openvino", "executorch", "torch")
-STATIC = ("conv", "conv-relu", "depthwise", "conv1d", "linear", "mlp", "residual", "pool", "classifier")
+STATIC = ("conv", "conv-relu", "depthwise", "conv1d", "linear", "mlp", "gelu", "residual", "pool", "classifier")
 FLOAT = ("conv-relu", "mlp", "residual")
 NETS = nets()
 FLIP = 1.0 + 1e-3

@@ -15,7 +15,7 @@ from lissom.errors import DataError
 from lissom.functional.affine import affine, fake_quantize
 from lissom.functional.calibration import METHODS, Grid, calibrated
 from lissom.functional.histogram import Tally
-from lissom.functional.ranges import mean_of, range_of
+from lissom.functional.ranges import Range, mean_of, range_of
 from lissom.graph.statistics import Statistics, observe
 from lissom.graph.trace import Trace, trace
 from lissom.graph.trials import Trial
@@ -23,7 +23,7 @@ from lissom.target import load_target
 from lissom.task import Batch, Task
 from lissom.transforms.base import Plan
 from lissom.transforms.quantization import Quantize, placement
-from lissom.transforms.quantization.calibrating import best, estimates, probes
+from lissom.transforms.quantization.calibrating import best, estimates, grid_of, probes
 from lissom.transforms.quantization.quantize import RoundActivation
 from small_models import settled
 
@@ -128,6 +128,44 @@ def test_the_chosen_ranges_make_no_more_error_in_the_first_layers_over_all_data(
                 numbers = next(a.numbers for a in plan.of(RoundActivation) if a.value == value)
                 errors.append(float((layer(fake_quantize(given, numbers)) - layer(given)).square().sum()))
             assert errors[0] <= errors[1]
+
+
+class OneSided(nn.Module):
+    """Four values that are hardly negative: read by a linear layer, by two, by one and a convolution, by that alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(8, 8) for _ in range(3))
+        self.conv = nn.Conv1d(1, 1, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        read = F.gelu(self.a(F.gelu(x)))
+        kept = F.gelu(2 * x)
+        return self.b(read), self.c(read), self.b(kept), self.conv(kept[:, None]), self.conv(F.gelu(3 * x)[:, None])
+
+
+@pytest.mark.parametrize("calibration", ["auto", "minmax", "mse", "entropy"])
+def test_what_only_linear_layers_read_gets_a_free_zero_point_where_it_is_mostly_on_one_side(calibration):
+    torch.manual_seed(0)
+    x = 3 * torch.randn(64, 8)
+    model, target = OneSided().eval(), load_target("openvino")
+    task = Task(example_inputs=(x[:1],), calibration=[x])
+    traced, quantize = trace(model, task.example), Quantize(calibration=calibration, corrections=())
+    plan = quantize.plan(traced.graph, quantize.study(model, traced, task, target), target)
+    found = {action.value: action.numbers for action in plan.of(RoundActivation)}
+    free, fixed = [found[name] for name in ("gelu", "gelu_1")], [found[name] for name in ("gelu_2", "gelu_3")]
+    assert all(one.dtype == "uint8" and 0 < one.zero_point < 64 for one in free)
+    assert all(one.dtype == "int8" and one.zero_point == 0 for one in fixed)
+    # As small as the least GELU, -0.17, and the range above allow.
+    assert free[0].scale == pytest.approx((free[0].high + 0.17) / 255, rel=0.01)
+
+
+@pytest.mark.parametrize(("low", "high", "free"), [(-1, 2.9, False), (-1, 3, True), (-3, 1, True), (-2, 0, True)])
+def test_three_quarters_of_a_range_on_one_side_are_enough_for_a_free_zero_point(low, high, free):
+    table, seen = load_target("openvino").integers, Range(low=low, high=high, count=9)
+    plain = Grid(dtype="int8", symmetric=True)
+    assert grid_of(seen, table, shifts=True) == (Grid(dtype="uint8", symmetric=False) if free else plain)
+    assert grid_of(seen, table) == plain
 
 
 @pytest.mark.parametrize("calibration", ["auto", "average"])

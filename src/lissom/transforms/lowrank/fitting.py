@@ -10,7 +10,7 @@ from torch import Tensor
 from lissom.functional import cp, spatial, svd, tucker
 from lissom.transforms.lowrank import multilinear
 from lissom.transforms.lowrank.chainfit import Losses, fit_cores
-from lissom.transforms.lowrank.evidence import Seen
+from lissom.transforms.lowrank.evidence import Seen, rows_of
 from lissom.transforms.lowrank.parts import Method, Shape
 
 
@@ -35,8 +35,7 @@ def fit(
     centred: bool,
 ) -> Fitted:
     """With nothing seen, the plain decomposition. `centred`: the mean is not the weight's task but the bias's."""
-    inputs = None if seen.inputs is None else seen.inputs.around(centred)
-    outputs = None if seen.outputs is None else seen.outputs.around(centred)
+    inputs, outputs = seen.inputs_of(weight, centred=centred), seen.outputs_of(weight, shape, centred=centred)
     losses: Losses | None = None
     match method:
         case "svd":
@@ -56,14 +55,15 @@ def fit(
             terms = cp.cp(weight, ranks[0]) if inputs is None else cp.aware_cp(weight, inputs, ranks[0])
             weights, whole = (terms.inputs.T, terms.kernel, terms.outputs), terms.weight()
         case "tt" | "ring" | "kronecker":
-            weights, whole, losses = fit_cores(weight, shape, method, ranks, inputs)
+            plain = None if seen.inputs is None else seen.inputs.around(centred)
+            weights, whole, losses = fit_cores(weight, shape, method, ranks, plain)
     moved = None if bias is None else bias.double()
     if moved is not None and centred:
         difference = (weight.double() - whole).flatten(1)
-        if method == "svd" and seen.outputs is not None:
+        if method == "svd" and seen.outputs is not None and outputs is not None:
             # The mean of W x without the mean of x: what is left out of the mean output.
             mean = seen.outputs.mean
-            columns = svd.principal(weight.flatten(1), seen.outputs.around(centred))[0][:, : ranks[0]]
+            columns = svd.principal(weight.flatten(1), outputs)[0][:, : ranks[0]]
             moved = moved + mean - columns @ (columns.T @ mean)
         elif seen.inputs is not None:
             moved = moved + difference @ seen.inputs.mean
@@ -71,8 +71,7 @@ def fit(
 
 
 def _svd(weight: Tensor, shape: Shape, rank: int, outputs: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor]:
-    # A look-up is a product with the table's transpose: its rows are the inputs' side.
-    rows = weight.T if shape.table else weight.flatten(1)
+    rows = rows_of(weight, shape)
     left, right = svd.factors(rows, rank) if outputs is None else svd.aware_factors(rows, outputs, rank)
     if shape.table:
         return (right.T, left), (left @ right).T

@@ -24,17 +24,30 @@ from lissom.graph.statistics import Statistics
 from lissom.graph.trials import Probe, Trial
 from lissom.target import Integers
 from lissom.transforms.quantization import placement
+from lissom.transforms.quantization.operators import KINDS
 from lissom.transforms.quantization.placement import OUTPUT, Point
 
 DOUBT = 0.2
 """On ResNet-56 the estimates, relative to that of min-max, were at most a quarter below what all examples gave."""
 
+LOPSIDED = 0.75
+"""Share of a range on one side of zero from which a free zero point makes steps smaller by a third or more."""
+
 Calibration = Literal["auto", "minmax", "average", "percentile", "mse", "entropy"]
 
 
-def grid_of(seen: Range, table: Integers, bits: ActivationBits = 8) -> Grid:
-    """The grid that the target wants for a value: another one where it is never negative."""
+def grid_of(seen: Range, table: Integers, bits: ActivationBits = 8, *, shifts: bool = False) -> Grid:
+    """The grid that the target wants for a value: another one where it is never negative, and where its readers take a
+    free zero point (`shifts`) and a symmetric grid would hardly use one of its halves."""
+    if shifts and seen.low < 0 and max(-seen.low, seen.high) >= LOPSIDED * (seen.high - seen.low):
+        return Grid(dtype=table.nonnegative, symmetric=False, bits=bits)
     return Grid(dtype=table.nonnegative if seen.low >= 0 else table.signed, symmetric=table.symmetric, bits=bits)
+
+
+def shifts(graph: Graph, point: Point, table: Integers) -> bool:
+    """Whether every reader of `point` takes a free zero point."""
+    kinds = {KINDS.get(graph.by_name[one.node].op) if one.node in graph.by_name else None for one in point.readers}
+    return bool(kinds) and kinds <= set(table.shifts)
 
 
 def range_at(statistics: Statistics, root: str) -> Range:
@@ -59,14 +72,16 @@ def numbers_by(
     table: Integers,
     percentile: float,
     bits: ActivationBits = 8,
+    *,
+    shifts: bool = False,
 ) -> Affine:
-    """Scale and zero point that `method` gives to `root`.
+    """Scale and zero point that `method` gives to `root`; `shifts` as in `grid_of`.
 
     Raises:
         DataError: the data gave no values there, or no histograms were made.
     """
     seen = range_at(statistics, root)
-    grid = grid_of(seen, table, bits)
+    grid = grid_of(seen, table, bits, shifts=shifts)
     low, high = seen.low, seen.high
     if method != "minmax":
         histogram, means = statistics.histograms.get(root), statistics.means.get(root)
@@ -80,16 +95,21 @@ def numbers_by(
 
 
 def ways(
-    statistics: Statistics, points: Iterable[tuple[Point, ActivationBits]], table: Integers, percentile: float
+    graph: Graph,
+    statistics: Statistics,
+    points: Iterable[tuple[Point, ActivationBits]],
+    table: Integers,
+    percentile: float,
 ) -> dict[str, dict[str, Affine]]:
     """What every method gives to every root that was seen, on the coarsest of its grids."""
-    roots: dict[str, ActivationBits] = {}
+    roots: dict[str, tuple[ActivationBits, bool]] = {}
     for point, bits in points:
         if point.root in statistics.ranges:
-            roots[point.root] = min(bits, roots.get(point.root, bits))
+            before = roots.get(point.root, (bits, True))
+            roots[point.root] = (min(bits, before[0]), before[1] and shifts(graph, point, table))
     return {
-        root: {method: numbers_by(statistics, root, method, table, percentile, bits) for method in METHODS}
-        for root, bits in roots.items()
+        root: {method: numbers_by(statistics, root, method, table, percentile, bits, shifts=free) for method in METHODS}
+        for root, (bits, free) in roots.items()
     }
 
 

@@ -239,7 +239,9 @@ def activation(
         layer=placement.label(node) if node else point.value,
         value=point.value,
         readers=tuple((reader.node, reader.position) for reader in point.readers),
-        numbers=calibrating.numbers_by(study, point.root, method, table, how[1], bits),
+        numbers=calibrating.numbers_by(
+            study, point.root, method, table, how[1], bits, shifts=calibrating.shifts(graph, point, table)
+        ),
         range=seen,
         method=method,
         clip=joined and seen.low < 0 and table.joins == "nonnegative",

@@ -227,7 +227,7 @@ class Quantize(Options, Transform):
         chosen, _ = self._chosen(trace.graph, target)
         seen = united(seen, placement.joined(trace.graph, chosen, target))
         widths = with_bits(trace.graph, points, {node.name for node in chosen}, self.activation_bits)
-        ways = calibrating.ways(seen, widths, target.integers, self.percentile)
+        ways = calibrating.ways(trace.graph, seen, widths, target.integers, self.percentile)
         tried = trial_errors(trace, sample, calibrating.probes(trace.graph, points), ways)
         return calibrating.estimates(seen, tried, ways)
 
