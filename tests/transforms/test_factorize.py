@@ -18,7 +18,7 @@ from lissom.graph.trace import Trace, trace
 from lissom.target import load_target
 from lissom.task import Batch, Task
 from lissom.transforms.base import Plan
-from lissom.transforms.lowrank import Factorize, replacing
+from lissom.transforms.lowrank import Factorize, evidence, replacing
 from lissom.transforms.lowrank.evidence import Seen, find_layers
 from lissom.transforms.lowrank.fitting import fit
 from lissom.transforms.lowrank.parts import applies, build, fill_, largest, shape_of
@@ -252,8 +252,9 @@ def test_what_the_data_say_and_recovery_make_the_outputs_better(method):
     assert gap(data_aware=False, recovery="bias") < plain
 
 
-def test_aware_svd_of_one_layer_is_the_optimum_of_its_outputs():
-    """Against numpy: the outputs around their mean are projected on their first principal components."""
+def test_aware_svd_of_one_layer_is_the_optimum_of_its_outputs(monkeypatch):
+    """The outputs around their mean are projected on their first principal components, where nothing else is split."""
+    monkeypatch.setattr(evidence, "NOISE", 0.0)
     torch.manual_seed(0)
     layer, x = nn.Linear(9, 7), torch.randn(50, 9) * torch.logspace(0, -2, 9) + 1.0
     split, _ = made(Factorize(rank=2, recovery="none", data_aware=True), *prepared(nn.Sequential(layer), x))
@@ -266,6 +267,23 @@ def test_aware_svd_of_one_layer_is_the_optimum_of_its_outputs():
     split, _ = made(Factorize(rank=2, recovery="bias", data_aware=True), *prepared(nn.Sequential(layer), x))
     error = float((split(x).detach() - y).square().sum())
     assert error == pytest.approx(float(values[2:].square().sum()), rel=1e-3)
+
+
+def test_aware_svd_weighs_what_noise_in_its_inputs_would_do():
+    torch.manual_seed(0)
+    layer, x = nn.Linear(9, 7), torch.randn(50, 9) * torch.logspace(0, -2, 9) + 1.0
+    split, _ = made(Factorize(rank=2, recovery="bias", data_aware=True), *prepared(nn.Sequential(layer), x))
+    with torch.no_grad():
+        weight = layer.weight.double()
+        first, second = (one.weight.double() for one in split.modules() if isinstance(one, nn.Linear))
+        centred = x.double() - x.double().mean(0)
+        outputs = weight @ centred.T @ centred @ weight.T
+        variance = evidence.NOISE * outputs.trace() / weight.square().sum()
+        change = second @ first - weight
+        cost = (change @ centred.T).square().sum() + variance * change.square().sum()
+    left_out = torch.linalg.eigvalsh(outputs + variance * weight @ weight.T)[:-2].sum()
+    assert evidence.NOISE > 0
+    assert float(cost) == pytest.approx(float(left_out), rel=1e-3)
 
 
 def test_a_normalization_takes_its_statistics_from_what_it_gets():
