@@ -34,7 +34,8 @@ def test_a_search_on_two_workers_ends_as_on_one_whoever_is_killed(kills, tmp_pat
     done = [line.split() for line in log.read_text().splitlines()]
     assert len({recipe for _, recipe in done}) == 8
     assert len(done) <= 8 + kills
-    assert len({pid for pid, _ in done}) >= 2
+    # Whoever takes the place of the killed one may come when all is done.
+    assert len({pid for pid, _ in done}) >= 2 - kills
     assert all(int(pid) != process.pid for pid, _ in done)
 
 

@@ -47,7 +47,8 @@ def begin(
 def ended(*processes: subprocess.Popen[str]) -> list[list[object]]:
     written = [process.communicate(timeout=300) for process in processes]
     assert [p.returncode for p in processes] == [0] * len(processes), written
-    return [json.loads(out.rsplit(" ", 1)[0]) for out, _ in written]
+    # Ray says before, on standard output, that a worker died.
+    return [json.loads(out.splitlines()[-1].rsplit(" ", 1)[0]) for out, _ in written]
 
 
 def test_a_claim_is_had_by_one_and_what_is_finished_is_not_done_again(storage):
