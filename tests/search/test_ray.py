@@ -20,7 +20,8 @@ def test_a_search_on_two_workers_ends_as_on_one_whoever_is_killed(kills, tmp_pat
     pytest.importorskip("ray", reason="the extra ray is not installed")
     whole = synthetic.told(synthetic.search(f"sqlite:///{tmp_path / 'a.db'}", name="random", limits=Limits(trials=8)))
     storage, log = f"sqlite:///{tmp_path / 'b.db'}", tmp_path / "log"
-    process = begin(storage, log, "random", 8, 1.0, workers="ray:2")
+    # Long enough that whoever takes the place of the killed one finds something left to do.
+    process = begin(storage, log, "random", 8, 4.0 if kills else 1.0, workers="ray:2")
     victims: list[int] = []
     while len(victims) < kills and process.poll() is None:
         at_work = [int(path.name.removeprefix("here-")) for path in tmp_path.glob("here-*")]
@@ -34,8 +35,7 @@ def test_a_search_on_two_workers_ends_as_on_one_whoever_is_killed(kills, tmp_pat
     done = [line.split() for line in log.read_text().splitlines()]
     assert len({recipe for _, recipe in done}) == 8
     assert len(done) <= 8 + kills
-    # Whoever takes the place of the killed one may come when all is done.
-    assert len({pid for pid, _ in done}) >= 2 - kills
+    assert len({pid for pid, _ in done}) >= 2
     assert all(int(pid) != process.pid for pid, _ in done)
 
 

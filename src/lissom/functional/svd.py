@@ -30,6 +30,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lissom.functional.perturbed import noisy_outputs
+
 DAMPING = 1e-6
 """Of the outputs' energy: how much the plain error counts beside the one on the data. It orders what the data never
 excite, so that the full rank gives the matrix back."""
@@ -106,7 +108,7 @@ def damped(matrix: Tensor, outputs: Tensor) -> Tensor:
     energy, own = moment.trace(), plain.trace()
     if energy <= 0 or own <= 0:
         return plain
-    return moment + DAMPING * energy / own * plain
+    return noisy_outputs(matrix, moment, DAMPING)
 
 
 def balanced(left: Tensor, right: Tensor) -> Factors:
