@@ -104,6 +104,7 @@ class TrainingRecord(Setting):
     chosen: int
     precision: Literal["float32", "bfloat16"]
     channels_last: bool
+    compiled: bool = False
     step_ms: dict[str, float]
     """Median milliseconds of a forward and backward pass in each way that was timed; empty without a choice."""
 

@@ -81,8 +81,8 @@ def _training(step: Step) -> TrainingRecord | None:
     if "history" not in step.notes:
         return None
     found = History.model_validate(step.notes["history"])
-    # Timed when the model was studied; the training itself had no choice left.
-    pace = Pace.model_validate(step.notes["pace"]) if "pace" in step.notes else found.pace
+    # Precision and order are timed when the model is studied; the training itself may have compiled it.
+    studied = Pace.model_validate(step.notes["pace"]).step_ms if "pace" in step.notes else {}
     return TrainingRecord(
         metric_name=found.metric_name,
         epochs=tuple(
@@ -92,7 +92,8 @@ def _training(step: Step) -> TrainingRecord | None:
         chosen=found.chosen,
         precision=found.pace.precision,
         channels_last=found.pace.channels_last,
-        step_ms=pace.step_ms,
+        compiled=bool(found.pace.compiled_for),
+        step_ms={**studied, **found.pace.step_ms},
     )
 
 

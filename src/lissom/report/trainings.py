@@ -140,7 +140,7 @@ def description(training: TrainingRecord) -> str:
 def caption(training: TrainingRecord) -> str:
     """Which weights are kept, and in what the steps were computed, timed where there was a choice."""
     kept = training.chosen + 1
-    order = ", channels last" if training.channels_last else ""
+    order = ", channels last" * training.channels_last + ", compiled" * training.compiled
     timed = "; ".join(f"{way}: {significant(ms)} ms" for way, ms in training.step_ms.items())
     why = f" Forward and backward pass in {timed}." if timed else ""
     return (

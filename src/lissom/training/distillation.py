@@ -29,11 +29,11 @@ from lissom.training.history import Lesson, Pace
 from lissom.training.losses import KL, Boxes, FeatureLoss, OutputLoss, alike
 from lissom.training.objective import Criterion
 from lissom.training.outputs import check_same, classes_of, output_of, rows_of
-from lissom.training.pace import computed, device_of, order_
+from lissom.training.pace import called, computed, device_of, order_
 from lissom.training.regressors import Maps
 from lissom.training.settings import Training
 from lissom.training.taps import Place, check_called, check_tappable, chosen, places_of, tapped
-from lissom.training.teacher import OWN, Teacher, identity, teachers_of
+from lissom.training.teacher import ORIGINAL, OWN, Teacher, identity, teachers_of
 
 Pairs = Sequence[tuple[Place, Place]]
 
@@ -56,6 +56,8 @@ class Distillation:
     own: nn.Module | None = None
     """The teacher "self"."""
     notebook: Notebook | None = None
+    called: dict[str, nn.Module] = field(default_factory=dict[str, nn.Module])
+    """Of the teachers that are modules, what is called in their place."""
     moment: tuple[int, int] = (0, 0)
     """View and step."""
     parts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
@@ -77,11 +79,14 @@ class Distillation:
 
     def begin(self, pace: Pace, folder: Path | None, of: str) -> None:
         """From here on answers are kept, if they are to be; those in `folder` are used if they are of the same."""
-        for teacher in self.teachers.values():
+        for name, teacher in self.teachers.items():
             if isinstance(teacher, nn.Module):
                 order_(teacher, torch.channels_last if pace.channels_last else torch.contiguous_format)
+                # Compiled like the student that comes from it; a teacher of the task may be of another kind.
+                self.called[name] = called(teacher, pace) if name == ORIGINAL else teacher
         if self.keeps:
-            self.notebook = Notebook(folder, f"{of} {self.of} {pace.precision} {pace.channels_last}")
+            how = f"{pace.precision} {pace.channels_last}{' compiled' if pace.compiled_for else ''}"
+            self.notebook = Notebook(folder, f"{of} {self.of} {how}")
 
     def close(self) -> None:
         if self.notebook:
@@ -140,7 +145,7 @@ class Distillation:
         else:
             taps = self._taps(1)
             with evaluation(teacher), tapped(teacher, taps) as found:
-                outputs = teacher(*batch.args, **batch.kwargs)
+                outputs = self.called.get(name, teacher)(*batch.args, **batch.kwargs)
             check_called(found, taps, "teacher")
             values.update(found)
         device = batch_device(batch)

@@ -1,8 +1,8 @@
 """`finetune`: the one training loop.
 
-Warm-up then cosine, augmentation, clipping, averaged weights, bfloat16 and channels-last where measured faster. It can
-be killed at any point: called again with the same folder it ends with the same weights, bit for bit on one process.
-Under `torchrun` the same call trains on several processes (`distributed`).
+Warm-up then cosine, augmentation, clipping, averaged weights; bfloat16, channels-last and compiled where measured
+faster. It can be killed at any point: called again with the same folder it ends with the same weights, bit for bit on
+one process. Under `torchrun` the same call trains on several processes (`distributed`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from lissom.errors import DataError, RecipeError
+from lissom.errors import DataError
 from lissom.graph.trace import evaluation, quiet, trace
 from lissom.measure.quality import evaluate
 from lissom.metrics import Metric, as_metric
@@ -28,6 +28,7 @@ from lissom.training import checkpoint as checkpoints
 from lissom.training.augment import augmented
 from lissom.training.chance import Chance, generator_of, seed_of
 from lissom.training.checkpoint import Checkpoint, Standing
+from lissom.training.checks import check
 from lissom.training.crew import offer
 from lissom.training.distillation import Distillation, distillation_of
 from lissom.training.distributed import Team, joined
@@ -35,7 +36,7 @@ from lissom.training.epochs import epoch_of, refuse_divided, steps_of
 from lissom.training.history import Epoch, History, Pace, best_of, in_rounds, is_over
 from lissom.training.objective import Aim, Objective, Penalty, checked, criterion_of, one_number, supervised
 from lissom.training.optimizer import average_, load_state_, optimizer_of, state_of, trainable
-from lissom.training.pace import autocast, computed, device_of, order_, pace_of, train_mode_
+from lissom.training.pace import autocast, called, compiled, computed, device_of, order_, pace_of, train_mode_
 from lissom.training.regularization import Regularizer, regularizer_of
 from lissom.training.schedule import learning_rate
 from lissom.training.settings import Training
@@ -88,11 +89,7 @@ def finetune(  # noqa: PLR0913  one argument for each thing that can be exchange
             without validation data and metric, or a teacher whose outputs cannot be compared.
         RunFolderError: the folder cannot be written.
     """
-    check(model, task, settings)
-    if settings.teachers and objective is not supervised:
-        raise RecipeError(
-            f"teacher={settings.teacher!r} and an objective both say what a step minimizes. Leave one of them out."
-        )
+    check(model, task, settings, objective)
     job = {"model": model, "task": task, "settings": settings, "folder": folder, "seed": seed}
     with joined(device_of(model)) as team:
         offer(team, {**job, "objective": objective, "penalty": penalty, "original": original})
@@ -115,30 +112,6 @@ def finetune(  # noqa: PLR0913  one argument for each thing that can be exchange
                 if run.lesson:
                     run.lesson.close()
     return Trained(trained[-1].model, in_rounds([one.history for one in trained]))
-
-
-def check(model: nn.Module, task: Task, settings: Training) -> None:
-    """
-    Raises:
-        DataError: something without which training cannot begin is missing.
-    """
-    if settings.synthesis is None and not task.has("train"):
-        raise DataError(
-            "Training needs training data, and the task has none. Give Task(train=...), or let inputs be made up for a "
-            "teacher: synthesis='inversion', teacher='original', or --data-free inversion for a whole recipe."
-        )
-    criterion_of(task, settings)
-    if not trainable(model):
-        raise DataError(
-            "There is nothing to train: no parameter of the model requires gradients. Call "
-            "model.requires_grad_(True), or leave training out."
-        )
-    if settings.patience is not None and (task.metric is None or not task.has("validation")):
-        lacking = "a metric" if task.metric is None else "validation data"
-        raise DataError(
-            f"patience={settings.patience} stops by the validation metric, and the task has no {lacking}. Give "
-            "Task(validation=..., metric=...), or set patience to None."
-        )
 
 
 class _Run:
@@ -182,6 +155,7 @@ class _Run:
         pace = held.standing.pace if held else self._pace()
         self.standing = held.standing if held else Standing(of=of, pace=pace)
         order_(self.model, torch.channels_last if pace.channels_last else torch.contiguous_format)
+        self.called = called(self.model, pace)
         self.along = self.lesson.regressors if self.lesson else nn.ModuleDict()
         self.optimizer = optimizer_of(self.model, settings, self.along)
         self.parameters = trainable(self.model)
@@ -214,7 +188,11 @@ class _Run:
 
     def _pace(self) -> Pace:
         def measure() -> bytes:
-            pace = pace_of(self.model, self.sketch, self.settings, self.objective, folder=self.folder, seed=self.seed)
+            every = (self.model, self.sketch, self.settings, self.objective)
+            pace = pace_of(*every, folder=self.folder, seed=self.seed)
+            # Not with hooks in the backward pass (a team's), nor for objectives that may look into the model.
+            if self.team.size == 1 and (self.lesson or self.aim.objective is supervised):
+                pace = compiled(pace, *every, steps=self._total, seed=self.seed)
             return pace.model_dump_json().encode()
 
         return Pace.model_validate_json(self.team.from_first(measure))
@@ -323,7 +301,7 @@ class _Run:
             self.lesson.at(view, step)
         with Chance(seed_of("step", self.seed, epoch, step, self.team.rank))(), self.team.together(batch):
             with autocast(self.device, self.standing.pace):
-                loss = checked(self.objective(self.model, mine, self.criterion))
+                loss = checked(self.objective(self.called, mine, self.criterion))
             if self.aim.penalty is not None:
                 loss = loss + one_number(self.aim.penalty(self.model), "penalty")
             if self.regularizer is not None:

@@ -16,12 +16,14 @@ def _none(value: object) -> bool:
 
 
 class Pace(Setting):
-    """In which precision and memory order a step is computed, and what each possibility took."""
+    """In which precision and memory order a step is computed, whether compiled, and what each possibility took."""
 
     precision: Literal["float32", "bfloat16"]
     channels_last: bool
     step_ms: dict[str, float] = pydantic.Field(default_factory=dict[str, float])
     """Median milliseconds of a forward and backward pass; empty if nothing was left to choose."""
+    compiled_for: Annotated[tuple[tuple[int, ...], ...], pydantic.Field(exclude_if=_none)] = ()
+    """Shapes of the inputs that the model was compiled for; empty: it is computed as it is."""
 
 
 class Epoch(Setting):

@@ -1,7 +1,9 @@
-"""Which precision and memory order trains this model fastest here: measured on its own batches, not assumed.
+"""Which precision and memory order trains this model fastest here, and whether compiling it pays: measured on its own
+batches, not assumed.
 
 Candidates run in turns on copies; each round times one forward and backward pass of each. Another one than plain
-float32 is taken only if its median is at least 5 % lower.
+float32 is taken only if its median is at least 5 % lower. A model is compiled where training would take long enough for
+that to be worth while, and stays so if that is at least as much faster.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
+from lissom.errors import RecipeError, first_line
 from lissom.files import write_text
 from lissom.graph.trace import quiet
 from lissom.task import Batch, Task
 from lissom.training.augment import augmented
 from lissom.training.chance import Chance, generator_of, seed_of
+from lissom.training.compiling import Compiled, shapes_of
 from lissom.training.epochs import epoch_of
 from lissom.training.history import Pace
 from lissom.training.objective import Objective, checked, criterion_of
@@ -37,6 +41,8 @@ SECONDS = 20.0
 HOPELESS = 2.0
 """A candidate whose first step takes this many times the baseline's is not measured further."""
 BATCHES = 2
+WORTH_SECONDS = 600.0
+"""Of training that is left: below, compiling (half a minute to two for networks of 20 to 60 layers) is not tried."""
 
 
 def pace_of(
@@ -69,6 +75,43 @@ def pace_of(
     return chosen
 
 
+def compiled(
+    pace: Pace, model: nn.Module, task: Task, settings: Training, objective: Objective, *, steps: int, seed: int
+) -> Pace:
+    """That pace, compiled if the settings say so, or if they leave it open and `steps` of it are faster by it.
+
+    Raises:
+        RecipeError: `compile=True`, and the model cannot be compiled here.
+    """
+    if not settings.compile or settings.inner:
+        return pace
+    batch = augmented(next(epoch_of(task, seed, 0)), settings, generator_of("pace", seed, 0))
+    plain = _Runner(model, pace)
+    with Chance(seed_of("pace", seed))():
+        plain.step(batch, task, settings, objective)
+        seconds = plain.step(batch, task, settings, objective)
+        if settings.compile == "auto" and seconds * steps < WORTH_SECONDS:
+            return pace
+        try:
+            fast = _Runner(model, pace.model_copy(update={"compiled_for": shapes_of(batch.args, dict(batch.kwargs))}))
+            fast.step(batch, task, settings, objective)
+        except Exception as wrong:
+            # Whatever a compiler, its absence or the way it reads Python code brings up; the model itself ran.
+            if settings.compile == "auto":
+                return pace
+            raise RecipeError(
+                f"compile=True, and torch.compile failed ({type(wrong).__name__}: {first_line(wrong)}). On a CPU it "
+                "needs a C++ compiler. Install one, or leave compile out."
+            ) from wrong
+        for _ in range(ROUNDS):
+            for runner in (plain, fast):
+                runner.seconds.append(runner.step(batch, task, settings, objective))
+    before, after = (statistics.median(runner.seconds) for runner in (plain, fast))
+    step_ms = {**pace.step_ms, _name(plain.pace): 1000 * before, _name(fast.pace): 1000 * after}
+    pays = settings.compile != "auto" or after <= GAIN * before
+    return (fast if pays else plain).pace.model_copy(update={"step_ms": step_ms})
+
+
 def computed(batch: Batch, device: torch.device, pace: Pace) -> Batch:
     """The batch on the model's device, in its memory order."""
 
@@ -92,6 +135,11 @@ def order_(model: nn.Module, memory: torch.memory_format) -> None:
         if parameter.ndim == 4:
             # A clone, not contiguous(): with axes of length 1 a tensor has both orders, and strides of one of them.
             parameter.data = parameter.data.clone(memory_format=memory)
+
+
+def called(model: nn.Module, pace: Pace) -> nn.Module:
+    """What a training step calls: the model, or its compiled form, which has the same weights."""
+    return Compiled(model, pace.compiled_for) if pace.compiled_for else model
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -120,7 +168,8 @@ def _candidates(settings: Training, batch: Batch, device: torch.device) -> list[
 
 
 def _name(pace: Pace) -> str:
-    return f"{pace.precision}, channels last" if pace.channels_last else pace.precision
+    named = {"channels last": pace.channels_last, "compiled": pace.compiled_for}
+    return ", ".join([pace.precision, *(name for name, is_so in named.items() if is_so)])
 
 
 class _Runner:
@@ -131,6 +180,7 @@ class _Runner:
             self.model = copy.deepcopy(model)
         train_mode_(self.model)
         order_(self.model, torch.channels_last if pace.channels_last else torch.contiguous_format)
+        self.called = called(self.model, pace)
         self.pace, self.device = pace, device_of(model)
         self.seconds: list[float] = []
 
@@ -139,7 +189,7 @@ class _Runner:
         self.model.zero_grad(set_to_none=True)
         started = time.perf_counter()
         with autocast(self.device, self.pace):
-            loss = checked(objective(self.model, batch, criterion_of(task, settings)))
+            loss = checked(objective(self.called, batch, criterion_of(task, settings)))
         loss.backward()
         loss.item()  # waits for the device
         return time.perf_counter() - started

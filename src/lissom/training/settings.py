@@ -31,6 +31,10 @@ def _unset(value: object) -> bool:
     return value is None
 
 
+def _left_open(value: object) -> bool:
+    return value == "auto"
+
+
 def named_teacher(value: object) -> object:
     """A list as it is; a name that does not exist, or a model, is refused with the way out."""
     for one in cast("list[object]", value) if isinstance(value, (list, tuple)) else [value]:
@@ -70,6 +74,7 @@ class Training(Setting):
             one are handed out. None: all epochs, and the last one counts.
         precision: "auto" measures whether bfloat16 autocast is faster.
         channels_last: "auto" measures whether that memory order is faster.
+        compile: through `torch.compile`. "auto" tries it where training takes ten minutes or more, and measures.
         keep_zeros: weights that `Sparsify` has set to zero stay zero: in a matrix or kernel that is partly zero.
         regularizer: makes whole channels small, for a `Prune` that follows. "slimming": L1 on the scales of
             normalizations; "group_lasso": the norm of everything that is cut with a channel; "growing": weight decay
@@ -106,6 +111,7 @@ class Training(Setting):
     channels_last: bool | Literal["auto"] = "auto"
     keep_zeros: bool = True
     # Left out of JSON where they are not set: recipes without them keep their ids.
+    compile: Annotated[bool | Literal["auto"], pydantic.Field(exclude_if=_left_open)] = "auto"
     regularizer: Annotated[Kind | None, pydantic.Field(exclude_if=_unset)] = None
     strength: Annotated[Positive | None, pydantic.Field(exclude_if=_unset)] = None
     ratio: Annotated[float | None, pydantic.Field(gt=0, lt=1, exclude_if=_unset)] = None
@@ -159,7 +165,11 @@ class Training(Setting):
             raise ValueError(
                 f"rounds={self.rounds} learns from the generation before, teacher='self' from this one. Leave one out"
             )
-        inner = [loss.kind for loss in self.losses or () if isinstance(loss, FeatureLoss)]
+        inner = self.inner
+        if inner and self.compile is True:
+            raise ValueError(
+                f"compile=True, and {inner[0]} reads inner values, which a compiled model does not have. Leave one out"
+            )
         if inner and len(self.teachers) > 1:
             raise ValueError(
                 f"{inner[0]} compares inner values with those of one teacher, and there are {len(self.teachers)}. "
@@ -197,6 +207,11 @@ class Training(Setting):
         if self.teacher is None:
             return ()
         return (self.teacher,) if isinstance(self.teacher, str) else self.teacher
+
+    @property
+    def inner(self) -> tuple[str, ...]:
+        """Kinds of the losses that compare inner values."""
+        return tuple(loss.kind for loss in self.losses or () if isinstance(loss, FeatureLoss))
 
     def alone(self) -> Training:
         """The same without a teacher."""

@@ -19,8 +19,9 @@ from lissom.measure.records import DistillationRecord
 from lissom.target import Target
 from lissom.task import Split, Task
 from lissom.training.agreement import compared
+from lissom.training.checks import check
 from lissom.training.distillation import distillation_of
-from lissom.training.finetune import check, finetune
+from lissom.training.finetune import finetune
 from lissom.training.history import Pace
 from lissom.training.objective import Objective, supervised
 from lissom.training.pace import device_of, pace_of

@@ -24,7 +24,7 @@ from lissom.graph.trace import Trace
 from lissom.graph.trials import trial_errors
 from lissom.target import Target
 from lissom.task import Split, Task
-from lissom.training.finetune import check
+from lissom.training.checks import check
 from lissom.transforms.base import ALONE, Action, Plan, Skip, Stage, Transform, Work, calibration_split, has_data
 from lissom.transforms.quantization import calibrating, placement, planning, weightonly
 from lissom.transforms.quantization.actions import (
