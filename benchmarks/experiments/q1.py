@@ -12,6 +12,7 @@ Parity: how far the runtime's outputs are from torch's simulation of the same fi
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,8 +179,9 @@ def simulated(
     model: nn.Module, task: Task, recipe: Recipe, target: str, folder: Path, name: str, tried: Sequence[Batch]
 ) -> tuple[Contender, Parity]:
     """A file of ours, and how far its runtime is from the simulation it was written from."""
+    started = time.perf_counter()
     rounded = transform(model, task, recipe, load_target(target))[-1].model
-    ours = exported(rounded, task, target, folder, name=name)
+    ours = exported(rounded, task, target, folder, name=name, started=started)
     with torch.no_grad(), evaluation(rounded):
         foretold = torch.cat([rounded(*batch.args) for batch in tried]).numpy()
     return ours, parity([foretold], [outputs(ours, tried, 1)])
