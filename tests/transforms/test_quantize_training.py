@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -98,6 +99,20 @@ def carried_out(
     plan = quantize.plan(made.graph, quantize.study(model, made, task, table, work), table)
     after = quantize.apply(model, plan, made, task, work)
     return plan, plans[-1] if plans else plan, after, notes
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_it_learns_the_same_rounding(start: tuple[Net, Trace, Task]) -> None:
+    made = [carried_out(start, aware(epochs=1, compile=each), "openvino") for each in (True, False)]
+    compiled, plain = (notes["history"]["pace"].get("compiled_for") for *_, notes in made)
+    assert compiled
+    assert not plain
+    x, _ = images(64, 9)
+    with torch.no_grad():
+        fast, slow = (model(x) for _, _, model, _ in made)
+    # Where a value lies between two steps, the last bit of a sum decides; such a step changes what follows.
+    assert (fast - slow).square().mean() <= 1e-3 * slow.square().mean()
 
 
 @pytest.fixture(scope="module", params=TARGETS)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from lissom.graph.trace import quiet
+
 Shapes = tuple[tuple[int, ...], ...]
 
 
@@ -34,8 +36,11 @@ class Compiled(nn.Module):
         self._fast = torch.compile(_own_code(model), dynamic=False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        fits = shapes_of(args, kwargs) == self.shapes
-        return self._fast(*args, **kwargs) if fits else self.model(*args, **kwargs)
+        if shapes_of(args, kwargs) != self.shapes:
+            return self.model(*args, **kwargs)
+        # The compiler remarks on its own reading of the model: at the first call, and wherever it compiles again.
+        with quiet():
+            return self._fast(*args, **kwargs)
 
 
 def _own_code(model: nn.Module) -> Callable[..., Any]:
