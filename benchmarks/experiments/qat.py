@@ -25,8 +25,8 @@ from lissom.transforms.folding import Fold
 from lissom.transforms.quantization import QAT, Quantize
 
 DEPTH, TARGET, DROP_PT = 20, "openvino", 1.0
-TRAINING = QAT(epochs=10, views=5)
-"""Five passes of crops and flips, used twice each: the teacher answers each of them once."""
+TRAINING = QAT(epochs=8, views=4)
+"""Four passes of crops and flips, used twice each: the teacher answers each of them once."""
 TITLE = f"Weights and activations of 4 bits: ResNet-20 on CIFAR-10, trained for {TRAINING.epochs} epochs"
 NEEDS = ("data", "weights")
 QUANTIZE = Quantize(activation_bits=4, weight_bits=4)

@@ -127,6 +127,19 @@ def test_a_short_one_is_not_even_tried(takes: Any, compiles: list[Any]) -> None:
     assert not compiles
 
 
+def test_one_that_is_far_slower_is_timed_once(monkeypatch: pytest.MonkeyPatch, takes: Any, compiles: list[Any]) -> None:
+    takes(7.0, 15.0)
+    inner, taken = pace._Runner.step, []
+
+    def step(self: Any, *arguments: Any) -> float:
+        taken.append(bool(self.pace.compiled_for))
+        return inner(self, *arguments)
+
+    monkeypatch.setattr(pace._Runner, "step", step)
+    assert not decided().compiled_for
+    assert taken.count(True) == 2  # to be compiled, and to be timed
+
+
 def test_told_to_it_is_compiled_whatever_it_gains(takes: Any, compiles: list[Any]) -> None:
     takes(1.0, 2.0)
     assert decided(steps=1, compile=True).compiled_for == SHAPES

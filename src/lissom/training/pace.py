@@ -106,6 +106,8 @@ def compiled(
         for _ in range(ROUNDS):
             for runner in (plain, fast):
                 runner.seconds.append(runner.step(batch, task, settings, objective))
+            if fast.seconds[-1] > HOPELESS * plain.seconds[-1]:
+                break
     before, after = (statistics.median(runner.seconds) for runner in (plain, fast))
     # Timed at another moment than what `pace` was chosen by.
     raced = {f"{_name(plain.pace)}, not compiled": 1000 * before, _name(fast.pace): 1000 * after}
