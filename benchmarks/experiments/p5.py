@@ -2,8 +2,9 @@
 
 Squares, discs and triangles on noise are drawn from seeds: images and boxes that anyone can draw again. The detector of
 `examples/detector.py` is trained on them; the recipe is that of its page. The metric is the mean average precision at
-an overlap of 0.5, on test images that nothing was chosen on. Controls: int8 alone, and the original trained on by the
-same `Finetune`.
+an overlap of 0.5, on test images that nothing was chosen on. It has the size of the one that the goal speaks of, 27 MB:
+one of a sixteenth loses too much with half of its products, and spends its time between them. Controls: int8 alone,
+and the original trained on by the same `Finetune`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ TITLE = "A detector with CSP blocks, pruned, taught and quantized: shapes drawn 
 NEEDS = ()
 SMALLER, DROP_PT, FASTER = 3.4, 1.2, 3.0
 IMAGES = {"train": 2000, "validation": 300, "test": 1000}
-EPOCHS = 40
-TRAINING = lissom.Finetune(epochs=15, learning_rate=0.002, optimizer="adamw", teacher="original", losses=["squared"])
+WIDTH, EPOCHS = 64, 20
+TRAINING = lissom.Finetune(epochs=10, learning_rate=0.002, optimizer="adamw", teacher="original", losses=["squared"])
 OURS, ALONE = "pruned, taught, int8", "int8 alone"
 RECIPES: Mapping[str, Recipe] = {
     OURS: Recipe([lissom.Prune(macs_ratio=2), TRAINING, lissom.Fold(), lissom.Quantize()]),
@@ -53,7 +54,7 @@ def goal() -> Goal:
 
 
 def run(context: Context) -> Outcome:
-    model, task = original(context, IMAGES, EPOCHS)
+    model, task = original(context, IMAGES, EPOCHS, WIDTH)
     return compared(context, model, task, RECIPES)
 
 
@@ -73,7 +74,7 @@ def compared(context: Context, model: nn.Module, task: Task, recipes: Mapping[st
 
 
 def original(
-    context: Context, images: Mapping[str, int], epochs: int, width: int = 16, size: int = 128
+    context: Context, images: Mapping[str, int], epochs: int, width: int, size: int = 128
 ) -> tuple[nn.Module, Task]:
     """Trained once on images drawn once."""
     for seed, (split, count) in enumerate(images.items()):
