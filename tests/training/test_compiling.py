@@ -73,6 +73,30 @@ def test_it_ends_where_the_plain_training_ends(more: dict[str, Any]) -> None:
     assert type(trained[0].model) is type(model)
 
 
+class Counting(nn.Module):
+    """A graph that breaks where a number is read from a tensor: `(b, 3)` to `(b, 3)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert isinstance(self.count, torch.Tensor)
+        self.count.add_(1)
+        return x * self.weight * int(self.count)
+
+
+@needs_compiler
+def test_the_compiler_keeps_its_remarks_to_itself(caplog: pytest.LogCaptureFixture) -> None:
+    model = Counting()
+    made, x = Compiled(model, ((2, 3),)), torch.ones(2, 3)
+    with caplog.at_level("WARNING"):
+        for count in range(1, 4):
+            assert torch.equal(made(x), count * x)
+    assert not [record for record in caplog.records if record.name.startswith("torch")]
+
+
 @needs_compiler
 def test_killed_it_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)

@@ -7,7 +7,9 @@ every further shape would be compiled by itself, which takes longer than what it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import logging
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
@@ -38,9 +40,23 @@ class Compiled(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if shapes_of(args, kwargs) != self.shapes:
             return self.model(*args, **kwargs)
-        # The compiler remarks on its own reading of the model: at the first call, and wherever it compiles again.
-        with quiet():
+        with _unremarked():
             return self._fast(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _unremarked() -> Generator[None]:
+    """The compiler remarks on its own reading of the model, at the first call and wherever it compiles again."""
+    talkative = [logging.getLogger(name) for name in ("torch._dynamo", "torch._inductor")]
+    levels = [one.level for one in talkative]
+    for one in talkative:
+        one.setLevel(logging.ERROR)
+    try:
+        with quiet():
+            yield
+    finally:
+        for one, level in zip(talkative, levels, strict=True):
+            one.setLevel(level)
 
 
 def _own_code(model: nn.Module) -> Callable[..., Any]:
