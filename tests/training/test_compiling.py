@@ -60,19 +60,6 @@ def decided(steps: int = 100, **more: Any) -> Pace:
     return pace.compiled(before, net(), task(), settings(**more), supervised, steps=steps, seed=0)
 
 
-@needs_compiler
-@pytest.mark.parametrize("more", [{}, {"teacher": "original", "views": 2}], ids=["alone", "taught"])
-def test_it_ends_where_the_plain_training_ends(more: dict[str, Any]) -> None:
-    model = net(dropout=0.0)
-    trained = [finetune(model, task(), settings(compile=each, **more), seed=3) for each in (True, False)]
-    assert trained[0].history.pace.compiled_for == SHAPES
-    assert not trained[1].history.pace.compiled_for
-    fast, plain = (weights(one.model) for one in trained)
-    for name, value in plain.items():
-        torch.testing.assert_close(fast[name], value, atol=1e-5, rtol=1e-4)
-    assert type(trained[0].model) is type(model)
-
-
 class Counting(nn.Module):
     """A graph that breaks where a number is read from a tensor: `(b, 3)` to `(b, 3)`."""
 
@@ -98,7 +85,9 @@ def test_the_compiler_keeps_its_remarks_to_itself(caplog: pytest.LogCaptureFixtu
 
 
 @needs_compiler
-def test_killed_it_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_ends_where_the_plain_training_ends_also_if_it_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     told: list[float] = []
 
@@ -107,10 +96,16 @@ def test_killed_it_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytes
         if len(told) == 4:
             raise Killed
 
-    whole = finetune(net(), task(shuffled()), settings(compile=True), seed=3)
+    model, aim = net(dropout=0.0), task(shuffled())
+    compiled, plain = (settings(compile=each, teacher="original", views=2) for each in (True, False))
+    whole = finetune(model, aim, compiled, seed=3)
+    assert whole.history.pace.compiled_for == SHAPES
+    assert type(whole.model) is type(model)
     with pytest.raises(Killed):
-        finetune(net(), task(shuffled()), settings(compile=True), folder=tmp_path, tick=kill, seed=3)
-    assert equal(finetune(net(), task(shuffled()), settings(compile=True), folder=tmp_path, seed=3).model, whole.model)
+        finetune(model, aim, compiled, folder=tmp_path, tick=kill, seed=3)
+    assert equal(finetune(model, aim, compiled, folder=tmp_path, seed=3).model, whole.model)
+    for name, value in weights(finetune(model, aim, plain, seed=3).model).items():
+        torch.testing.assert_close(weights(whole.model)[name], value, atol=1e-5, rtol=1e-4)
 
 
 def test_inputs_of_another_shape_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
