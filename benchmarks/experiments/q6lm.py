@@ -43,11 +43,12 @@ WAYS: dict[str, lissom.Quantize] = {
     "4 bits": lissom.Quantize(mode="weights", weight_bits=4),
     "4 bits, nearest": lissom.Quantize(mode="weights", weight_bits=4, corrections=()),
     "4 bits, gptq": lissom.Quantize(mode="weights", weight_bits=4, corrections=("gptq",)),
+    "4 bits, tables too": lissom.Quantize(mode="weights", precision={"*": 4}),
     "8 bits": lissom.Quantize(mode="weights", weight_bits=8),
     "2 bits": lissom.Quantize(mode="weights", weight_bits=2),
     "2 bits, nearest": lissom.Quantize(mode="weights", weight_bits=2, corrections=()),
 }
-"""The first is what the goal is about: as `weight_bits=4` does it by itself."""
+"""The first is what the goal is about: as `weight_bits=4` does it by itself, which leaves tables 8 bits."""
 DEFAULT = next(iter(WAYS))
 
 

@@ -113,7 +113,7 @@ FORMS = [
 @pytest.mark.parametrize(("name", "kind", "bits", "group", "symmetric"), FORMS)
 def test_the_runtime_computes_what_torch_does(name, kind, bits, group, symmetric, tmp_path):
     model, x = built(kind)
-    quantize = Quantize(mode="weights", weight_bits=bits, group=group, symmetric=symmetric)
+    quantize = Quantize(mode="weights", precision={"*": bits}, group=group, symmetric=symmetric)
     made, plan, _, _ = made_for(name, model, quantize, x)
     found, artifact, kernels = on_runtime(name, made, x, tmp_path)
     with torch.no_grad():
@@ -142,8 +142,8 @@ def test_four_bits_in_groups_make_linear_layers_seven_times_smaller(name, tmp_pa
     for kind, quantize in (
         ("float", Quantize(mode="weights", exclude=("*",))),
         ("linear", Quantize(mode="weights", weight_bits=4, exclude=("embed",))),
-        ("all", Quantize(mode="weights", weight_bits=4)),
-        ("zeros", Quantize(mode="weights", weight_bits=4, symmetric=False)),
+        ("all", Quantize(mode="weights", precision={"*": 4})),
+        ("zeros", Quantize(mode="weights", precision={"*": 4}, symmetric=False)),
     ):
         made, plan, _, _ = made_for(name, model, quantize, x)
         path = runtime_of(target).export(made, Batch((x[:1],)), name, tmp_path, kind)

@@ -120,11 +120,22 @@ def test_what_does_not_hold_on_other_data_is_put_back():
 
 def test_what_cannot_be_stored_is_skipped_with_the_reason():
     tokens = torch.randint(0, 40, (2, 5))
-    plan, _, _ = worked(Tables().eval(), Quantize(mode="weights", weight_bits=4), None, example=tokens)
+    plan, _, _ = worked(Tables().eval(), Quantize(mode="weights", precision={"*": 4}), None, example=tokens)
     assert [action.parameter for action in plan.of(StoreGroups)] == ["words.weight"]
     reasons = {skip.layer: skip.reason for skip in plan.skipped}
     assert "whole bytes" in reasons["odd/embedding_1"]
     assert "stays in float" in next(reason for layer, reason in reasons.items() if layer.startswith("turn"))
+
+
+def test_tables_keep_eight_bits_unless_they_are_named():
+    model, tokens = nn.Sequential(nn.Embedding(40, 32), nn.Linear(32, 64)).eval(), torch.randint(0, 40, (2, 5))
+    for setting, bits in (
+        (Quantize(mode="weights", weight_bits=4), {"0": 8, "1": 4}),
+        (Quantize(mode="weights", precision={"*": 4}), {"0": 4, "1": 4}),
+        (Quantize(mode="weights", precision={"*": 4, "0": 8}), {"0": 8, "1": 4}),
+    ):
+        plan, _, _ = worked(model, setting, None, example=tokens)
+        assert {one.layer.partition("/")[0]: one.bits for one in plan.of(StoreGroups)} == bits
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pydantic
 from lissom.functional.affine import ActivationBits
 from lissom.functional.calibration import PERCENTILE
 from lissom.functional.weightgrid import Bits
-from lissom.graph.graph import Graph
+from lissom.graph.graph import Graph, Node
 from lissom.graph.statistics import Statistics
 from lissom.settings import Setting, only_wish
 from lissom.transforms.base import Plan, SetBits
@@ -53,6 +53,8 @@ Mode = Literal["static", "dynamic", "per_sample", "hybrid", "weights"]
 GROUP: Group = 64
 WEIGHTS: tuple[Correction, ...] = ("awq", "gptq")
 """Corrections of stored weights, in order."""
+TABLE = "embedding"
+"""Operator whose weight has 8 bits where `weight_bits` are fewer."""
 
 
 class Options(Setting):
@@ -79,7 +81,8 @@ class Options(Setting):
     fewest layers are put back in float (4-bit ones in 8 bits first).
 
     `weight_bits` is how many bits the steps of a weight have; the plan says how many they take in the target's file
-    (`StoreWeight.stored`). `corrections` are kept where they lower the error on held-out examples: `"auto"` tries
+    (`StoreWeight.stored`). Tables of embeddings have 8 all the same: no correction fits their rounding to what reads
+    them. `precision={"*": 4}` is for tables too. `corrections` are kept where they lower the error on held-out examples: `"auto"` tries
     equalization, smoothing and bias correction for 8 bits, GPTQ in place of the last for fewer, AWQ and GPTQ for
     weights alone. `overflow_fix` keeps 8-bit products from saturating where kernels sum two in 16 bits: on x86 without
     VNNI ("auto"), or anywhere. `remove_idle` puts operators back in float whose fixed ranges the runtime does not use,
@@ -116,7 +119,7 @@ class Options(Setting):
         if self.weight_bits != 8 and self.precision != 8:
             raise ValueError(
                 f"weight_bits={self.weight_bits} is for all layers, and precision says it layer by layer; leave one of "
-                "them out. precision={'*': 4} is weight_bits=4"
+                "them out. precision={'*': 4} is weight_bits=4, for tables of embeddings too"
             )
         if self._auto:
             only_wish(self, ("max_drop", "size_ratio", "latency_ratio"), "It bounds the search for bits.")
@@ -224,7 +227,15 @@ class Options(Setting):
         """Bits of every candidate by node name: what the work found, else what the recipe says."""
         alike = self.mode == "weights" and self.precision == INTEGER
         found, _ = wanted(graph, self.weight_bits if alike else self.precision, self.exclude)
+        if alike:
+            found |= {name: 8 for name, own in found.items() if own != 32 and graph.by_name[name].op == TABLE}
         return {**found, **study.precisions} if isinstance(study, Findings) else found
+
+    def _steps(self, node: Node, own: Precision) -> Bits:
+        """Of the weight of a node in integers; `own` are the bits of the layer."""
+        if own not in (32, 16, 8):
+            return own
+        return 8 if node.op == TABLE else self.weight_bits
 
     def _form(self, graph: Graph, bits: Mapping[str, Precision]) -> Form:
         """How `mode="weights"` stores weights."""

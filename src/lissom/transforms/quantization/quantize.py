@@ -337,7 +337,7 @@ class Quantize(Options, Transform):
                 actions += planning.biases(graph, fixed, rounded)
         others = [node for node in chosen if node not in fixed and KINDS[node.op] not in RESTORED]
         actions += planning.at_run_time(others, target, later, samples=self.mode == "per_sample")
-        steps: dict[str, Bits] = {n: self.weight_bits if own in (32, 16, 8) else own for n, own in bits.items()}
+        steps = {name: self._steps(graph.by_name[name], own) for name, own in bits.items()}
         actions += planning.weights(graph, chosen, steps, self._fit_of, target, self.overflow_fix)
         actions += planning.restored(graph, chosen, steps, target)
         halved, left = halves(graph, bits, {a.parameter for a in actions if isinstance(a, StoreWeight)}, target)
