@@ -82,12 +82,12 @@ class Options(Setting):
 
     `weight_bits` is how many bits the steps of a weight have; the plan says how many they take in the target's file
     (`StoreWeight.stored`). Tables of embeddings have 8 all the same: no correction fits their rounding to what reads
-    them. `precision={"*": 4}` is for tables too. `corrections` are kept where they lower the error on held-out examples: `"auto"` tries
-    equalization, smoothing and bias correction for 8 bits, GPTQ in place of the last for fewer, AWQ and GPTQ for
-    weights alone. `overflow_fix` keeps 8-bit products from saturating where kernels sum two in 16 bits: on x86 without
-    VNNI ("auto"), or anywhere. `remove_idle` puts operators back in float whose fixed ranges the runtime does not use,
-    as read from its kernels ("auto", where a run writes files), and with "timed" those too that are measured slower in
-    integers (`idle`).
+    them. `precision={"*": 4}` is for tables too. `corrections` are kept where they lower the error on held-out
+    examples: `"auto"` tries equalization, smoothing and bias correction for 8 bits, GPTQ in place of the last for
+    fewer, AWQ and GPTQ for weights alone. `overflow_fix` keeps 8-bit products from saturating where kernels sum two in
+    16 bits: on x86 without VNNI ("auto"), or anywhere. `remove_idle` puts operators back in float whose fixed ranges
+    the runtime does not use, as read from its kernels ("auto", where a run writes files), and with "timed" those too
+    that are measured slower in integers (`idle`).
 
     `activation_bits=4` gives what convolutions and linear layers read 16 steps; sums, poolings, and what enters and
     leaves the model keep 8 bits. `training` fine-tunes the rounded model, step sizes and weights together (`learning`);

@@ -16,7 +16,6 @@ from typing import ClassVar
 from torch import nn
 
 from lissom.errors import DataError
-from lissom.functional.weightgrid import Bits
 from lissom.graph.graph import Graph, Node
 from lissom.graph.sample import Sample
 from lissom.graph.statistics import Statistics, observe
