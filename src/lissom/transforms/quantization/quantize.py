@@ -16,6 +16,7 @@ from typing import ClassVar
 from torch import nn
 
 from lissom.errors import DataError
+from lissom.functional.weightgrid import Bits
 from lissom.graph.graph import Graph, Node
 from lissom.graph.sample import Sample
 from lissom.graph.statistics import Statistics, observe
@@ -336,7 +337,7 @@ class Quantize(Options, Transform):
                 actions += planning.biases(graph, fixed, rounded)
         others = [node for node in chosen if node not in fixed and KINDS[node.op] not in RESTORED]
         actions += planning.at_run_time(others, target, later, samples=self.mode == "per_sample")
-        steps = {name: self._steps(graph.by_name[name], own) for name, own in bits.items()}
+        steps: dict[str, Bits] = {name: self._steps(graph.by_name[name], own) for name, own in bits.items()}
         actions += planning.weights(graph, chosen, steps, self._fit_of, target, self.overflow_fix)
         actions += planning.restored(graph, chosen, steps, target)
         halved, left = halves(graph, bits, {a.parameter for a in actions if isinstance(a, StoreWeight)}, target)
