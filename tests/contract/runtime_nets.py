@@ -94,10 +94,10 @@ def nets() -> dict[str, Net]:
         "conv1d": Net(nn.Sequential(nn.Conv1d(4, 8, 3, padding=1), nn.ReLU()), (4, 16), 1, 12),
         "linear": Net(nn.Linear(48, 10), (48,), 1, 48),
         "mlp": Net(nn.Sequential(nn.Linear(40, 32), nn.ReLU(), nn.Linear(32, 7)), (40,), 2, 40),
-        "gelu": Net(nn.Sequential(nn.Linear(40, 32), nn.GELU(), nn.Linear(32, 7)), (40,), 2, 40),
         "residual": Net(Residual(), IMAGE, 3, 72),
         "pool": Net(Pooled(), IMAGE, 2, 27),
         "classifier": Net(Classifier(), IMAGE, 3, 36),
+        "gelu": Net(nn.Sequential(nn.Linear(40, 32), nn.GELU(), nn.Linear(32, 7)), (40,), 2, 40),
     }
     for net in found.values():
         net.model.eval()
