@@ -42,7 +42,9 @@ HOPELESS = 2.0
 """A candidate whose first step takes this many times the baseline's is not measured further."""
 BATCHES = 2
 WORTH_SECONDS = 600.0
-"""Of training that is left: below, compiling (half a minute to two for networks of 20 to 60 layers) is not tried."""
+"""Of a whole training: below, compiling (half a minute to two for networks of 20 to 60 layers) is not tried."""
+FEW_STEPS = 100
+"""Fewer are not even timed: that asks the teacher, and draws a batch."""
 
 
 def pace_of(
@@ -83,7 +85,7 @@ def compiled(
     Raises:
         RecipeError: `compile=True`, and the model cannot be compiled here.
     """
-    if not settings.compile or settings.inner:
+    if not settings.compile or settings.inner or (settings.compile == "auto" and steps < FEW_STEPS):
         return pace
     batch = augmented(next(epoch_of(task, seed, 0)), settings, generator_of("pace", seed, 0))
     plain = _Runner(model, pace)
