@@ -88,3 +88,19 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 def equal(left: nn.Module, right: nn.Module) -> bool:
     a, b = weights(left), weights(right)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class Killed(BaseException):
+    pass
+
+
+class After:
+    """Raises when it is called for the `count`-th time."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def __call__(self, _: float) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Killed

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from loops import batches, equal, net, settings, shuffled, task, weights
+from loops import After, Killed, batches, equal, net, settings, shuffled, task, weights
 from torch import nn
 
 from lissom.errors import RecipeError
@@ -23,10 +23,6 @@ from lissom.training.settings import Training
 
 SHAPES = ((16, 3, 8, 8),)
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-
-
-class Killed(BaseException):
-    pass
 
 
 @pytest.fixture
@@ -89,20 +85,13 @@ def test_it_ends_where_the_plain_training_ends_also_if_it_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
-    told: list[float] = []
-
-    def kill(share: float) -> None:
-        told.append(share)
-        if len(told) == 4:
-            raise Killed
-
     model, aim = net(dropout=0.0), task(shuffled())
     compiled, plain = (settings(compile=each, teacher="original", views=2) for each in (True, False))
     whole = finetune(model, aim, compiled, seed=3)
     assert whole.history.pace.compiled_for == SHAPES
     assert type(whole.model) is type(model)
     with pytest.raises(Killed):
-        finetune(model, aim, compiled, folder=tmp_path, tick=kill, seed=3)
+        finetune(model, aim, compiled, folder=tmp_path, tick=After(4), seed=3)
     assert equal(finetune(model, aim, compiled, folder=tmp_path, seed=3).model, whole.model)
     for name, value in weights(finetune(model, aim, plain, seed=3).model).items():
         torch.testing.assert_close(weights(whole.model)[name], value, atol=1e-5, rtol=1e-4)
@@ -189,6 +178,15 @@ def test_inner_values_and_own_objectives_are_not_compiled(takes: Any, compiles: 
 
     with pytest.raises(RecipeError, match="looks into the model"):
         finetune(net(), task(), settings(compile=True), objective=own)
+
+
+def test_a_teacher_is_compiled_if_it_is_of_the_student_s_class(takes: Any, compiles: list[Any]) -> None:
+    takes(7.0, 1.0)
+    given = settings(compile=True, teacher="original")
+    finetune(net(), task(), given, original=net(1))
+    assert len(compiles) == 3  # the trial, the student, the teacher
+    finetune(net(), task(), given, original=nn.Sequential(net(1)))
+    assert len(compiles) == 5
 
 
 def test_left_open_it_is_not_in_a_recipe() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from loops import EVERYTHING, equal, net, settings, shuffled, task
+from loops import EVERYTHING, After, Killed, equal, net, settings, shuffled, task
 from torch import nn
 
 from lissom import metrics
@@ -24,22 +24,6 @@ from lissom.training.settings import Training
 from small_models import traced
 
 PROGRAM = Path(__file__).with_name("program.py")
-
-
-class Killed(BaseException):
-    pass
-
-
-class After:
-    """Raises when it is called for the `count`-th time."""
-
-    def __init__(self, count: int) -> None:
-        self.left = count
-
-    def __call__(self, _: float) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Killed
 
 
 def whole(

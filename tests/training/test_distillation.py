@@ -11,7 +11,7 @@ import pydantic
 import pytest
 import torch
 import torch.nn.functional as F
-from loops import EVERYTHING, batches, equal, net, settings, task
+from loops import EVERYTHING, Killed, batches, equal, net, settings, task
 from torch import Tensor, nn
 
 from lissom.errors import DataError, RecipeError, UsageError
@@ -455,10 +455,6 @@ def test_an_objective_and_a_teacher_are_one_too_many() -> None:
 
 
 # Killed, and continued --------------------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    pass
 
 
 LESSONS: dict[str, dict[str, Any]] = {

@@ -12,7 +12,7 @@ import pydantic
 import pytest
 import torch
 import torch.nn.functional as F
-from loops import Net, equal, examples, net, settings, weights
+from loops import Killed, Net, equal, examples, net, settings, weights
 from torch import Tensor, nn
 
 import lissom.data
@@ -350,10 +350,6 @@ def test_a_student_learns_without_an_example(teacher: Net) -> None:
     assert right(teacher) > 0.9
     assert made["inversion"] > 0.85
     assert made["inversion"] > made["noise"] + 0.1
-
-
-class Killed(BaseException):
-    pass
 
 
 @pytest.mark.parametrize("method", ["inversion", "adversarial", "meta"])

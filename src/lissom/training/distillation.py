@@ -33,7 +33,7 @@ from lissom.training.pace import called, computed, device_of, order_
 from lissom.training.regressors import Maps
 from lissom.training.settings import Training
 from lissom.training.taps import Place, check_called, check_tappable, chosen, places_of, tapped
-from lissom.training.teacher import ORIGINAL, OWN, Teacher, identity, teachers_of
+from lissom.training.teacher import OWN, Teacher, identity, teachers_of
 
 Pairs = Sequence[tuple[Place, Place]]
 
@@ -77,13 +77,13 @@ class Distillation:
         self.parts = {"task": task.detach(), **{name: loss.detach() for name, loss in losses.items()}}
         return total
 
-    def begin(self, pace: Pace, folder: Path | None, of: str) -> None:
+    def begin(self, student: nn.Module, pace: Pace, folder: Path | None, of: str) -> None:
         """From here on answers are kept, if they are to be; those in `folder` are used if they are of the same."""
         for name, teacher in self.teachers.items():
             if isinstance(teacher, nn.Module):
                 order_(teacher, torch.channels_last if pace.channels_last else torch.contiguous_format)
-                # Compiled like the student that comes from it; a teacher of the task may be of another kind.
-                self.called[name] = called(teacher, pace) if name == ORIGINAL else teacher
+                # That the student could be compiled says as much of a teacher of its class, and nothing of another.
+                self.called[name] = called(teacher, pace) if type(teacher) is type(student) else teacher
         if self.keeps:
             how = f"{pace.precision} {pace.channels_last}{' compiled' if pace.compiled_for else ''}"
             self.notebook = Notebook(folder, f"{of} {self.of} {how}")

@@ -165,7 +165,7 @@ class _Run:
         self.parameters |= {f"along/{name}": parameter for name, parameter in trainable(self.along).items()}
         if self.lesson:
             place = folder / f"answers-{team.rank}-of-{team.size}" if folder else None
-            self.lesson.begin(pace, place, of)
+            self.lesson.begin(self.model, pace, place, of)
         if self.source:
             self.source.begin(pace)
         if held:

@@ -19,7 +19,7 @@ from lissom.training.settings import Training
 
 Teacher = Callable[..., Any]
 """Called as the model is, with the inputs of a batch; returns outputs."""
-ORIGINAL, OWN = "original", "self"
+OWN = "self"
 
 
 def teachers_of(settings: Training, original: nn.Module, task: Task, device: torch.device) -> dict[str, Teacher]:
@@ -32,7 +32,7 @@ def teachers_of(settings: Training, original: nn.Module, task: Task, device: tor
     """
     found: dict[str, Teacher] = {}
     for name in settings.teachers:
-        if name == ORIGINAL:
+        if name == "original":
             found[name] = frozen(original, device)
         elif name == "task":
             given = _of_task(task)
