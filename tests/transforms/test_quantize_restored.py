@@ -118,19 +118,21 @@ def test_predicted_bytes_are_those_of_the_state():
 
 
 @pytest.mark.parametrize("bits", [4, 2])
-def test_fewer_bits_have_fewer_steps(bits):
+@pytest.mark.parametrize("named", [False, True])
+def test_fewer_bits_have_fewer_steps(named, bits):
     _, made = built()
-    plan = planned(made, "onnxruntime", weight_bits=bits)
+    plan = planned(made, "onnxruntime", **({"precision": {"*": bits}} if named else {"weight_bits": bits}))
     module = applied(made, plan)
-    assert {a.bits for a in plan.of(StoreWeight)} == {bits}
+    # A table has them only where precision names it.
+    steps = {a.parameter: bits if named or a.parameter != "words.weight" else 8 for a in plan.of(StoreWeight)}
+    assert {a.parameter: a.bits for a in plan.of(StoreWeight)} == steps
     assert {a.parameter: a.stored for a in plan.of(StoreWeight) if a.restored} == {
         "words.weight": 8,
         "cell.weight_ih_l0": 4,
         "cell.weight_hh_l0": 4,
     }
-    for name, buffer in module.named_buffers():
-        if name.endswith("_int8"):
-            assert int(buffer.abs().max()) == 2 ** (bits - 1) - 1
+    held = {name: int(buffer.abs().max()) for name, buffer in module.named_buffers() if name.endswith("_int8")}
+    assert sorted(held.values()) == sorted(2 ** (own - 1) - 1 for own in steps.values())
 
 
 def test_what_is_too_small_stays_in_float():
