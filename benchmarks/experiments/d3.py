@@ -38,15 +38,15 @@ MEAN, STD = 0.1307, 0.3081
 PLAIN: Mapping[str, Any] = {"precision": "float32", "channels_last": True}
 LEARNED = Training(epochs=8, optimizer="adamw", learning_rate=2e-3, weight_decay=0.01, crop=2, **PLAIN)
 TAUGHT = Training(
-    epochs=48, optimizer="adamw", learning_rate=4e-3, teacher="original", temperature=4.0, synthesis="noise",
+    epochs=96, optimizer="adamw", learning_rate=4e-3, teacher="original", temperature=4.0, synthesis="noise",
     **PLAIN,
 )  # fmt: skip
 KINDS: Mapping[str, Mapping[str, Any]] = {
     "made up": {
-        "method": "drawings", "steps": 210, "memory": 25_600, "replays": 6, "warp": 0.2,
+        "method": "drawings", "batch_size": 64, "steps": 420, "memory": 25_600, "replays": 6, "warp": 0.2,
         "low": (0 - MEAN) / STD, "high": (1 - MEAN) / STD,
     },
-    "noise": {"method": "noise", "steps": 210},
+    "noise": {"method": "noise", "batch_size": 64, "steps": 420},
 }  # fmt: skip
 
 
