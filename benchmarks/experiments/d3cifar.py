@@ -2,7 +2,7 @@
 
 A whole run as a user without data makes it (`lissom.compress(data_free=...)`): the student is the teacher itself after
 `Prune`, so that it starts from weights, not from chance; criterion and recovery read inputs that are made up from the
-teacher (DeepInversion), and `Finetune` makes its own. No real image is in training or stopping: the task has a test
+teacher (fast meta-synthesis), and `Finetune` makes its own. No real image is in training or stopping: the task has a test
 split alone, which is read once, after the last epoch. Controls: the cut alone, and training on noise.
 """
 
@@ -26,16 +26,14 @@ CIFAR = project()
 LOW = round(min((0 - mean) / std for mean, std in zip(CIFAR.MEAN, CIFAR.STD, strict=True)), 3)
 HIGH = round(max((1 - mean) / std for mean, std in zip(CIFAR.MEAN, CIFAR.STD, strict=True)), 3)
 """Of valid pixels, as the network reads them: part of its input format."""
-BRIEF = lissom.DataFree.of(f"inversion,low={LOW},high={HIGH},updates=80,examples=256")
+BRIEF = lissom.DataFree.of(f"meta,low={LOW},high={HIGH},examples=256")
 PRUNED = lissom.Prune(macs_ratio=2.1, round_to=1)
 SCHEDULE: dict[str, Any] = {
     "epochs": 6, "learning_rate": 0.01, "teacher": "original", "temperature": 4.0, "crop": 4, "flip": True,
 }  # fmt: skip
-BOUNDS: dict[str, Any] = {"low": LOW, "high": HIGH, "steps": 100}
-INVERSION = {"method": "inversion", "updates": 80, "replays": 23, **BOUNDS}
-"""25 new batches in 600 steps: making one takes as long as 60 steps of training."""
+BOUNDS: dict[str, Any] = {"low": LOW, "high": HIGH, "steps": 200, "batch_size": 64}
 ARMS = {
-    OURS: Recipe([PRUNED, lissom.Finetune(**SCHEDULE, synthesis=INVERSION)]),
+    OURS: Recipe([PRUNED, lissom.Finetune(**SCHEDULE, synthesis={"method": "meta", **BOUNDS})]),
     NOISE: Recipe([PRUNED, lissom.Finetune(**SCHEDULE, synthesis={"method": "noise", **BOUNDS})]),
     CUT: Recipe([PRUNED]),
 }
