@@ -53,8 +53,9 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_a_goal_becomes_a_recipe_and_the_record_says_how(search):
-    result = search()
+def test_a_goal_becomes_a_recipe_the_record_says_how_and_another_run_may_share_the_trials(search, evaluated, tmp_path):
+    storage = f"sqlite:///{tmp_path / 'shared.db'}"
+    result = search(storage=storage, out=tmp_path / "a")
     found = result.record.search
     assert found is not None
     assert found.met
@@ -67,10 +68,17 @@ def test_a_goal_becomes_a_recipe_and_the_record_says_how(search):
     assert found.closed["epochs"] == "training needs Task(train=..., loss=...)"
     assert not (result.folder / "state").exists()
     assert "Front of the search" in result.report.read_text()
-    again = search()
+    again = search(storage=storage, out=tmp_path / "a")
     assert again.record == result.record, "a finished run is read back"
+    before = list(evaluated)
+    second = search(storage=storage, out=tmp_path / "b")
+    assert evaluated == before
+    assert second.record.recipe == result.record.recipe
+    with pytest.raises(RunFolderError, match=r"of another settings: 'batch 1, threads 1, seed 0', .*seed 1"):
+        search(storage=storage, out=tmp_path / "c", seed=1)
 
 
+@pytest.mark.slow
 def test_interrupted_it_goes_on_and_the_choice_is_not_made_again(search, evaluated, monkeypatch):
     counted, stops = Evaluator.__call__, [False, True, False, True]
 
@@ -132,17 +140,6 @@ def test_a_worker_on_another_kind_of_machine_ends_the_search(search, monkeypatch
     monkeypatch.setattr(Evaluator, "__call__", abroad)
     with pytest.raises(WorkerError, match=r"another kind of machine than the search: Far CPU, not Near CPU\."):
         search()
-
-
-def test_runs_that_share_a_storage_share_their_trials(search, evaluated, tmp_path):
-    storage = f"sqlite:///{tmp_path / 'shared.db'}"
-    first = search(storage=storage, out=tmp_path / "a")
-    before = list(evaluated)
-    second = search(storage=storage, out=tmp_path / "b")
-    assert evaluated == before
-    assert second.record.recipe == first.record.recipe
-    with pytest.raises(RunFolderError, match=r"of another settings: 'batch 1, threads 1, seed 0', .*seed 1"):
-        search(storage=storage, out=tmp_path / "c", seed=1)
 
 
 def test_latency_is_foretold_from_layers_and_the_page_says_how_well(search):
