@@ -10,7 +10,7 @@ help:
 	@echo "make demo       the whole story on bundled real data, offline, about two minutes"
 	@echo "make test       lint, types, import contracts, tests"
 	@echo "make check      lint, types and import contracts only"
-	@echo "make test-slow  the tests that take minutes: kill and resume, the built wheel, the browser"
+	@echo "make test-slow  the tests that take minutes: kill and resume, experiments at toy size, the wheel, the browser"
 	@echo "make fuzz       recipes, goals, project files and run folders of any content, 5,000 each"
 	@echo "make release-check  wheel and source archive in clean environments, on every supported Python found"
 	@echo "make zoo        quantize and prune a zoo of architectures, run the results (needs the bench requirements)"

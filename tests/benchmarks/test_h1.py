@@ -20,6 +20,7 @@ def images(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed)), torch.arange(count) % 10
 
 
+@pytest.mark.slow
 def test_it_compares_criteria_and_orders_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(h1, "ROWS", 16)
     monkeypatch.setattr(h1, "COLUMNS", 32)

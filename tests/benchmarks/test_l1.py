@@ -41,6 +41,7 @@ def test_every_factorization_leaves_what_the_goal_says():
         assert trace(split, task().example).graph.parameters == plan.predicted.parameters
 
 
+@pytest.mark.slow
 def test_what_was_timed_for_speed_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
     model = l1.Vgg16().eval()

@@ -57,6 +57,7 @@ def test_it_is_judged_by_speed_accuracy_rank_and_cost() -> None:
     assert not results.met(good.goal, found(1, 1.6).value)
 
 
+@pytest.mark.slow
 def test_the_whole_of_it_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(n1, "Stopwatch", Scales)
     monkeypatch.setattr(n1, "exported", lambda module, *_, name: (name, size(module)))

@@ -153,6 +153,7 @@ def test_the_detector_has_three_scales():
     assert [tuple(one.shape) for one in made] == [(1, 9, 8, 8), (1, 9, 4, 4), (1, 9, 2, 2)]
 
 
+@pytest.mark.slow
 def test_the_detector_is_pruned_by_half_into_its_own_class():
     figures = p6._chain(Net("detector", "here"), lambda stage, found: None)
     assert (figures["status"], figures["class"], figures["gradients"]) == ("ok", "its own", "flow")

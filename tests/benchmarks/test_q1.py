@@ -76,6 +76,7 @@ def test_the_fastest_of_ours_is_judged_in_everything():
     assert met(out.goal, q1.outcome(dict.fromkeys(q1.NETWORKS, found()), {}).value)
 
 
+@pytest.mark.slow
 def test_files_are_judged_on_the_test_split_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("transformers")
     pytest.importorskip("openvino")

@@ -27,6 +27,7 @@ def spectra(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     ) % 10
 
 
+@pytest.mark.slow
 def test_it_compares_both_runtimes_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("openvino")
     task = lissom.Task(

@@ -41,6 +41,7 @@ def test_a_letter_sees_none_that_follow():
     assert not torch.allclose(model(one)[..., 5:], model(other)[..., 5:])
 
 
+@pytest.mark.slow
 def test_it_compares_both_runtimes_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("openvino")
     monkeypatch.setattr(q6lm, "WAYS", {name: q6lm.WAYS[name] for name in (q6lm.DEFAULT, "8 bits")})

@@ -34,7 +34,7 @@ def search(run: Callable[..., lissom.Result], monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(opening, "_precisions", lambda *_, **__: ("float32", "float16"))
 
     def compress(**changed: object) -> lissom.Result:
-        return run(**{"recipe": None, "search": "random", "goal": GOAL, **changed})
+        return run(**{"target": "torch", "recipe": None, "search": "random", "goal": GOAL, **changed})
 
     return compress
 
@@ -143,7 +143,8 @@ def test_a_worker_on_another_kind_of_machine_ends_the_search(search, monkeypatch
 
 
 def test_latency_is_foretold_from_layers_and_the_page_says_how_well(search):
-    result = search(search="knapsack", goal=Goal(metric_drop=0.9, latency_ratio=1000.0))
+    goal = Goal(metric_drop=0.9, latency_ratio=1000.0)
+    result = search(target="onnxruntime", search="knapsack", goal=goal)
     found = result.record.search
     assert found is not None
     assert found.latency_layers == len([layer for layer in result.record.layers if layer.macs])

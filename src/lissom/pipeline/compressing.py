@@ -232,7 +232,7 @@ class _Run:
             watch = Stopwatch(
                 self.model, self.task, chosen.target, self.threads, self.batch_size, folder.state / "timed"
             )
-            work = Work(tick=tick, seed=self.seed, faster=watch, race=watch.race, kernels=watch.kernels)
+            work = Work(tick=tick, seed=self.seed, faster=watch, race=watch.race, kernels=watch.kernels, traced=traced)
             steps = transform(
                 self.model, task, chosen.recipe, chosen.target,
                 folder=folder, prefix=choice.prefix, measure=True, work=work,

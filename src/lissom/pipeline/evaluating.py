@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from torch import nn
@@ -13,7 +14,7 @@ from lissom.errors import DataError, WorkerError
 from lissom.export.base import Artifact
 from lissom.export.catalogue import runtime_of
 from lissom.files import write_text
-from lissom.graph.trace import trace
+from lissom.graph.trace import Trace, trace
 from lissom.inputs import save_example
 from lissom.measure.artifacts import peak_memory
 from lissom.measure.energy import survey, weigh
@@ -68,6 +69,14 @@ class Evaluator:
     layers: bool = False
     """Whether candidates are taken apart by the runtime's profiler."""
 
+    @cached_property
+    def traced(self) -> Trace:
+        """The model's, once in a process: every candidate begins with it."""
+        return trace(self.model, self.task.example)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "traced"}
+
     def original(self) -> Measurement:
         """The model as it is, exported; what candidates are timed against."""
         self._check_machine()
@@ -79,7 +88,7 @@ class Evaluator:
                 samples = interleave(calls, rounds=ROUNDS)
                 used = self._energy(calls)
                 layers = self._layers(self.model, artifact, place)
-        graph = trace(self.model, self.task.example).graph
+        graph = self.traced.graph
         found = validate(self.model, self.task)
         assert found is not None, "a search is begun with a metric and validation data only"
         timed = summarise(samples["original"])
@@ -209,7 +218,7 @@ class Evaluator:
             with share.alone():
                 return watch.race(modules, example)
 
-        return Work(seed=self.seed, faster=faster, race=race, kernels=watch.kernels)
+        return Work(seed=self.seed, faster=faster, race=race, kernels=watch.kernels, traced=self.traced)
 
     def _place(self, name: str) -> Path:
         place = self.stages.state / name

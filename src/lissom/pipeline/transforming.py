@@ -142,7 +142,7 @@ def _step(
 ) -> Step:
     started, target = time.perf_counter(), work.target
     assert target is not None, "transform says which"
-    traced = trace(model, task.example)
+    traced = work.traced if work.traced and model is work.original else trace(model, task.example)
     one = given.following(plans, traced.graph)
     notes: dict[str, pydantic.JsonValue] = {}
     settled: list[Plan] = []
