@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,10 @@ from lissom.errors import DataError, RunFolderError, StorageError, UsageError, W
 from lissom.measure import environment
 from lissom.pipeline import evaluating
 from lissom.pipeline.evaluating import Evaluator
+from lissom.pipeline.quiet import Quiet
+from lissom.runfolder import StageFolder
 from lissom.search import opening
+from lissom.target import load_target
 from lissom.terminal import show_run
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits.py"
@@ -151,6 +155,15 @@ def test_latency_is_foretold_from_layers_and_the_page_says_how_well(search):
     assert found.latency_candidates == 3 + len(found.trials), "probes: the width, the precision, and both"
     assert found.latency_error is not None
     assert f"Latency was foretold from {found.latency_layers} layers to " in result.report.read_text()
+
+
+def test_a_trace_is_made_once_in_a_process_and_does_not_travel(tmp_path):
+    target, stages = load_target("torch"), StageFolder(tmp_path, 0)
+    one = Evaluator(tiny.tiny(), tiny.task(), target, stages, Quiet(tmp_path / "quiet"), 1, 1, 0, False, "here")
+    assert one.traced is one.traced
+    sent = pickle.loads(pickle.dumps(one))
+    assert "traced" not in vars(sent)
+    assert sent.traced.graph == one.traced.graph
 
 
 def test_a_goal_out_of_reach_is_a_result_that_explains_itself(search):
