@@ -3,7 +3,7 @@ when it ends. A second student is shown noise.
 
 The teacher is trained on the real training images, the student on strokes at random, of which the teacher sees every
 class about as often. The test split is read once for each network, after the last epoch. How images are made up was
-chosen in short runs, by the accuracy on 5,000 of the teacher's training images; no run ends or is kept by it.
+chosen in short runs, by the accuracy on 5,000 or 10,000 of the teacher's training images; no run ends or is kept by it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """CIFAR-10 without data, part of D3: ResNet-56 loses half of its multiplications and is taught by what it was.
 
 A whole run as a user without data makes it (`lissom.compress(data_free=...)`): the student is the teacher itself after
-`Prune`, so that it starts from weights, not from chance; criterion and recovery read inputs that are made up from the
-teacher (fast meta-synthesis), and `Finetune` makes its own. No real image is in training or stopping: the task has a
-test split alone, which is read once, after the last epoch. Controls: the cut alone, and training on noise.
+`Prune`, which without data goes by magnitude, so that it starts from weights, not from chance; `Finetune` makes up
+inputs from the teacher (fast meta-synthesis). No real image is in training or stopping: the task has a test split
+alone, which is read once, after the last epoch. Controls: the cut alone, and training on noise.
 """
 
 from __future__ import annotations

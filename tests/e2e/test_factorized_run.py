@@ -51,7 +51,11 @@ def test_a_run_times_every_layer_beside_its_parts(tmp_path, monkeypatch):
         model, task, target="onnxruntime", recipe=lissom.Recipe([lissom.Factorize(rank=2)]), out=tmp_path, threads=1
     )
     (plan,) = result.plans
-    timed = [action.layer for action in plan.actions if action.latency_ms > action.latency_ms_after > 0]
+    # 37 million multiplications against 1.4: no load of a machine hides that. The other layer may go either way.
+    wide = plan.actions[0]
+    assert wide.layer == "0"
+    assert wide.latency_ms > wide.latency_ms_after > 0
+    timed = [action.layer for action in plan.actions if action.latency_ms is not None]
     told = [skip.layer for skip in plan.skipped if "times as fast" in skip.reason]
     assert sorted(timed + told) == ["0", "2"]
     assert torch.equal(lissom.load(tmp_path, model)(*task.example_inputs), result.model(*task.example_inputs))

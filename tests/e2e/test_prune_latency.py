@@ -25,7 +25,7 @@ def test_the_model_is_cut_until_it_is_fast_enough(tmp_path: Path) -> None:
     recipe = lissom.Recipe([lissom.Prune(latency_ratio=1.3)])
     result = lissom.compress(model, task, recipe=recipe, target="onnxruntime", out=tmp_path / "run", threads=1)
     # How fast it really is depends on what else the machine does; that channels went does not.
-    assert result.record.ratios.macs > 1
+    assert result.record.ratios.macs > 1.3
     again = lissom.load(tmp_path / "run", model)
     x = torch.randn(2, 3, 24, 24)
     torch.testing.assert_close(again(x), result.model(x))
