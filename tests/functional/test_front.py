@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lissom.functional.front import dominates, front, hypervolume
+from lissom.functional.front import dominates, front, grown, hypervolume
 
 numbers = st.integers(0, 6).map(float)
 
@@ -56,6 +56,15 @@ def test_one_more_point_never_lowers_the_volume_and_the_front_has_all_of_it(poin
     whole = hypervolume(points, reference)
     assert hypervolume([*points, more], reference) >= whole - 1e-9
     assert hypervolume([points[i] for i in front(points)], reference) == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+@given(data=st.data())
+def test_what_a_point_adds_is_the_difference_that_it_makes(size, data):
+    *points, new = [*data.draw(clouds(size)), data.draw(st.tuples(*[numbers] * size))]
+    reference = (5.0,) * size
+    added = counted([*points, new], reference) - counted(points, reference)
+    assert grown(points, new, reference) == pytest.approx(added, abs=1e-9)
 
 
 def test_two_known_volumes():

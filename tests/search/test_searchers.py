@@ -82,7 +82,7 @@ def volume(trials: list[Trial]) -> float:
     return hypervolume(done, reference(names))
 
 
-@pytest.mark.parametrize("name", ["nsga2", "tpe"])
+@pytest.mark.parametrize("name", ["hypervolume", "nsga2", "tpe"])
 def test_larger_fronts_than_chance_at_equal_evaluations(name):
     seeds = range(2)
     chance = mean(volume(by_chance(seed)) for seed in seeds)
@@ -116,6 +116,39 @@ def test_the_second_candidate_is_what_the_prior_calls_best():
     assert second.point.precision == "int8"
     costs = missed(GOAL, synthetic.ORIGINAL, second.measurement, costs_only=True)
     assert costs < 0.2 * missed(GOAL, synthetic.ORIGINAL, first.measurement, costs_only=True)
+
+
+def test_where_the_prior_fears_for_the_drop_one_candidate_keeps_the_costs():
+    wanted = Goal(metric_drop=0.02, size_ratio=16.0, macs_ratio=4.0)
+    _, careful, bold = walked("knapsack", 3, goal=wanted)
+    costs = [missed(wanted, synthetic.ORIGINAL, t.measurement, costs_only=True) for t in (careful, bold)]
+    assert costs[0] > costs[1] == 0.0
+    assert careful.measurement.metric > bold.measurement.metric
+
+
+def test_what_could_not_be_made_is_tried_value_by_value():
+    both = Point(precision="int8", depth=0.25, rank=2.0)
+    trials = [trial(0, Point(), "knapsack"), trial(1, both, "knapsack")]
+    assert trials[1].measurement is None
+    (searcher,) = searchers_of("knapsack")
+    for number, alone in enumerate(({"precision": "int8"}, {"depth": 0.25}, {"rank": 2.0}), start=2):
+        point = searcher.propose(view(synthetic.SPACE, GOAL, synthetic.ORIGINAL, trials))
+        assert point == Point().with_(**alone)
+        trials.append(trial(number, point, "knapsack"))
+    point = searcher.propose(view(synthetic.SPACE, GOAL, synthetic.ORIGINAL, trials))
+    assert point is not None
+    assert point.with_(precision="float32") != both.with_(precision="float32")
+
+
+def test_a_value_that_failed_alone_is_not_guessed_again():
+    trials = [trial(0, Point(), "knapsack")]
+    failed = Trial(number=1, point=Point(precision="int8"), recipe="x", by="knapsack", state="failed", failure="no")
+    for name in ("knapsack", "hypervolume"):
+        (searcher,) = searchers_of(name)
+        seen = view(synthetic.SPACE, GOAL, synthetic.ORIGINAL, [*trials, failed])
+        point = searcher.propose(seen)
+        assert point is not None
+        assert point.precision != "int8"
 
 
 def test_netadapt_ends_where_the_costs_are_kept():

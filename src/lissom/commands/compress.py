@@ -74,7 +74,8 @@ def compress(  # noqa: PLR0913  one option per wish
     data_free: DataFree = None,
     budget: Annotated[str | None, typer.Option(help="Time for the run, searching for a recipe: 10min.")] = None,
     search: Annotated[
-        str | None, typer.Option(help="auto, knapsack, netadapt, nsga2, tpe, anneal, random (with a budget: auto).")
+        str | None,
+        typer.Option(help="auto, knapsack, netadapt, hypervolume, nsga2, tpe, anneal, random (with a budget: auto)."),
     ] = None,
     storage: Annotated[
         str | None, typer.Option(metavar="URL", help="Database of the search's trials (default: in the run folder).")

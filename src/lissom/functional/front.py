@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
 
 Values = Sequence[float]
 
@@ -36,6 +37,13 @@ def hypervolume(points: Sequence[Values], reference: Values) -> float:
     """Of the points that are better than the reference in everything; 0 without one."""
     inside = {tuple(p) for p in points if all(x < r for x, r in zip(p, reference, strict=True))}
     return _volume(sorted(inside), tuple(reference))
+
+
+def grown(points: Sequence[Values], new: Values, reference: Values) -> float:
+    """What a further point adds to the hypervolume: its own box less what the others dominate of it."""
+    box = [max(r - x, 0.0) for x, r in zip(new, reference, strict=True)]
+    inside = [tuple(max(x, own) for x, own in zip(p, new, strict=True)) for p in points]
+    return prod(box) - hypervolume([inside[i] for i in front(inside)], reference) if all(box) else 0.0
 
 
 def _volume(points: Sequence[tuple[float, ...]], reference: tuple[float, ...]) -> float:

@@ -116,7 +116,7 @@ def compress(  # noqa: PLR0913  one keyword per wish
         goal: what the outcome is judged by; None for no wish.
         scenario: a name of `lissom recommend`: the run starts from its recipe, or searches among its methods.
         budget: time for the whole run, as `"10min"`, `"1h"` or seconds; with a recipe, for trying targets.
-        search: `auto`, `knapsack`, `netadapt`, `nsga2`, `tpe`, `anneal` or `random`; `auto` if there is a budget.
+        search: `auto` (with a budget), `knapsack`, `netadapt`, `hypervolume`, `nsga2`, `tpe`, `anneal` or `random`.
         storage: URL of the trials' database as Optuna takes it (default: an SQLite file in the run folder).
         workers: candidates at a time, in processes; or `"ray:4"`, `"ray://HOST:10001"`, or joblib's `"dask:4"`.
         fallback: go on in the run folder, or in this process, where storage or cluster cannot be reached.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from lissom.search.space import Point, Space
 
-FORETELLING = frozenset({"knapsack"})
+FORETELLING = frozenset({"knapsack", "hypervolume"})
 """Searchers that ask what a candidate will take."""
 
 

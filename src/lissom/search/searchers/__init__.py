@@ -7,10 +7,11 @@ from lissom.search.searchers.annealing import Annealing
 from lissom.search.searchers.base import Searcher as Searcher
 from lissom.search.searchers.control import Random
 from lissom.search.searchers.evolution import Sampled
+from lissom.search.searchers.growing import Growing
 from lissom.search.searchers.knapsack import Knapsack
 from lissom.search.searchers.netadapt import NetAdapt
 
-NAMES = ("auto", "knapsack", "netadapt", "nsga2", "tpe", "anneal", "random")
+NAMES = ("auto", "knapsack", "netadapt", "hypervolume", "nsga2", "tpe", "anneal", "random")
 
 
 def searchers_of(name: str) -> tuple[Searcher, ...]:
@@ -20,9 +21,10 @@ def searchers_of(name: str) -> tuple[Searcher, ...]:
         UsageError: no such searcher.
     """
     known: dict[str, tuple[Searcher, ...]] = {
-        "auto": (Knapsack(), NetAdapt(), Sampled("nsga2")),
+        "auto": (Knapsack(), Growing()),
         "knapsack": (Knapsack(),),
         "netadapt": (NetAdapt(),),
+        "hypervolume": (Growing(),),
         "nsga2": (Sampled("nsga2"),),
         "tpe": (Sampled("tpe"),),
         "anneal": (Annealing(),),
