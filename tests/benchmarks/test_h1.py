@@ -42,25 +42,13 @@ def test_it_compares_criteria_and_orders_and_goes_on_where_it_was(tmp_path: Path
         f"{criterion}, {order} order" for criterion in h1.CRITERIA for order in ("given", "searched")
     ]
     assert all(run.figures["layers"] == found.runs[0].figures["layers"] > 3 for run in found.runs)
-    before = found.control[0].value
-    assert found.value["drop"].value == pytest.approx(before - found.runs[-1].figures["trained %"])
+    before, *others = (one.value for one in found.control)
+    chosen, simplest = (found.runs[[run.name for run in found.runs].index(n)].figures for n in (h1.CHOSEN, h1.SIMPLEST))
+    assert [run.name for run in found.runs if "trained %" in run.figures] == [h1.SIMPLEST, h1.CHOSEN]
+    assert found.value["drop"].value == pytest.approx(before - chosen["trained %"])
+    assert found.value["drop, not trained"].value == pytest.approx(before - chosen["accuracy %"])
+    assert others[1:] == [simplest["accuracy %"], simplest["trained %"]]
     assert found.value["kept, ours / greedy"].value >= 1
     monkeypatch.setattr(loop._Run, "carry_out", lambda *_: pytest.fail("trained again"))
     again = h1.compared(context, model, task, training)
     assert again.runs == found.runs
-
-
-def test_without_training_its_figure_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(h1, "searches", dict)
-    monkeypatch.setattr(h1, "CRITERIA", ("sparsegpt",))
-    task = lissom.Task(
-        example_inputs=(torch.zeros(1, 3, 8, 8),),
-        calibration=lissom.data.Batches(images(20, 0), batch_size=10),
-        test=lissom.data.Batches(images(20, 1), batch_size=10),
-    )
-    context = Context(scratch=tmp_path, kept=tmp_path, threads=1, rounds=3, say=lambda _: None)
-    found = h1.compared(context, project().ResNet(8).eval(), task, None)
-    assert "drop" not in found.value
-    assert found.value["drop, not trained"].value == pytest.approx(
-        found.control[0].value - found.runs[-1].figures["accuracy %"]
-    )
