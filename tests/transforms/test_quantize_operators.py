@@ -289,7 +289,7 @@ def test_joined_values_are_on_one_grid_that_holds_them_all(target):
     joined = [a for a in plan.of(RoundActivation) if ("cat", 0) in a.readers]
     assert len(joined) == 3
     assert len({(a.numbers.scale, a.numbers.zero_point, a.numbers.dtype) for a in joined}) == 1
-    seen = observe(made, [Batch((x,))], ["relu", "mul", "x"]).ranges.values()
+    seen = observe(made, [Batch((x,))], ["relu", "mul", "inputs_0"]).ranges.values()
     assert (joined[0].range.low, joined[0].range.high) == (min(r.low for r in seen), max(r.high for r in seen))
     output = [a for a in plan.of(RoundActivation) if a.value == "cat"]
     assert {a.numbers for a in output} <= {joined[0].numbers}
