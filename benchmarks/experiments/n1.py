@@ -41,24 +41,25 @@ from lissom.transforms.architecture.sandwich import Sandwich
 from lissom.transforms.architecture.space import Subnet
 from lissom.transforms.base import calibration_split
 
-TITLE = "Architecture search on CIFAR-10: a subnet against a ResNet-32 made by hand, fresh weights, short schedule"
+TITLE = "Architecture search on CIFAR-10: a subnet against a ResNet-20 made by hand, fresh weights, short schedule"
 NEEDS = ("data", "weights")
 TARGET = "onnxruntime"
-BY_HAND = 32
-WIDTHS, BLOCKS = (24, 48, 96), 3
+BY_HAND = 20
+WIDTHS, BLOCKS = (24, 48, 96), 2
 LESS = 0.4
 """Share of the hand-made network's latency that is to go."""
 MARGIN = 1.03
 """More than that is asked of the search, since what it times is timed again."""
 
 
-SCHEDULE = Training(learning_rate=0.1, weight_decay=5e-4, precision="bfloat16", channels_last=True)
+SCHEDULE = Training(learning_rate=0.1, weight_decay=5e-4)
 
 
 class Sizes(Setting):
     """How long everything is. Image passes: `images` an epoch, each subnet of a step counted by itself."""
 
-    images: int = 25_000
+    images: int = 12_500
+    batch: int = 64
     shared: Training = SCHEDULE.model_copy(update={"epochs": 10})
     after: Training = SCHEDULE.model_copy(update={"epochs": 6, "learning_rate": 0.05})
     """Of the chosen subnet, and of the control. The network by hand is trained for the sum of both."""
@@ -68,7 +69,7 @@ class Sizes(Setting):
     judged: int = 2000
     controls: int = 2
     ranked: int = 30
-    alone_images: int = 10_000
+    alone_images: int = 8000
     alone: Training = SCHEDULE.model_copy(update={"epochs": 3})
 
     @property
@@ -147,7 +148,7 @@ def run(context: Context) -> Outcome:
 
 def compared(context: Context, hand: nn.Module, whole: nn.Module, task: Task, sizes: Sizes) -> Outcome:
     """The experiment for any two networks of one task."""
-    task = fewer(task, sizes.images)
+    task = fewer(task, sizes.images, sizes.batch)
     context.say(f"by hand, {sizes.by_hand.epochs} epochs")
     made = remembered(context.kept / "by-hand", lambda folder: answered(hand, task, sizes.by_hand, folder / "training"))
     context.say("how much faster than the whole network a subnet has to be")
@@ -246,12 +247,12 @@ def fresh(model: nn.Module, seed: int) -> nn.Module:
     return model.eval()
 
 
-def fewer(task: Task, images: int) -> Task:
-    """With the first `images` training images, which come in no order of classes."""
+def fewer(task: Task, images: int, batch: int | None = None) -> Task:
+    """With the first `images` training images, which come in no order of classes; `batch` of them a step."""
     train = task.train
     if isinstance(train, lissom.data.Batches) and isinstance(train.data, Images):
         rows = torch.arange(min(images, len(train.data)))
-        return replace(task, train=replace(train, data=train.data.take(rows)))
+        return replace(task, train=replace(train, data=train.data.take(rows), batch_size=batch or train.batch_size))
     return task
 
 
@@ -311,19 +312,29 @@ def measuring(
 
 def ranked(context: Context, supernet: Trained, model: nn.Module, task: Task, sizes: Sizes) -> list[dict[str, float]]:
     """Subnets drawn at random: accuracy on validation as the supernet predicts it, and trained alone."""
-    space, few = supernet.programs.space, fewer(task, sizes.alone_images)
-    generator = torch.Generator().manual_seed(1)
-    found: list[dict[str, float]] = []
-    for at in range(sizes.ranked):
-        subnet = space.drawn(generator)
+    lone = alone(context, supernet.programs, model, task, sizes)
+    drawn = _drawn(supernet.programs, sizes)
+    return [{**own, "predicted": predicted(supernet, one, task, sizes.judged)}
+            for own, one in zip(lone, drawn, strict=True)]  # fmt: skip
 
-        def both(folder: Path, own: Subnet = subnet) -> dict[str, float]:
-            module = fresh(extracted(model, supernet.programs, own, task.example).module, 1)
-            alone = finetune(module, replace(few, validation=None), sizes.alone, folder=folder / "training", seed=1)
-            answers = right(alone.model, task.batches("validation"))
-            guess = predicted(supernet, own, task, sizes.judged)
-            return {"predicted": guess, "alone": sum(answers) / len(answers), "MACs": space.cost(own).macs}
+
+def alone(context: Context, programs: Programs, model: nn.Module, task: Task, sizes: Sizes) -> list[dict[str, float]]:
+    """Subnets drawn at random, trained from fresh weights: needs no supernet; `model` has the shapes of the largest."""
+    few = fewer(task, sizes.alone_images)
+    found: list[dict[str, float]] = []
+    for at, subnet in enumerate(_drawn(programs, sizes)):
+
+        def one(folder: Path, own: Subnet = subnet) -> dict[str, float]:
+            module = fresh(extracted(model, programs, own, task.example).module, 1)
+            made = finetune(module, replace(few, validation=None), sizes.alone, folder=folder / "training", seed=1)
+            answers = right(made.model, task.batches("validation"))
+            return {"alone": sum(answers) / len(answers), "MACs": programs.space.cost(own).macs}
 
         context.say(f"subnet {at + 1} of {sizes.ranked}, trained alone")
-        found.append(remembered(context.kept / f"alone-{at}", both))
+        found.append(remembered(context.kept / f"alone-{at}", one))
     return found
+
+
+def _drawn(programs: Programs, sizes: Sizes) -> list[Subnet]:
+    generator = torch.Generator().manual_seed(1)
+    return [programs.space.drawn(generator) for _ in range(sizes.ranked)]

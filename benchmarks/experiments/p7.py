@@ -63,9 +63,7 @@ class Sizes(Setting):
     """How long everything is."""
 
     images: int = 25_000
-    dense: Training = Training(
-        epochs=10, learning_rate=0.1, weight_decay=5e-4, precision="bfloat16", channels_last=True
-    )
+    dense: Training = Training(epochs=10, learning_rate=0.1, weight_decay=5e-4)
     faster: float = 2.5
     """Wish of the search."""
     drop: float = 0.02

@@ -48,8 +48,8 @@ def test_it_is_judged_by_speed_accuracy_rank_and_cost() -> None:
     good = found(1, 1.7)
     assert good.value["Kendall's tau"].value == 1.0
     assert good.value["accuracy over the network by hand"].value == 25.0
-    # 10 epochs of 25,000 images through four subnets and 60 candidates of 2,512 examples; 16 epochs for each of 60
-    wanted = (10 * 25_000 * 4 + 60 * 2512) / (60 * 16 * 25_000)
+    # 10 epochs of 12,500 images through four subnets and 60 candidates of 2,512 examples; 16 epochs for each of 60
+    wanted = (10 * 12_500 * 4 + 60 * 2512) / (60 * 16 * 12_500)
     assert good.value["search over training one by one"].value == round(wanted, 4)
     assert [one.value for one in good.control] == [50.0, 25.0]
     assert results.met(good.goal, good.value)

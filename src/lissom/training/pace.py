@@ -31,6 +31,7 @@ from lissom.training.compiling import Compiled, shapes_of
 from lissom.training.epochs import epoch_of
 from lissom.training.history import Pace
 from lissom.training.objective import Objective, checked, criterion_of
+from lissom.training.orders import VECTOR, crashes_channels_last
 from lissom.training.settings import Training
 
 GAIN = 0.95
@@ -56,8 +57,15 @@ def pace_of(
 
     Raises:
         DataError: no training data, or a loss that cannot be trained on.
+        RecipeError: `channels_last=True` for a model that PyTorch cannot train so on a CPU.
     """
     criterion_of(task, settings)
+    if settings.channels_last is True and crashes_channels_last(model, next(epoch_of(task, seed, 0))):
+        raise RecipeError(
+            "channels_last=True, and the model has a convolution with a 1 x 1 kernel, a stride and fewer than "
+            f"{VECTOR} input channels: PyTorch damages memory when it trains that on a CPU with channels last. Leave "
+            "channels_last out, or prune with round_to=16."
+        )
     if settings.precision != "auto" and settings.channels_last != "auto":
         return Pace(precision=settings.precision, channels_last=settings.channels_last)
     kept = folder / "pace.json" if folder else None
@@ -163,12 +171,13 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _candidates(settings: Training, batch: Batch, device: torch.device) -> list[Pace]:
+def _candidates(model: nn.Module, settings: Training, batch: Batch, device: torch.device) -> list[Pace]:
     """Plain float32 first, where it is allowed."""
     images = any(tensor.ndim == 4 and tensor.is_floating_point() for tensor in batch.tensors())
     both = ("float32", "bfloat16") if has_bfloat16(device) else ("float32",)
     precisions = both if settings.precision == "auto" else (settings.precision,)
-    orders = (settings.channels_last,) if settings.channels_last != "auto" else (False, True) if images else (False,)
+    tried = images and not crashes_channels_last(model, batch)
+    orders = (settings.channels_last,) if settings.channels_last != "auto" else (False, True) if tried else (False,)
     return [Pace(precision=p, channels_last=o) for o in orders for p in precisions]
 
 
@@ -203,7 +212,7 @@ class _Runner:
 def _measured(
     model: nn.Module, batches: list[Batch], task: Task, settings: Training, objective: Objective, seed: int
 ) -> Pace:
-    candidates = _candidates(settings, batches[0], device_of(model))
+    candidates = _candidates(model, settings, batches[0], device_of(model))
     if len(candidates) == 1:
         return candidates[0]
     started = time.perf_counter()
