@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import advice_models as models
 import pytest
+import torch
 
 import lissom
 from lissom.advise import Facts, facts_of
@@ -51,6 +52,15 @@ def test_kinds_of_models() -> None:
     assert tables.stored_share == 1.0
     assert facts(models.tables(), "tensorrt").stored_share == 0.0
     assert (tables.splits, tables.observed, tables.trains, tables.judged) == ((), False, False, False)
+
+
+def test_answers_to_one_example_are_counted() -> None:
+    four_classes = 4 * 2
+    assert facts(models.convolutional()).answer_bytes == four_classes
+    model, task = models.convolutional()
+    fixed = torch.export.export(model.eval(), task.example_inputs).module()
+    assert not lissom.analyze(fixed, task).dynamic_batch
+    assert facts((fixed, task)).answer_bytes == four_classes
 
 
 def test_channels_are_those_of_the_groups() -> None:

@@ -83,7 +83,7 @@ def test_transformers_get_ranges_at_run_time_on_a_server_and_convolutions_fixed_
 def test_training_suits_the_model_and_is_left_out_without_data() -> None:
     trained = lissom.recommend(*models.transformer(), "edge", target="onnxruntime")
     (tuning,) = [step for step in trained.recipe.steps if isinstance(step, lissom.Finetune)]
-    assert (tuning.optimizer, tuning.teacher) == ("adamw", "original")
+    assert (tuning.optimizer, tuning.teacher, tuning.views) == ("adamw", "original", 5)
     bare = lissom.recommend(*models.convolutional(train=None, loss=None), "edge", target="onnxruntime")
     assert not [step for step in bare.recipe.steps if isinstance(step, lissom.Finetune)]
     assert not methods(bare)["distil"]

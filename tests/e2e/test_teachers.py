@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,6 +19,10 @@ import lissom
 from lissom import Finetune, Recipe
 from lissom.errors import RunFolderError, UsageError
 from lissom.pipeline.teachers import teacher_of, with_teachers
+from lissom.pipeline.transforming import transform
+from lissom.runfolder import StageFolder
+from lissom.target import load_target
+from lissom.training.answers import Notebook
 
 PLAIN = {"precision": "float32", "channels_last": False, "epochs": 1}
 WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4) - 5
@@ -67,6 +72,28 @@ def test_a_path_in_the_task_teaches(finished: lissom.Result, run: Callable[..., 
     with torch.no_grad():
         assert original.metric == pytest.approx(float((tiny.tiny()(x).argmax(1) == y).double().mean()))
     assert compressed.metric == pytest.approx(float((teacher_of(finished.folder)(x).argmax(1) == y).double().mean()))
+
+
+def test_all_trainings_of_a_recipe_ask_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    append = Notebook._append
+
+    def counted(self: Notebook, key: str, *rest: Any) -> None:
+        view, step = key.split("/")
+        asked.append((int(view), int(step)))
+        append(self, key, *rest)
+
+    monkeypatch.setattr(Notebook, "_append", counted)
+    training = Finetune(teacher="original", views=2, **{**PLAIN, "epochs": 2})
+    recipe = Recipe([lissom.Prune(ratio=0.25), training, lissom.Prune(ratio=0.25), training])
+    folder, target = StageFolder(tmp_path, 0), load_target("onnxruntime")
+    task = tiny.task(loss=F.cross_entropy)
+    together = transform(tiny.tiny(), task, recipe, target, folder=folder)
+    assert len(asked) == len(set(asked)) == 2 * len(list(task.batches("train")))
+    assert not list(folder.state.glob("*answers*")), "they go with the last step"
+    apart = transform(tiny.tiny(), task, recipe, target)
+    for one, other in zip(together[-1].model.parameters(), apart[-1].model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-3)  # what is fitted after a cut is not exact
 
 
 def test_other_paths_are_refused(tmp_path: Path) -> None:

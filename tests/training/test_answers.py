@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from loops import net, settings, shuffled, task
+from loops import equal, net, settings, shuffled, task
 from torch import Tensor, nn
 
 from lissom.task import Batch
@@ -110,7 +110,8 @@ def test_views_are_asked_once_each_and_differ(tmp_path: Path) -> None:
     assert lesson is not None
     assert (lesson.kept, lesson.replaced) == (6, 0)
     assert lesson.kept_bytes == 2 * 40 * 4 * 2  # views, examples, classes, half precision
-    kept = [line.split('"')[3] for line in (tmp_path / "answers-0-of-1/answers.jsonl").read_text().splitlines()[1:]]
+    (index,) = tmp_path.glob("answers/*-0-of-1/answers.jsonl")
+    kept = [line.split('"')[3] for line in index.read_text().splitlines()[1:]]
     assert len(set(kept)) == 6
     taught(None)
     assert Counted.calls == 1 + 5 * 3
@@ -127,6 +128,27 @@ def test_in_a_training_only_answers_of_the_same_teacher_and_augmentation_are_use
     assert lesson is not None
     assert Counted.calls == (1 if change == "nothing" else 1 + 2 * 3)
     assert lesson.replaced == 0
+
+
+def test_another_student_is_answered_from_the_same_notebook(tmp_path: Path) -> None:
+    def trained(seed: int, views: int, crop: int = 1) -> Trained:
+        Counted.calls = 0
+        given = settings(epochs=3, teacher="original", views=views, crop=crop, flip=True)
+        return finetune(net(seed), task(shuffled()), given, original=Counted(net(seed=1)), answers=tmp_path)
+
+    first = trained(0, 2)
+    assert Counted.calls == 1 + 2 * 3
+    second = trained(3, 3)
+    assert Counted.calls == 1 + 3, "one view more"
+    alone = finetune(
+        net(3), task(shuffled()), settings(epochs=3, teacher="original", views=3, crop=1, flip=True),
+        original=Counted(net(seed=1)),
+    )  # fmt: skip
+    assert equal(second.model, alone.model)
+    assert not equal(second.model, first.model)
+    trained(0, 2, crop=2)
+    assert Counted.calls == 1 + 2 * 3, "cropped otherwise"
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_loader_that_never_repeats_is_found_out() -> None:

@@ -69,6 +69,8 @@ class Facts(Setting):
     metric: bool
     classes: bool
     """Whether targets are classes, so that a teacher's answers can be learned as probabilities."""
+    answer_bytes: int
+    """What the outputs for one example take in half precision, as answers of a teacher are kept."""
     attentive: bool
     """Whether it holds operators of models that plain SGD trains badly."""
     real_inputs: bool
@@ -120,9 +122,19 @@ def facts_of(graph: Graph, task: Task, target: Target, *, blocks: int) -> Facts:
         loss=task.loss is not None,
         metric=task.metric is not None,
         classes=trains and learns_classes(task),
+        answer_bytes=_answer_bytes(graph, task),
         attentive=attentive,
         real_inputs=all(dtype.startswith(("float", "bfloat")) for dtype in graph.input_dtypes),
     )
+
+
+def _answer_bytes(graph: Graph, task: Task) -> int:
+    def values(name: str) -> int:
+        shape = graph.shape_of(name)
+        count = math.prod(size for size in shape if isinstance(size, int))
+        return count if "N" in shape else count // task.example.size
+
+    return 2 * sum(values(name) for name in graph.outputs)
 
 
 def _by_part(graph: Graph) -> tuple[Counter[Part], Counter[Part]]:

@@ -109,9 +109,13 @@ def transform(
     measure: bool = False,
     work: Work = ALONE,
 ) -> list[Step]:
-    """Carry out a recipe. With a folder, finished steps are saved there and replayed when found."""
+    """Carry out a recipe. With a folder, finished steps are saved there and replayed when found.
+
+    What teachers answered is kept there until the last step is done: steps with the same teachers ask once.
+    """
     steps: list[Step] = []
-    work = replace(work, original=model if work.original is None else work.original, target=target)
+    answers = folder.state / f"{prefix}answers" if folder else None
+    work = replace(work, original=model if work.original is None else work.original, target=target, answers=answers)
     for index, one in enumerate(recipe.steps):
         name = f"{prefix}step-{index + 1}-{one.name.lower()}"
         kept = folder.state / f"{name}.work" if folder else None
@@ -120,6 +124,8 @@ def transform(
         steps.append(step)
         model = step.model
         own.tick(1.0)
+    if answers:
+        shutil.rmtree(answers, ignore_errors=True)
     return steps
 
 

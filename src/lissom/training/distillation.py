@@ -51,6 +51,8 @@ class Distillation:
     """Trained with the student."""
     of: str
     """Hash of teachers, losses and taps."""
+    asked: str
+    """Hash of what the answers of the teachers depend on."""
     keeps: bool = False
     """Whether the teachers' answers are kept."""
     own: nn.Module | None = None
@@ -77,8 +79,12 @@ class Distillation:
         self.parts = {"task": task.detach(), **{name: loss.detach() for name, loss in losses.items()}}
         return total
 
-    def begin(self, student: nn.Module, pace: Pace, folder: Path | None, of: str) -> None:
-        """From here on answers are kept, if they are to be; those in `folder` are used if they are of the same."""
+    def begin(self, student: nn.Module, pace: Pace, folder: Path | None, part: str) -> None:
+        """From here on answers are kept, if they are to be.
+
+        Those in `folder` are used if they are of the same teachers and data, whichever student they were for; `part`
+        names the share of each batch that is asked for here.
+        """
         for name, teacher in self.teachers.items():
             if isinstance(teacher, nn.Module):
                 order_(teacher, torch.channels_last if pace.channels_last else torch.contiguous_format)
@@ -86,7 +92,8 @@ class Distillation:
                 self.called[name] = called(teacher, pace) if type(teacher) is type(student) else teacher
         if self.keeps:
             how = f"{pace.precision} {pace.channels_last}{' compiled' if pace.compiled_for else ''}"
-            self.notebook = Notebook(folder, f"{of} {self.of} {how}")
+            of = _hashed(f"{self.asked} {how}")
+            self.notebook = Notebook(folder / f"{of}-{part}" if folder else None, of)
 
     def close(self) -> None:
         if self.notebook:
@@ -108,6 +115,11 @@ class Distillation:
         self.moment = (view, step)
 
     @property
+    def wanted(self) -> list[str | None]:
+        """Names of the outputs that are asked for."""
+        return list(dict.fromkeys(name for loss in self.outputs.values() for name in loss.reads))
+
+    @property
     def tap_names(self) -> dict[str, dict[str, str]]:
         """Loss -> student's module -> teacher's."""
         return {name: {s.name: t.name for s, t in pairs} for name, (_, pairs) in self.inner.items()}
@@ -123,7 +135,7 @@ class Distillation:
 
     def taught(self, batch: Batch) -> tuple[dict[str | None, Tensor], dict[str, Tensor]]:
         """Answers `(k, ...)` of k teachers by name of the output, and inner values of the one that is tapped."""
-        wanted = list(dict.fromkeys(name for loss in self.outputs.values() for name in loss.reads))
+        wanted = self.wanted
         values: dict[str, Tensor] = {}
 
         def ask() -> list[Tensor]:
@@ -212,6 +224,7 @@ def distillation_of(
         inner={},
         regressors=nn.ModuleDict(),
         of="",
+        asked="",
         keeps=settings.views is not None,
         own=own,
     )
@@ -220,9 +233,14 @@ def distillation_of(
         inner = {name: loss for name, loss in losses.items() if isinstance(loss, FeatureLoss)}
         if inner:
             _tap(student, made, inner, first)
-    text = f"{identity(teachers, task)} {sorted(losses)} {made.tap_names}"
-    made.of = hashlib.sha256(text.encode()).hexdigest()[:16]
+    taught_by = identity(teachers, task)
+    made.of = _hashed(f"{taught_by} {sorted(losses)} {made.tap_names}")
+    made.asked = _hashed(f"{taught_by} {made.wanted} {seed} {settings.augmentation}")
     return made
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def batch_device(batch: Batch) -> torch.device:

@@ -69,6 +69,7 @@ def finetune(  # noqa: PLR0913  one argument for each thing that can be exchange
     objective: Objective = supervised,
     penalty: Penalty | None = None,
     original: nn.Module | None = None,
+    answers: Path | None = None,
 ) -> Trained:
     """A trained copy of `model`; the model, its mode and every global generator stay as they are.
 
@@ -81,6 +82,7 @@ def finetune(  # noqa: PLR0913  one argument for each thing that can be exchange
         objective: what a step minimizes; the task's loss by default.
         penalty: added to it, a function of the model in training; so is that of `settings.regularizer`.
         original: the teacher "original"; `model` as it is now if none is given.
+        answers: where those of the teachers are kept (`settings.views`), for other trainings too; None: in `folder`.
 
     Raises:
         RecipeError: a regularizer, and no channel of the model can be cut; inner values of a teacher that cannot be
@@ -90,19 +92,20 @@ def finetune(  # noqa: PLR0913  one argument for each thing that can be exchange
         RunFolderError: the folder cannot be written.
     """
     check(model, task, settings, objective)
-    job = {"model": model, "task": task, "settings": settings, "folder": folder, "seed": seed}
+    job = {"model": model, "task": task, "settings": settings, "folder": folder, "seed": seed, "answers": answers}
     with joined(device_of(model)) as team:
         offer(team, {**job, "objective": objective, "penalty": penalty, "original": original})
         trained: list[Trained] = []
         rounds = settings.rounds or 1
         for each in range(rounds):
             teacher = trained[-1].model if trained else original or model
+            own = folder / f"round-{each + 1}" if folder and rounds > 1 else folder
             run = _Run(
                 model,
                 task,
                 settings.model_copy(update={"rounds": None, **({"teacher": "original"} if trained else {})}),
-                Aim(objective, penalty, teacher),
-                folder / f"round-{each + 1}" if folder and rounds > 1 else folder,
+                Aim(objective, penalty, teacher, answers or (own / "answers" if own else None)),
+                own,
                 seed_of("round", seed, each) if trained else seed,
                 team,
             )
@@ -164,8 +167,7 @@ class _Run:
         # No name of a module has a slash.
         self.parameters |= {f"along/{name}": parameter for name, parameter in trainable(self.along).items()}
         if self.lesson:
-            place = folder / f"answers-{team.rank}-of-{team.size}" if folder else None
-            self.lesson.begin(self.model, pace, place, of)
+            self.lesson.begin(self.model, pace, aim.answers, f"{team.rank}-of-{team.size}")
         if self.source:
             self.source.begin(pace)
         if held:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -36,11 +37,12 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Aim:
-    """What one training is after: objective, what is added to it, and the teacher "original"."""
+    """What one training is after: objective, what is added to it, the teacher "original", where answers are kept."""
 
     objective: Objective
     penalty: Penalty | None
     original: nn.Module
+    answers: Path | None
 
 
 def supervised(model: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:

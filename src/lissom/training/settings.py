@@ -224,6 +224,11 @@ class Training(Setting):
         return mixed or any(isinstance(loss, OutputLoss) and loss.labelled for loss in self.losses or ())
 
     @property
+    def augmentation(self) -> tuple[float, ...]:
+        """What an input of a view depends on, beside the data and the seed."""
+        return (self.crop, self.flip, self.mixup, self.cutmix)
+
+    @property
     def taught(self) -> float:
         """The share of the teacher in the loss."""
         usual = SHARE if self.synthesis is None else 1.0

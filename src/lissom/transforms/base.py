@@ -100,11 +100,12 @@ class Work:
     means that nothing is kept. `tick` takes the share of the work done, in (0, 1]. `faster` says how many times faster
     a model runs on the target than the one that the recipe was given, measured; `race` times parts of it side by side,
     `kernels` reads back how a model is computed there. All are None where nothing is measured.
-    `original` is that model, None where a transform is carried out by itself; `traced` is its trace, None where nobody
-    made one. `note` hears what the work found out that no plan could know, under a name: it is saved with the step and
-    stands in the report. `settle` hears the plan with the numbers that were learned while it was carried out; it is
-    kept in place of the first one. `target` is what the recipe is carried out for; None where a transform is carried
-    out by itself.
+    `answers` is the place of what teachers answered, for all steps of the run that have the same ones; it is kept as
+    long as the run is not done. `original` is that model, None where a transform is carried out by itself; `traced` is
+    its trace, None where nobody made one. `note` hears what the work found out that no plan could know, under
+    a name: it is saved with the step and stands in the report. `settle` hears the plan with the numbers that were
+    learned while it was carried out; it is kept in place of the first one. `target` is what the recipe is carried out
+    for; None where a transform is carried out by itself.
     """
 
     folder: Path | None = None
@@ -118,6 +119,7 @@ class Work:
     note: Callable[[str, JsonValue], None] = _unheard
     settle: Callable[[Plan], None] = _ignore_plan
     target: Target | None = None
+    answers: Path | None = None
 
 
 ALONE = Work()

@@ -132,8 +132,9 @@ class Finetune(Training, Transform):
 
         rounds = self.rounds or 1
         trained = finetune(
-            model, task, settings, folder=work.folder, tick=tick(0, rounds), seed=work.seed, original=original
-        )
+            model, task, settings, folder=work.folder, tick=tick(0, rounds), seed=work.seed, original=original,
+            answers=work.answers,
+        )  # fmt: skip
         work.note("history", trained.history.model_dump(mode="json"))
         lesson = trained.history.lesson
         if lesson is not None:

@@ -125,7 +125,10 @@ def learned(trace: Trace, plan: Plan, task: Task, settings: QAT, original: nn.Mo
     live = round((1 - settings.freeze) * settings.epochs * steps_of(task, work.seed))
     seen = _moments(trace, plan, task) if settings.renormalize else {}
     begun = rehearsal(trace, plan, seen, live).eval()
-    made = finetune(begun, task, settings, folder=work.folder, tick=work.tick, seed=work.seed, original=original)
+    made = finetune(
+        begun, task, settings, folder=work.folder, tick=work.tick, seed=work.seed, original=original,
+        answers=work.answers,
+    )  # fmt: skip
     student = cast(Rehearsal, made.model)
     work.note("history", made.history.model_dump(mode="json"))
     if made.history.lesson is not None:
