@@ -35,7 +35,7 @@ EPOCHS = 5
 CRITERIA = ("magnitude", "wanda", "sparsegpt")
 CHOSEN, SIMPLEST = "sparsegpt, searched order", "magnitude, given order"
 """What is trained after its cut."""
-TRAINING = Training(epochs=EPOCHS, learning_rate=0.01, teacher="original", views=2)
+TRAINING = Training(epochs=EPOCHS, learning_rate=0.01, teacher="original")
 ROWS, COLUMNS, MATRICES = 128, 64, 4
 PUBLISHED_SECONDS = 60.65
 Found = dict[str, Any]
