@@ -31,7 +31,7 @@ from lissom.training.compiling import Compiled, shapes_of
 from lissom.training.epochs import epoch_of
 from lissom.training.history import Pace
 from lissom.training.objective import Objective, checked, criterion_of
-from lissom.training.orders import VECTOR, crashes_channels_last
+from lissom.training.orders import VECTOR, Watch
 from lissom.training.settings import Training
 
 GAIN = 0.95
@@ -60,7 +60,7 @@ def pace_of(
         RecipeError: `channels_last=True` for a model that PyTorch cannot train so on a CPU.
     """
     criterion_of(task, settings)
-    if settings.channels_last is True and crashes_channels_last(model, next(epoch_of(task, seed, 0))):
+    if settings.channels_last is True and _crashes(model, task, settings, objective, seed):
         raise RecipeError(
             "channels_last=True, and the model has a convolution with a 1 x 1 kernel, a stride and fewer than "
             f"{VECTOR} input channels: PyTorch damages memory when it trains that on a CPU with channels last. Leave "
@@ -171,13 +171,20 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _candidates(model: nn.Module, settings: Training, batch: Batch, device: torch.device) -> list[Pace]:
+def _crashes(model: nn.Module, task: Task, settings: Training, objective: Objective, seed: int) -> bool:
+    """Whether a step with channels last would damage memory; taken in the usual order."""
+    runner = _Runner(model, Pace(precision="float32", channels_last=False))
+    with Chance(seed_of("pace", seed))(), Watch() as seen:
+        runner.step(next(epoch_of(task, seed, 0)), task, settings, objective)
+    return seen.crashes
+
+
+def _candidates(settings: Training, batch: Batch, device: torch.device) -> list[Pace]:
     """Plain float32 first, where it is allowed."""
     images = any(tensor.ndim == 4 and tensor.is_floating_point() for tensor in batch.tensors())
     both = ("float32", "bfloat16") if has_bfloat16(device) else ("float32",)
     precisions = both if settings.precision == "auto" else (settings.precision,)
-    tried = images and not crashes_channels_last(model, batch)
-    orders = (settings.channels_last,) if settings.channels_last != "auto" else (False, True) if tried else (False,)
+    orders = (settings.channels_last,) if settings.channels_last != "auto" else (False, True) if images else (False,)
     return [Pace(precision=p, channels_last=o) for o in orders for p in precisions]
 
 
@@ -212,7 +219,7 @@ class _Runner:
 def _measured(
     model: nn.Module, batches: list[Batch], task: Task, settings: Training, objective: Objective, seed: int
 ) -> Pace:
-    candidates = _candidates(model, settings, batches[0], device_of(model))
+    candidates = _candidates(settings, batches[0], device_of(model))
     if len(candidates) == 1:
         return candidates[0]
     started = time.perf_counter()
@@ -220,10 +227,15 @@ def _measured(
         batches = [augmented(b, settings, generator_of("pace", seed, i)) for i, b in enumerate(batches)]
         runners: list[_Runner] = []
         first = 0.0
+        watch = Watch()
         for candidate in candidates:
+            # Where the order is left open, all steps in the usual one come first.
+            if watch.crashes and candidate.channels_last:
+                continue
             runner = _Runner(model, candidate)
             try:
-                runner.step(batches[0], task, settings, objective)  # compiles kernels, fills caches
+                with watch:
+                    runner.step(batches[0], task, settings, objective)  # compiles kernels, fills caches
                 seconds = runner.step(batches[0], task, settings, objective)
             except RuntimeError:
                 # An operator without a kernel for this precision; in plain float32 it is the model's own error.
